@@ -1,0 +1,62 @@
+"""canvaslm: an engine for block-diffusion language models.
+
+Importing this package imports no torch: `load`, `Session` and `create_app` arrive on first use.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .errors import (
+    BadConfig,
+    BadModelFile,
+    BadTemplate,
+    CanvasError,
+    EngineFailure,
+    NotFound,
+    Offline,
+    OutOfMemory,
+    PromptTooLong,
+    UsageError,
+)
+from .types import Committed, Draft, Failed, Finished, Message, Params, Reply, Usage
+
+if TYPE_CHECKING:
+    from .session import Session, load
+
+__version__ = "0.1.0"
+
+# Public names that need torch: name -> module that has it.
+_LAZY = {"Session": "canvaslm.session", "load": "canvaslm.session"}
+
+__all__ = [
+    "BadConfig",
+    "BadModelFile",
+    "BadTemplate",
+    "CanvasError",
+    "Committed",
+    "Draft",
+    "EngineFailure",
+    "Failed",
+    "Finished",
+    "Message",
+    "NotFound",
+    "Offline",
+    "OutOfMemory",
+    "Params",
+    "PromptTooLong",
+    "Reply",
+    "Session",
+    "Usage",
+    "UsageError",
+    "__version__",
+    "load",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        from importlib import import_module
+
+        return getattr(import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 'canvaslm' has no attribute {name!r}")

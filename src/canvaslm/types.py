@@ -1,0 +1,191 @@
+"""The vocabulary the layers share: what goes into the engine and what comes out. Plain data, no torch.
+
+Names of sampling parameters are those of `generation_config.json`. Units: entropies in nats, times in seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+FinishReason = Literal["stop", "length", "tool_calls", "cancelled"]
+CanvasStop = Literal["converged", "max_steps"]
+
+
+@dataclass(frozen=True)
+class Params:
+    """Sampling parameters of one request. Validated by `canvaslm.diffusion.check_params`.
+
+    `seed=None` (or -1) draws a random seed, which every reply reports. `temperature` scales the schedule
+    t_max..t_min; 0 takes the argmax instead of a sample.
+    """
+
+    max_new_tokens: int = 256
+    max_denoising_steps: int = 48
+    sampler: str = "entropy_bound"  # or "confidence_threshold", "ancestral"
+    entropy_bound: float = 0.1  # nats, for the entropy_bound sampler
+    accept_threshold: float = 0.9  # probability, for the confidence_threshold sampler
+    t_min: float = 0.4
+    t_max: float = 0.8
+    temperature: float = 1.0
+    stability_threshold: int = 1  # steps the argmax canvas must have stayed the same
+    confidence_threshold: float = 0.005  # nats, mean entropy of a canvas below which it may stop
+    seed: int | None = None
+
+
+@dataclass(frozen=True)
+class Request:
+    """One prompt for the engine, as token ids. `given` fixes places of the first canvas: {place: token id}."""
+
+    tokens: tuple[int, ...]
+    params: Params = field(default_factory=Params)
+    eos_token_ids: tuple[int, ...] = ()
+    given: Mapping[int, int] = field(default_factory=dict)
+    drafts: bool = False  # whether Draft events are wanted: they cost a copy of the canvas a step
+
+
+@dataclass(frozen=True)
+class CanvasReport:
+    """How one canvas went: denoise steps taken and why it ended."""
+
+    steps: int
+    stop: CanvasStop
+    mean_entropy: float
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Token counts. `completion_tokens` counts committed tokens, up to and including the first EOS."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Wall-clock seconds of one request, from submission on."""
+
+    total: float = 0.0
+    queued: float = 0.0
+    encode: float = 0.0
+    denoise: float = 0.0
+    first_draft: float | None = None
+    first_commit: float | None = None
+
+
+@dataclass(frozen=True)
+class ToolCall:
+    """A call the model wrote: `arguments` is the decoded object."""
+
+    name: str
+    arguments: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Draft:
+    """The argmax canvas after one denoise step. Per-place tuples have the canvas's length."""
+
+    request_id: int
+    canvas: int  # 0-based number of the canvas
+    step: int  # 1-based step just done
+    steps_max: int
+    temperature: float
+    tokens: tuple[int, ...]
+    entropy: tuple[float, ...]
+    accepted: tuple[bool, ...]
+    changed: tuple[bool, ...]  # argmax differs from the step before
+    text: str = ""  # committed text plus this draft, filled in by the session
+
+
+@dataclass(frozen=True)
+class Committed:
+    """A canvas is settled: its tokens, cut after the first EOS, never change again.
+
+    The session fills in the deltas of text that these tokens add.
+    """
+
+    request_id: int
+    canvas: int
+    tokens: tuple[int, ...]
+    report: CanvasReport
+    text: str = ""
+    thinking: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+
+
+@dataclass(frozen=True)
+class Finished:
+    """Terminal event of a request that ran to its end (or was cancelled)."""
+
+    request_id: int
+    reason: FinishReason
+    usage: Usage
+    timings: Timings
+    seed: int
+    canvases: tuple[CanvasReport, ...]
+    # The session's parser may still hold back a partial marker when the last canvas commits: it ends up here.
+    text: str = ""
+    thinking: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+
+
+@dataclass(frozen=True)
+class Failed:
+    """Terminal event of a request that could not be served."""
+
+    request_id: int
+    error: Exception
+
+
+Event = Draft | Committed | Finished | Failed
+
+
+@dataclass(frozen=True)
+class Message:
+    """One chat turn. Roles: system (or developer), user, assistant, tool."""
+
+    role: str
+    content: str
+    tool_calls: tuple[ToolCall, ...] = ()
+    name: str | None = None
+    tool_call_id: str | None = None
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A whole answer. `tokens` are the committed ids, thoughts and markers included."""
+
+    text: str
+    thinking: str
+    tool_calls: tuple[ToolCall, ...]
+    finish_reason: FinishReason
+    usage: Usage
+    timings: Timings
+    seed: int
+    tokens: tuple[int, ...]
+    canvases: tuple[CanvasReport, ...]
+
+
+Messages = str | Sequence[Message | Mapping[str, Any]]
+
+__all__ = [
+    "CanvasReport",
+    "CanvasStop",
+    "Committed",
+    "Draft",
+    "Event",
+    "Failed",
+    "FinishReason",
+    "Finished",
+    "Message",
+    "Messages",
+    "Params",
+    "Reply",
+    "Request",
+    "Timings",
+    "ToolCall",
+    "Usage",
+]
