@@ -1,0 +1,9 @@
+"""The architecture in plain torch."""
+
+from __future__ import annotations
+
+from .config import ModelConfig
+from .context import Context, PlainContext
+from .diffusion_gemma import DiffusionGemma
+
+__all__ = ["Context", "DiffusionGemma", "ModelConfig", "PlainContext"]
