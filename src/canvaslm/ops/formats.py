@@ -1,0 +1,188 @@
+"""The quantised layouts of GGUF files: what a block looks like, and the way to and from fp32.
+
+A tensor of any format is rows of blocks: `block` consecutive values of a row share `size` bytes. `unpack` and
+`pack` are the plain-torch twins every faster kernel is tested against; they run on any device, in slices that
+keep their temporaries near 100 MB whatever the tensor's size.
+
+Layouts: ggml's `ggml-common.h` (structs `block_*`); type ids: `enum ggml_type` in `ggml.h`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = [
+    "FORMATS",
+    "GGML_TYPE_NAMES",
+    "Format",
+    "QuantTensor",
+    "format_by_id",
+    "pack",
+    "unpack",
+]
+
+# Values unpacked or packed at a time: packing holds about twenty temporaries of this many fp32 values.
+SLICE_VALUES = 1 << 18
+
+
+@dataclass(frozen=True)
+class Format:
+    """One layout: `block` values take `size` bytes. `type_id` is ggml's number for it."""
+
+    name: str
+    type_id: int
+    block: int
+    size: int
+    writable: bool = False
+
+    @property
+    def bits(self) -> float:
+        """Bits per value, scales included."""
+        return 8 * self.size / self.block
+
+    def fits(self, columns: int) -> bool:
+        """Whether rows of `columns` values divide into whole blocks."""
+        return columns > 0 and columns % self.block == 0
+
+    def row_bytes(self, columns: int) -> int:
+        """Bytes of one row of `columns` values. Raises ValueError when blocks do not divide it."""
+        if not self.fits(columns):
+            raise ValueError(f"{self.name} needs rows of a multiple of {self.block} values, not {columns}")
+        return columns // self.block * self.size
+
+    def tensor_bytes(self, shape: Sequence[int]) -> int:
+        """Bytes of a tensor of `shape` (torch order: the last dimension is the row)."""
+        return math.prod(shape[:-1]) * self.row_bytes(shape[-1])
+
+
+FORMATS: dict[str, Format] = {
+    f.name: f
+    for f in (
+        Format("F32", 0, 1, 4, writable=True),
+        Format("F16", 1, 1, 2, writable=True),
+        Format("BF16", 30, 1, 2, writable=True),
+        Format("Q8_0", 8, 32, 34, writable=True),
+        Format("Q6_K", 14, 256, 210, writable=True),
+        Format("Q5_K", 13, 256, 176, writable=True),
+        Format("Q5_1", 7, 32, 24, writable=True),
+        Format("Q5_0", 6, 32, 22, writable=True),
+        Format("Q4_K", 12, 256, 144, writable=True),
+        Format("Q4_1", 3, 32, 20),
+        Format("Q4_0", 2, 32, 18, writable=True),
+        Format("IQ4_NL", 20, 32, 18),
+        Format("IQ4_XS", 23, 256, 136),
+        Format("Q3_K", 11, 256, 110),
+        Format("Q2_K", 10, 256, 84),
+    )
+}
+
+# Every id ggml has given out, so that an unsupported file can be told what it holds.
+GGML_TYPE_NAMES: dict[int, str] = {f.type_id: f.name for f in FORMATS.values()} | {
+    9: "Q8_1", 15: "Q8_K", 16: "IQ2_XXS", 17: "IQ2_XS", 18: "IQ3_XXS", 19: "IQ1_S", 21: "IQ3_S", 22: "IQ2_S",
+    24: "I8", 25: "I16", 26: "I32", 27: "I64", 28: "F64", 29: "IQ1_M", 34: "TQ1_0", 35: "TQ2_0", 39: "MXFP4",
+    40: "NVFP4", 41: "Q1_0",
+}  # fmt: skip
+
+_BY_ID = {f.type_id: f for f in FORMATS.values()}
+
+
+def format_by_id(type_id: int) -> Format | None:
+    """The format with ggml's number `type_id`, or None when canvaslm does not read it."""
+    return _BY_ID.get(type_id)
+
+
+@dataclass(frozen=True)
+class QuantTensor:
+    """A tensor in its packed form. `shape` in torch order; `raw` uint8 [bytes], often a view of a mapped file."""
+
+    format: str
+    shape: tuple[int, ...]
+    raw: Tensor
+
+    @property
+    def nbytes(self) -> int:
+        return self.raw.numel()
+
+    @property
+    def row_bytes(self) -> int:
+        return FORMATS[self.format].row_bytes(self.shape[-1])
+
+    @property
+    def row_count(self) -> int:
+        """Rows when all dimensions but the last are flattened."""
+        return math.prod(self.shape[:-1])
+
+    def rows(self, start: int, stop: int) -> QuantTensor:
+        """Rows start..stop of the flattened tensor, shape [stop - start, columns]; shares memory."""
+        piece = self.raw[start * self.row_bytes : stop * self.row_bytes]
+        return QuantTensor(self.format, (stop - start, self.shape[-1]), piece)
+
+    def __getitem__(self, index: int) -> QuantTensor:
+        """Entry `index` of the first dimension (an expert, say); shares memory."""
+        if len(self.shape) < 2 or not 0 <= index < self.shape[0]:
+            raise IndexError(f"index {index} into a tensor of shape {self.shape}")
+        each = self.nbytes // self.shape[0]
+        return QuantTensor(self.format, self.shape[1:], self.raw[index * each : (index + 1) * each])
+
+    def unpack(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The values, [*shape] in `dtype`."""
+        return unpack(self.format, self.raw, self.shape, dtype=dtype)
+
+
+def unpack(
+    format: str,
+    raw: Tensor,
+    shape: Sequence[int],
+    *,
+    dtype: torch.dtype = torch.float32,
+    out: Tensor | None = None,
+) -> Tensor:
+    """Values of packed bytes: raw uint8 of any shape -> [*shape] in `dtype` (computed in fp32).
+
+    `out`, when given, is a contiguous tensor of that many values to write into. Bit for bit equal to the `gguf`
+    package's `dequantize` in fp32. Raises ValueError for an unknown format or a wrong number of bytes.
+    """
+    layout = _layout(format)
+    expected = layout.tensor_bytes(shape)
+    if raw.numel() != expected:
+        raise ValueError(f"{format} tensor of shape {tuple(shape)} takes {expected} bytes, not {raw.numel()}")
+    if out is None:
+        out = torch.empty(tuple(shape), dtype=dtype, device=raw.device)
+    flat, blocks = out.view(-1, layout.block), raw.reshape(-1, layout.size)
+    from .formats_unpack import UNPACK
+
+    step = max(1, 4 * SLICE_VALUES // layout.block)
+    for start in range(0, len(blocks), step):
+        flat[start : start + step] = UNPACK[format](blocks[start : start + step])
+    return out
+
+
+def pack(format: str, values: Tensor) -> Tensor:
+    """Packed bytes of values [..., columns] (any float dtype) -> uint8 [..., row bytes].
+
+    Q8_0, Q5_1, Q5_0 and Q4_0 are bit for bit those of ggml's reference quantisers; the K-quants search their
+    scales (see `formats_pack`). Raises ValueError for a format that is not written, or rows that blocks do not divide.
+    """
+    layout = _layout(format)
+    if not layout.writable:
+        raise ValueError(f"{format} can be read, not written")
+    width = layout.row_bytes(values.shape[-1])
+    from .formats_pack import PACK
+
+    blocks = values.reshape(-1, layout.block)
+    packed = torch.empty(len(blocks), layout.size, dtype=torch.uint8, device=values.device)
+    step = max(1, SLICE_VALUES // layout.block)
+    for start in range(0, len(blocks), step):
+        packed[start : start + step] = PACK[format](blocks[start : start + step].float())
+    return packed.view(*values.shape[:-1], width)
+
+
+def _layout(format: str) -> Format:
+    if format not in FORMATS:
+        raise ValueError(f"unknown format {format!r}; known: {', '.join(FORMATS)}")
+    return FORMATS[format]
