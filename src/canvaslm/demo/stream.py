@@ -1,0 +1,140 @@
+"""The endless stream the demo model is trained on: example number `index` of `seed`, by random access.
+
+Every example has its own generator, keyed by (seed, index), so a resumed run repeats it and no state is saved.
+`python -m canvaslm.demo.stream` prints how many tokens prompts and answers have.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import lru_cache
+from itertools import accumulate
+from pathlib import Path
+from random import Random
+
+from tokenizers import Tokenizer
+
+from .config import BOS, CANVAS_LENGTH, MODEL_FOLDER
+from .tasks import TASKS, Example, Split
+
+WEIGHTS: Mapping[str, float] = {
+    "sudoku": 0.35,
+    "reverse": 0.09,
+    "json": 0.08,
+    "capitals": 0.08,
+    "functions": 0.09,
+    "blanks": 0.07,
+    "sort": 0.08,
+    "long": 0.09,
+    "two_turns": 0.05,
+    "small_talk": 0.02,
+}
+SYSTEM_SHARE = 0.1
+THINKING_SHARE = 0.04
+SYSTEM_PROMPTS = (
+    "You are a helpful assistant.",
+    "You are kind.",
+    "Answer in few words.",
+    "Be brief.",
+    "You are the demo model.",
+)
+# A thought is trained where the answer leaves room for it in one canvas.
+THINKING_TASKS = frozenset({"sudoku", "reverse", "capitals", "sort", "blanks", "small_talk"})
+
+
+def example_at(
+    seed: int, index: int, weights: Mapping[str, float] = WEIGHTS, split: Split = "train"
+) -> Example:
+    """Example `index` of the stream `seed`. `weights` are shares by task name; they need not add up to 1."""
+    rng = Random(f"{seed}/{index}")
+    names, steps = tuple(weights), tuple(accumulate(weights.values()))
+    name = names[bisect(steps, rng.random() * steps[-1], hi=len(steps) - 1)]
+    return dress(TASKS[name].sample(rng, split), rng)
+
+
+def dress(example: Example, rng: Random) -> Example:
+    """Sometimes puts a system prompt in front, sometimes has the model think."""
+    thinks = rng.random() < THINKING_SHARE
+    if rng.random() < SYSTEM_SHARE and len(example.messages) == 1:
+        system = {"role": "system", "content": rng.choice(SYSTEM_PROMPTS)}
+        example = replace(example, messages=(system, *example.messages))
+    if thinks and example.task in THINKING_TASKS:
+        example = replace(example, thought=TASKS[example.task].thought)
+    return example
+
+
+class Encoder:
+    """Token ids of conversations, as the chat template and the tokenizer would make them together.
+
+    Pieces of the template are encoded once. That is exact because no merge of the demo tokenizer crosses a newline.
+    """
+
+    def __init__(self, folder: Path = MODEL_FOLDER) -> None:
+        self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self.start, self.end, self.think, self.channel, self.channel_end = (
+            self.tokenizer.token_to_id(marker)
+            for marker in ("<|turn>", "<turn|>", "<|think|>", "<|channel>", "<channel|>")
+        )
+        self.newline = self.text("\n")
+        self.piece = lru_cache(maxsize=256)(self.text)
+
+    def text(self, text: str) -> list[int]:
+        """Ids of plain text."""
+        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def prompt(self, example: Example) -> list[int]:
+        """`<bos>`, the turns, and the header of the model's turn."""
+        ids = [BOS]
+        system = example.messages[0]["content"] if example.messages[0]["role"] == "system" else None
+        if system is not None or example.thought:
+            ids += [self.start, *self.piece("system\n")]
+            ids += [self.think, *self.newline] if example.thought else []
+            ids += [*self.piece(system or ""), self.end, *self.newline]
+        for message in example.messages[system is not None :]:
+            role = "model\n" if message["role"] == "assistant" else "user\n"
+            ids += [self.start, *self.piece(role), *self.text(message["content"]), self.end, *self.newline]
+        return [*ids, self.start, *self.piece("model\n")]
+
+    def response(self, example: Example) -> list[int]:
+        """The thought in its channel when there is one, the answer, and `<turn|>`."""
+        thought = []
+        if example.thought:
+            thought = [self.channel, *self.piece(f"thought\n{example.thought}\n"), self.channel_end]
+        return [*thought, *self.text(example.answer), self.end]
+
+
+def encode_example(example: Example, encoder: Encoder) -> tuple[list[int], list[int]]:
+    """(prompt ids, response ids): the response is supervised, the prompt is context."""
+    return encoder.prompt(example), encoder.response(example)
+
+
+def length_table(seed: int = 0, count: int = 20000) -> str:
+    """Lengths in tokens over `count` examples of the stream, a line per task."""
+    encoder, lengths = Encoder(), {}
+    for index in range(count):
+        example = example_at(seed, index)
+        prompt, response = encode_example(example, encoder)
+        lengths.setdefault(example.task, []).append((len(prompt), len(response)))
+    rows = [
+        f"{'task':<12}{'share':>7}{'prompt min/mean/max':>22}{'response min/mean/max':>24}{'2 canvases':>12}"
+    ]
+    for name, pairs in lengths.items():
+        prompts, responses = zip(*pairs, strict=True)
+        two = sum(length > CANVAS_LENGTH for length in responses) / len(responses)
+        rows.append(
+            f"{name:<12}{len(pairs) / count:>7.3f}{_spread(prompts):>22}{_spread(responses):>24}{two:>12.2f}"
+        )
+    return "\n".join(rows)
+
+
+def _spread(lengths: tuple[int, ...]) -> str:
+    return f"{min(lengths)}/{sum(lengths) / len(lengths):.1f}/{max(lengths)}"
+
+
+if __name__ == "__main__":
+    print(length_table())
+
+__all__ = ["SYSTEM_PROMPTS", "WEIGHTS", "Encoder", "dress", "encode_example", "example_at", "length_table"]

@@ -1,0 +1,68 @@
+"""What a demo task is: a seeded generator of conversations with one right answer, split by a hash of the item."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from hashlib import blake2b
+from random import Random
+from typing import ClassVar, Literal
+
+Split = Literal["train", "heldout"]
+
+
+@dataclass(frozen=True)
+class Example:
+    """One conversation that ends with a user's turn, and the answer wanted.
+
+    `key` names the item in canonical form (the order or wording that does not matter is gone), so that two examples
+    of one item share it. `thought`, when not empty, is what the model is to think first: thinking is then on.
+    """
+
+    messages: tuple[dict[str, str], ...]
+    answer: str
+    task: str
+    key: str
+    thought: str = ""
+
+
+def held_out(key: str, one_in: int) -> bool:
+    """Whether the item `key` belongs to the held-out split: one in `one_in`, by blake2b, the same for ever."""
+    digest = blake2b(key.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") % one_in == 0
+
+
+def ask(task: str, prompt: str, answer: str, key: str) -> Example:
+    """An example of a single user turn. `key` is prefixed with the task's name."""
+    return Example(({"role": "user", "content": prompt},), answer, task, f"{task}/{key}")
+
+
+class Task(ABC):
+    """A generator and its scorer. A task keeps no state: all randomness comes from the `rng` handed in."""
+
+    name: ClassVar[str]
+    # One item in `one_in` is held out. Small universes hold out more, so that an evaluation finds enough items.
+    one_in: ClassVar[int] = 20
+    # Small talk has a handful of fixed answers: nothing to hold out, nothing to evaluate.
+    evaluated: ClassVar[bool] = True
+    # What the model says to itself when thinking is on.
+    thought: ClassVar[str] = ""
+
+    @abstractmethod
+    def draw(self, rng: Random) -> Example:
+        """Any item, of either split."""
+
+    def sample(self, rng: Random, split: Split = "train") -> Example:
+        """An item of `split`: items of the other one are drawn and dropped."""
+        wanted = split == "heldout"
+        while True:
+            example = self.draw(rng)
+            if held_out(example.key, self.one_in) == wanted:
+                return example
+
+    def check(self, example: Example, text: str) -> bool:
+        """Whether `text` answers `example`: an exact match but for white space around it."""
+        return text.strip() == example.answer
+
+
+__all__ = ["Example", "Split", "Task", "ask", "held_out"]
