@@ -1,0 +1,19 @@
+"""The sampling mathematics: schedules, accept rules, stopping. Never sees the vocabulary axis, keeps no state."""
+
+from __future__ import annotations
+
+from .advance import advance
+from .canvas import Canvas, start_canvas
+from .samplers import SAMPLERS, Sampler
+from .schedule import PRESETS, check_params, temperature
+
+__all__ = [
+    "PRESETS",
+    "SAMPLERS",
+    "Canvas",
+    "Sampler",
+    "advance",
+    "check_params",
+    "start_canvas",
+    "temperature",
+]

@@ -202,7 +202,9 @@ def _read_text(text: Mapping[str, Any]) -> dict[str, Any]:
     head_dim = _integer(text, "head_dim", 256)
     kv_heads = _integer(text, "num_key_value_heads")
     full_dim, full_kv = _full_layer_sizes(text, types, kv_heads)
-    experts = {name: _integer(text, name) for name in ("num_experts", "top_k_experts", "moe_intermediate_size")}
+    experts = {
+        name: _integer(text, name) for name in ("num_experts", "top_k_experts", "moe_intermediate_size")
+    }
     return {
         "vocab_size": _integer(text, "vocab_size"),
         "hidden_size": _integer(text, "hidden_size"),
@@ -242,11 +244,17 @@ def _full_layer_sizes(text: Mapping[str, Any], types: list[str], kv_heads: int) 
         entry = per_layer.get(str(i), per_layer.get(i)) or {}
         stray = set(entry) - {"head_dim", "num_key_value_heads"}
         if stray or (kind == SLIDING and entry):
-            raise BadConfig(f"config.json: text_config.per_layer_config.{i} has unsupported overrides {entry}")
+            raise BadConfig(
+                f"config.json: text_config.per_layer_config.{i} has unsupported overrides {entry}"
+            )
         if kind == FULL:
-            seen.add((entry.get("head_dim", text.get("head_dim", 256)), entry.get("num_key_value_heads", kv_heads)))
+            seen.add(
+                (entry.get("head_dim", text.get("head_dim", 256)), entry.get("num_key_value_heads", kv_heads))
+            )
     if len(seen) > 1:
-        raise BadConfig(f"config.json: text_config.per_layer_config gives full layers different sizes: {seen}")
+        raise BadConfig(
+            f"config.json: text_config.per_layer_config gives full layers different sizes: {seen}"
+        )
     return next(iter(seen), (text.get("global_head_dim", 512), kv_heads))
 
 
@@ -262,9 +270,13 @@ def _read_rope(rope: Any) -> dict[str, Any]:
         if stray:
             raise BadConfig(f"config.json: text_config.rope_parameters.{kind}.{stray[0]} is not supported")
     if sliding.get("rope_type", "default") != "default" or sliding.get("partial_rotary_factor", 1.0) != 1.0:
-        raise BadConfig(f"config.json: text_config.rope_parameters.{SLIDING}: only rope_type 'default' over the whole head")
+        raise BadConfig(
+            f"config.json: text_config.rope_parameters.{SLIDING}: only rope_type 'default' over the whole head"
+        )
     if full.get("rope_type", "proportional") != "proportional":
-        raise BadConfig(f"config.json: text_config.rope_parameters.{FULL}.rope_type: only 'proportional' is supported")
+        raise BadConfig(
+            f"config.json: text_config.rope_parameters.{FULL}.rope_type: only 'proportional' is supported"
+        )
     return {
         "rope_theta": float(sliding.get("rope_theta", 10_000.0)),
         "global_rope_theta": float(full.get("rope_theta", 1_000_000.0)),
@@ -305,19 +317,25 @@ def _check_sizes(c: ModelConfig) -> None:
         raise BadConfig("config.json: layer_types must end with 'full_attention'")
     for name in ("num_kv_heads", "num_global_kv_heads"):
         if c.num_heads % getattr(c, name):
-            raise BadConfig(f"config.json: {name} = {getattr(c, name)} does not divide the {c.num_heads} heads")
+            raise BadConfig(
+                f"config.json: {name} = {getattr(c, name)} does not divide the {c.num_heads} heads"
+            )
     for name in ("head_dim", "global_head_dim"):
         if getattr(c, name) % 2:
             raise BadConfig(f"config.json: {name} = {getattr(c, name)} is odd; rotary embedding needs pairs")
     if c.top_k_experts > c.num_experts:
-        raise BadConfig(f"config.json: top_k_experts = {c.top_k_experts} exceeds num_experts = {c.num_experts}")
+        raise BadConfig(
+            f"config.json: top_k_experts = {c.top_k_experts} exceeds num_experts = {c.num_experts}"
+        )
     if not 0 < c.partial_rotary_factor <= 1:
         raise BadConfig(f"config.json: partial_rotary_factor = {c.partial_rotary_factor} is not in (0, 1]")
     if c.softcap <= 0 or c.rms_norm_eps <= 0:
         raise BadConfig("config.json: final_logit_softcapping and rms_norm_eps must be positive")
     for token in (c.pad_token_id, c.bos_token_id, *c.eos_token_ids):
         if token is not None and not 0 <= token < c.vocab_size:
-            raise BadConfig(f"config.json: special token id {token} is outside the vocabulary of {c.vocab_size}")
+            raise BadConfig(
+                f"config.json: special token id {token} is outside the vocabulary of {c.vocab_size}"
+            )
 
 
 __all__ = ["FULL", "SLIDING", "ModelConfig"]

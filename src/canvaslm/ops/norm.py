@@ -19,7 +19,9 @@ def rms_norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
 class RMSNorm(nn.Module):
     """`rms_norm` with a learned weight [size]."""
 
-    def __init__(self, size: int, eps: float, device: torch.device | None = None, dtype: torch.dtype | None = None):
+    def __init__(
+        self, size: int, eps: float, device: torch.device | None = None, dtype: torch.dtype | None = None
+    ):
         super().__init__()
         self.eps = eps
         self.weight = nn.Parameter(torch.ones(size, device=device, dtype=dtype))
