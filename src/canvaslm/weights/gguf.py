@@ -1,0 +1,208 @@
+"""A GGUF checkpoint, memory-mapped: one file, or the parts of a split one seen as a whole.
+
+Opening reads headers only, and imports no torch. `tensor(name)` gives a view of the packed bytes without copying them; kernels may compute
+on that view, and `release(name)` hands its pages back when they have made their own copy.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import re
+import warnings
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, overload
+
+from ..errors import BadModelFile, NotFound
+from .gguf_header import Array, Header, TensorInfo, Value, map_file, parse_header
+from .header import shown
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..ops.formats import QuantTensor
+
+__all__ = ["Array", "GGUFFile", "TensorInfo", "Value", "part_paths"]
+
+_SPLIT_NAME = re.compile(r"(?P<stem>.+)-(?P<no>\d{5})-of-(?P<count>\d{5})\.gguf")
+
+
+def part_paths(path: Path) -> list[Path]:
+    """All parts of the checkpoint that `path` (any one of them) belongs to; just `path` when it is not split."""
+    match = _SPLIT_NAME.fullmatch(path.name)
+    if match is None:
+        return [path]
+    count = int(match["count"])
+    if not 1 <= int(match["no"]) <= count <= 1000:
+        raise BadModelFile(f"{path}: its name says part {int(match['no'])} of {count}")
+    return [path.with_name(f"{match['stem']}-{no:05d}-of-{count:05d}.gguf") for no in range(1, count + 1)]
+
+
+class GGUFFile:
+    """An open checkpoint. Use it as a context manager, or let views of its tensors keep it mapped.
+
+    `metadata` holds plain values and `Array`s; `tensors` the tensor table in file order. Raises NotFound for a missing
+    file or part, BadModelFile for a broken one.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.paths = part_paths(Path(path))
+        missing = [part.name for part in self.paths if not part.exists()]
+        if missing and len(self.paths) > 1:
+            raise NotFound(
+                f"{path}: the checkpoint is split, and these parts are missing: {', '.join(missing)}"
+            )
+        self._maps: list[mmap.mmap] = []
+        self._headers: list[Header] = []
+        for part in self.paths:
+            self._maps.append(map_file(part))
+            self._headers.append(parse_header(part, self._maps[-1]))
+        self._bytes: list[torch.Tensor | None] = [None] * len(self._maps)
+        self.metadata: dict[str, Value] = self._headers[0].metadata
+        self.tensors: dict[str, TensorInfo] = {}
+        self._part_of: dict[str, int] = {}
+        self._join()
+
+    @property
+    def path(self) -> Path:
+        """The file, or the first of its parts."""
+        return self.paths[0]
+
+    @property
+    def size(self) -> int:
+        """Bytes of all parts together."""
+        return sum(header.size for header in self._headers)
+
+    @property
+    def version(self) -> int:
+        return self._headers[0].version
+
+    def tensor(self, name: str) -> QuantTensor:
+        """The packed tensor, a view of the mapped file: never write to it. Raises BadModelFile if there is none."""
+        from ..ops.formats import QuantTensor
+
+        info = self.info(name)
+        return QuantTensor(info.format, info.shape, self._part(self._part_of[name])[info.start : info.end])
+
+    def info(self, name: str) -> TensorInfo:
+        if name not in self.tensors:
+            raise BadModelFile(f"{self.path}: tensor {shown(name)} is missing")
+        return self.tensors[name]
+
+    def release(self, name: str, *, cache: bool = False) -> None:
+        """Drops the tensor's pages from this process, and with `cache` from the system's file cache too.
+
+        The view stays valid: touched again, pages come back from the file.
+        """
+        info, part = self.info(name), self._part_of[name]
+        start = -(-info.start // mmap.PAGESIZE) * mmap.PAGESIZE
+        length = info.end // mmap.PAGESIZE * mmap.PAGESIZE - start
+        if length <= 0 or not hasattr(mmap, "MADV_DONTNEED"):
+            return
+        self._maps[part].madvise(mmap.MADV_DONTNEED, start, length)
+        if cache and hasattr(os, "posix_fadvise"):
+            with self.paths[part].open("rb") as file:
+                os.posix_fadvise(file.fileno(), start, length, os.POSIX_FADV_DONTNEED)
+
+    def close(self) -> None:
+        """Unmaps the file, unless views of its tensors are still alive: then the last of them does."""
+        self._bytes = [None] * len(self._maps)
+        for buffer in self._maps:
+            with contextlib.suppress(BufferError):
+                buffer.close()
+
+    def __enter__(self) -> GGUFFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @overload
+    def text(self, key: str) -> str: ...
+    @overload
+    def text(self, key: str, default: None) -> str | None: ...
+    @overload
+    def text(self, key: str, default: str) -> str: ...
+    def text(self, key: str, default: str | None = "") -> str | None:
+        """A string of the metadata. Raises BadModelFile for another type."""
+        value = self.metadata.get(key, default)
+        if value is not None and not isinstance(value, str):
+            raise self._wrong(key, "a string", value)
+        return value
+
+    def integer(self, key: str, default: int | None = None) -> int:
+        """A whole number of the metadata. Raises BadModelFile when it is missing (and no default given) or not one."""
+        value = self._required(key, default)
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise self._wrong(key, "a whole number", value)
+        return value
+
+    def number(self, key: str, default: float | None = None) -> float:
+        """A finite number of the metadata. Raises as `integer`."""
+        value = self._required(key, default)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < float("inf"):
+            raise self._wrong(key, "a finite number", value)
+        return float(value)
+
+    def array(self, key: str) -> Array | None:
+        """An array of the metadata, or None. Raises BadModelFile for a value that is not an array."""
+        value = self.metadata.get(key)
+        if value is not None and not isinstance(value, Array):
+            raise self._wrong(key, "an array", value)
+        return value
+
+    def _required(self, key: str, default: Value | None) -> Value:
+        value = self.metadata.get(key, default)
+        if value is None:
+            raise BadModelFile(f"{self.path}: key {shown(key)} is missing")
+        return value
+
+    def _wrong(self, key: str, expected: str, value: Value) -> BadModelFile:
+        found = "an array" if isinstance(value, Array) else shown(value)
+        return BadModelFile(f"{self.path}: key {shown(key)} should be {expected}, found {found}")
+
+    def _join(self) -> None:
+        _check_split(self._headers)
+        for part, header in enumerate(self._headers):
+            for name, info in header.tensors.items():
+                if name in self.tensors:
+                    raise BadModelFile(f"{header.path}: tensor {shown(name)} is in an earlier part too")
+                self.tensors[name], self._part_of[name] = info, part
+
+    def _part(self, part: int) -> torch.Tensor:
+        import torch
+
+        whole = self._bytes[part]
+        if whole is None:
+            with warnings.catch_warnings():
+                # The map is read-only, and torch warns that tensors cannot say so.
+                warnings.simplefilter("ignore", UserWarning)
+                whole = torch.frombuffer(self._maps[part], dtype=torch.uint8)
+            self._bytes[part] = whole
+        return whole
+
+
+def _check_split(headers: list[Header]) -> None:
+    """That the parts say of themselves what their names say."""
+    for index, header in enumerate(headers):
+        count = header.metadata.get("split.count", len(headers))
+        number = header.metadata.get("split.no", index)
+        if count not in (len(headers), 0) or number != index:
+            raise BadModelFile(
+                f"{header.path}: says it is part {_one_up(number)} of {shown(count)}, its name says {index + 1} of "
+                f"{len(headers)}; parts must keep the names NAME-00001-of-0000N.gguf"
+            )
+    expected = headers[0].metadata.get("split.tensors.count")
+    found = sum(len(header.tensors) for header in headers)
+    if expected is not None and expected != found:
+        raise BadModelFile(
+            f"{headers[0].path}: the parts hold {found} tensors, {shown(expected)} were announced"
+        )
+
+
+def _one_up(number: Value) -> str:
+    return str(number + 1) if isinstance(number, int) else shown(number)
