@@ -1,0 +1,96 @@
+"""`canvaslm eval demo`: the demo model's tasks on items it was never trained on, refined and in one shot.
+
+The items of a task are the same for every run with one seed, whatever model answers. Exact match decides, but for
+Sudoku, where any full grid that obeys the rules and keeps the givens would (there is only one).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from random import Random
+
+from ..demo.tasks import TASKS, Example, Task
+from ..errors import UsageError
+from .answers import Answerer
+from .score import Score
+
+REFINED, ONE_SHOT = "refined", "one shot"
+MAX_NEW_TOKENS = 128
+MISSES_KEPT = 5
+# A small universe may hold fewer items than asked for: give up after this many draws without a new one.
+PATIENCE = 3000
+
+Tick = Callable[[str, str], None]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to run. `tasks` empty = all. `steps` overrides max_denoising_steps of the refined mode."""
+
+    count: int = 500
+    tasks: tuple[str, ...] = ()
+    one_shot: bool = True
+    seed: int = 0
+    steps: int | None = None
+
+    def chosen(self) -> list[Task]:
+        """The tasks to run. Raises UsageError for an unknown name or a count that is not positive."""
+        known = {name: task for name, task in TASKS.items() if task.evaluated}
+        unknown = [name for name in self.tasks if name not in known]
+        if unknown:
+            raise UsageError(f"no task is called {unknown[0]!r}; there are {', '.join(known)}", "tasks")
+        if self.count < 1:
+            raise UsageError(f"-n {self.count}: at least one item a task is needed", "count")
+        return [known[name] for name in self.tasks or known]
+
+    @property
+    def modes(self) -> tuple[str, ...]:
+        return (REFINED, ONE_SHOT) if self.one_shot else (REFINED,)
+
+
+def heldout_items(task: Task, count: int, seed: int) -> list[Example]:
+    """Up to `count` different held-out items of `task`; fewer only when its universe has no more."""
+    rng, found, barren = Random(f"eval/{seed}/{task.name}"), {}, 0
+    while len(found) < count and barren < PATIENCE:
+        example = task.sample(rng, "heldout")
+        barren = barren + 1 if example.key in found else 0
+        found.setdefault(example.key, example)
+    return list(found.values())
+
+
+def evaluate(answerer: Answerer, options: Options, tick: Tick = lambda task, mode: None) -> list[Score]:
+    """One score per task and mode. `tick` is called after every answer."""
+    scores = []
+    for task in options.chosen():
+        items = heldout_items(task, options.count, options.seed)
+        for mode in options.modes:
+            scores.append(_score(answerer, task, items, mode, options, lambda t=task, m=mode: tick(t.name, m)))
+    return scores
+
+
+def _score(
+    answerer: Answerer,
+    task: Task,
+    items: Sequence[Example],
+    mode: str,
+    options: Options,
+    tick: Callable[[], None],
+) -> Score:
+    score = Score(task.name, mode)
+    seeds = [options.seed * 1_000_003 + place for place in range(len(items))]
+    steps = {"max_denoising_steps": 1} if mode == ONE_SHOT else {}
+    if mode == REFINED and options.steps is not None:
+        steps = {"max_denoising_steps": options.steps}
+    questions = [item.messages for item in items]
+    for place, answer in answerer(questions, seeds, max_new_tokens=MAX_NEW_TOKENS, **steps):
+        item = items[place]
+        right = task.check(item, answer.text)
+        score.add(answer, right)
+        if not right and len(score.misses) < MISSES_KEPT:
+            score.misses.append((item.messages[-1]["content"], item.answer, answer.text))
+        tick()
+    return score
+
+
+__all__ = ["MAX_NEW_TOKENS", "ONE_SHOT", "REFINED", "Options", "evaluate", "heldout_items"]
