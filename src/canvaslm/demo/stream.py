@@ -111,9 +111,22 @@ def encode_example(example: Example, encoder: Encoder) -> tuple[list[int], list[
     return encoder.prompt(example), encoder.response(example)
 
 
+class DemoStream:
+    """The stream as the trainer's source: `data.source = "canvaslm.demo.stream:DemoStream"`, `weights` an option."""
+
+    def __init__(self, weights: Mapping[str, float] = WEIGHTS, folder: str | Path = MODEL_FOLDER) -> None:
+        self.weights = weights
+        self.encoder = Encoder(Path(folder))
+
+    def example(self, seed: int, index: int) -> tuple[list[int], list[int]]:
+        """(prompt ids, response ids) of example `index`."""
+        return encode_example(example_at(seed, index, self.weights), self.encoder)
+
+
 def length_table(seed: int = 0, count: int = 20000) -> str:
     """Lengths in tokens over `count` examples of the stream, a line per task."""
-    encoder, lengths = Encoder(), {}
+    encoder = Encoder()
+    lengths: dict[str, list[tuple[int, int]]] = {}
     for index in range(count):
         example = example_at(seed, index)
         prompt, response = encode_example(example, encoder)
@@ -137,4 +150,13 @@ def _spread(lengths: tuple[int, ...]) -> str:
 if __name__ == "__main__":
     print(length_table())
 
-__all__ = ["SYSTEM_PROMPTS", "WEIGHTS", "Encoder", "dress", "encode_example", "example_at", "length_table"]
+__all__ = [
+    "SYSTEM_PROMPTS",
+    "WEIGHTS",
+    "DemoStream",
+    "Encoder",
+    "dress",
+    "encode_example",
+    "example_at",
+    "length_table",
+]
