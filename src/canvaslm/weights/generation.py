@@ -1,0 +1,86 @@
+"""`generation_config.json`: a checkpoint's own sampling defaults and stop tokens. Torch-free."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any, Final, Literal
+
+from ..errors import BadConfig
+from ..types import Params
+
+Origin = Literal["generation_config.json", "default"]
+FILE: Final = "generation_config.json"
+
+# Name in the file -> type. The names are those of `Params`.
+_TOP: dict[str, type] = {
+    "max_new_tokens": int,
+    "max_denoising_steps": int,
+    "t_min": float,
+    "t_max": float,
+    "stability_threshold": int,
+    "confidence_threshold": float,
+}
+# Sampler class in the file -> (our sampler, fields of the class).
+_SAMPLERS: dict[str, tuple[str, dict[str, type]]] = {
+    "EntropyBoundSamplerConfig": ("entropy_bound", {"entropy_bound": float}),
+}
+
+
+def sampling_defaults(generation: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Origin]]:
+    """(keyword arguments for `Params`, where each field of `Params` comes from) for a `generation_config.json`.
+
+    Only fields the file sets are among the arguments; null means unset. Fields that do not concern sampling are
+    ignored. Raises BadConfig naming a field of the wrong type or an unknown sampler.
+    """
+    chosen: dict[str, Any] = {}
+    for name, kind in _TOP.items():
+        if generation.get(name) is not None:
+            chosen[name] = _number(name, generation[name], kind)
+    chosen.update(_sampler(generation.get("sampler_config")))
+    origin: dict[str, Origin] = {f.name: FILE if f.name in chosen else "default" for f in fields(Params)}
+    return chosen, origin
+
+
+def stop_tokens(generation: Mapping[str, Any], otherwise: tuple[int, ...]) -> tuple[int, ...]:
+    """Token ids that end an answer: the file's `eos_token_id` (one or a list), else `otherwise` (config.json's)."""
+    value = generation.get("eos_token_id")
+    if value is None:
+        return otherwise
+    ids = value if isinstance(value, list) else [value]
+    return tuple(dict.fromkeys(_number("eos_token_id", token, int) for token in ids))
+
+
+def _sampler(config: Any) -> dict[str, Any]:
+    if config is None:
+        return {}
+    if not isinstance(config, Mapping):
+        raise BadConfig(f"{FILE}: sampler_config should be an object, found {config!r}")
+    name = config.get("_cls_name", "EntropyBoundSamplerConfig")
+    if name not in _SAMPLERS:
+        raise BadConfig(
+            f"{FILE}: sampler_config._cls_name is {name!r}; known: {', '.join(_SAMPLERS)} (upgrade canvaslm?)"
+        )
+    sampler, known = _SAMPLERS[name]
+    stray = sorted(set(config) - set(known) - {"_cls_name"})
+    if stray:
+        raise BadConfig(f"{FILE}: sampler_config.{stray[0]} is not a field of {name} (upgrade canvaslm?)")
+    values = {
+        field: _number(f"sampler_config.{field}", config[field], kind)
+        for field, kind in known.items()
+        if config.get(field) is not None
+    }
+    return {"sampler": sampler, **values}
+
+
+def _number(name: str, value: Any, kind: type) -> Any:
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    good = whole if kind is int else whole or (isinstance(value, float) and math.isfinite(value))
+    if not good or abs(value) > 2**53:
+        wanted = "a whole number" if kind is int else "a number"
+        raise BadConfig(f"{FILE}: {name} should be {wanted}, found {value!r}")
+    return kind(value)
+
+
+__all__ = ["FILE", "Origin", "sampling_defaults", "stop_tokens"]
