@@ -135,7 +135,7 @@ def build(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = build_tokenizer()
     tokenizer.save(str(folder / "tokenizer.json"))
-    end_of_turn = tokenizer.token_to_id("<turn|>")
+    end_of_turn = tokenizer.get_vocab()["<turn|>"]
     documents = {
         "tokenizer_config.json": tokenizer_config(),
         "config.json": config(end_of_turn),

@@ -73,10 +73,9 @@ class Encoder:
 
     def __init__(self, folder: Path = MODEL_FOLDER) -> None:
         self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        self.start, self.end, self.think, self.channel, self.channel_end = (
-            self.tokenizer.token_to_id(marker)
-            for marker in ("<|turn>", "<turn|>", "<|think|>", "<|channel>", "<channel|>")
-        )
+        vocab = self.tokenizer.get_vocab()
+        self.start, self.end, self.think = vocab["<|turn>"], vocab["<turn|>"], vocab["<|think|>"]
+        self.channel, self.channel_end = vocab["<|channel>"], vocab["<channel|>"]
         self.newline = self.text("\n")
         self.piece = lru_cache(maxsize=256)(self.text)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 
 from ..demo.tasks import TASKS, Example, Task
@@ -51,7 +52,8 @@ class Options:
 
 def heldout_items(task: Task, count: int, seed: int) -> list[Example]:
     """Up to `count` different held-out items of `task`; fewer only when its universe has no more."""
-    rng, found, barren = Random(f"eval/{seed}/{task.name}"), {}, 0
+    rng, barren = Random(f"eval/{seed}/{task.name}"), 0
+    found: dict[str, Example] = {}
     while len(found) < count and barren < PATIENCE:
         example = task.sample(rng, "heldout")
         barren = barren + 1 if example.key in found else 0
@@ -65,7 +67,7 @@ def evaluate(answerer: Answerer, options: Options, tick: Tick = lambda task, mod
     for task in options.chosen():
         items = heldout_items(task, options.count, options.seed)
         for mode in options.modes:
-            scores.append(_score(answerer, task, items, mode, options, lambda t=task, m=mode: tick(t.name, m)))
+            scores.append(_score(answerer, task, items, mode, options, partial(tick, task.name, mode)))
     return scores
 
 

@@ -44,7 +44,9 @@ def _cells(score: Score) -> list[str]:
 def markdown(scores: Sequence[Score]) -> str:
     """The table of a model card."""
     modes = list(dict.fromkeys(score.mode for score in scores))
-    heads = [f"{mode}: {what}" for mode in modes for what in ("exact match", "95 %", "steps/canvas", "tokens/step")]
+    heads = [
+        f"{mode}: {what}" for mode in modes for what in ("exact match", "95 %", "steps/canvas", "tokens/step")
+    ]
     lines = [f"| task | items | {' | '.join(heads)} |", "|---|---" + "|---" * len(heads) + "|"]
     for task in dict.fromkeys(score.task for score in scores):
         mine = [score for score in scores if score.task == task]

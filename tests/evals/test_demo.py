@@ -1,0 +1,118 @@
+"""The demo eval with answerers that know everything, nothing, or half."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from canvaslm.demo.tasks import TASKS, held_out
+from canvaslm.errors import NotFound, UsageError
+from canvaslm.evals import find_eval
+from canvaslm.evals.answers import Answer
+from canvaslm.evals.demo import MISSES_KEPT, Options, evaluate, heldout_items
+from canvaslm.evals.report import document, markdown, table, write
+from canvaslm.evals.score import Score, wilson
+
+SEED = 3
+
+
+class Oracle:
+    """Looks the answers up; `right` says of a place in the list whether to tell. Notes the parameters it was given."""
+
+    def __init__(self, options: Options, right=lambda place: True):
+        items = [
+            item for task in options.chosen() for item in heldout_items(task, options.count, options.seed)
+        ]
+        self.answers = {str(item.messages): item.answer for item in items}
+        self.right = right
+        self.calls: list[dict] = []
+
+    def __call__(self, conversations, seeds, **params):
+        assert len(set(seeds)) == len(conversations)
+        self.calls.append(params)
+        for place in reversed(range(len(conversations))):
+            text = self.answers[str(conversations[place])] if self.right(place) else ""
+            yield place, Answer(text, tokens=10, steps=(3, 2))
+
+
+def test_perfect_answers_score_one():
+    options = Options(count=20, seed=SEED)
+    scores = evaluate(Oracle(options), options)
+    assert [s.task for s in scores[::2]] == [t.name for t in TASKS.values() if t.evaluated]
+    assert {(s.count, s.share) for s in scores} == {(20, 1.0)}
+    assert {s.steps_per_canvas for s in scores} == {2.5}
+    assert {s.tokens_per_step for s in scores} == {2.0}
+
+
+def test_empty_answers_score_zero_and_a_few_are_kept():
+    options = Options(count=8, tasks=("sort",), one_shot=False, seed=SEED)
+    (score,) = evaluate(Oracle(options, right=lambda place: False), options)
+    assert (score.correct, score.count, len(score.misses)) == (0, 8, MISSES_KEPT)
+    prompt, wanted, got = score.misses[0]
+    assert sorted(wanted.split()) == sorted(prompt.split(":")[1].split())
+    assert got == ""
+
+
+def test_answers_in_any_order_meet_their_items():
+    options = Options(count=10, tasks=("json",), one_shot=False, seed=SEED)
+    (score,) = evaluate(Oracle(options, right=lambda place: place % 5 == 0), options)
+    assert score.correct == 2
+
+
+def test_modes_differ_in_steps_alone():
+    options = Options(count=2, tasks=("sudoku",), steps=7, seed=SEED)
+    oracle, ticks = Oracle(options), []
+    evaluate(oracle, options, lambda task, mode: ticks.append((task, mode)))
+    assert [call["max_denoising_steps"] for call in oracle.calls] == [7, 1]
+    assert oracle.calls[0]["max_new_tokens"] == oracle.calls[1]["max_new_tokens"] == 128
+    assert ticks == [("sudoku", "refined")] * 2 + [("sudoku", "one shot")] * 2
+
+
+def test_items_are_distinct_held_out_and_repeatable():
+    task = TASKS["reverse"]
+    items = heldout_items(task, 100, 0)
+    assert len({item.key for item in items}) == 100
+    assert all(held_out(item.key, task.one_in) for item in items)
+    assert items == heldout_items(task, 100, 0)
+    assert items != heldout_items(task, 100, 1)
+    assert items[:10] == heldout_items(task, 10, 0)
+
+
+def test_a_small_universe_gives_what_it_has():
+    assert 500 <= len(heldout_items(TASKS["capitals"], 2000, 0)) < 600
+
+
+def test_unknown_names_and_counts_are_refused():
+    with pytest.raises(UsageError, match="no task is called 'chess'; there are sudoku"):
+        Options(tasks=("chess",)).chosen()
+    with pytest.raises(UsageError, match="small_talk"):
+        Options(tasks=("small_talk",)).chosen()
+    with pytest.raises(UsageError, match="at least one"):
+        Options(count=0).chosen()
+    with pytest.raises(NotFound, match="there is demo"):
+        find_eval("mmlu")
+
+
+@pytest.mark.parametrize(
+    ("correct", "count", "low", "high"), [(0, 0, 0, 1), (50, 100, 0.4038, 0.5962), (500, 500, 0.9924, 1)]
+)
+def test_wilson_interval(correct, count, low, high):
+    assert wilson(correct, count) == pytest.approx((low, high), abs=1e-4)
+
+
+def test_reports_say_the_same(tmp_path):
+    scores = [Score("sort", "refined", 4, 3, 4, 10, 50), Score("sort", "one shot", 4, 1, 4, 4, 50)]
+    content = document("demo", scores, {"seed": 0})
+    write(tmp_path / "out.json", content)
+    read = json.loads((tmp_path / "out.json").read_text())
+    assert read["settings"] == {"seed": 0}
+    assert [s["exact_match"] for s in read["scores"]] == [0.75, 0.25]
+    assert read["scores"][0]["steps_per_canvas"] == 2.5
+    assert read["scores"][0]["tokens_per_step"] == 5.0
+    row = markdown(scores).splitlines()[2]
+    assert row.startswith("| sort | 4 | 0.750 |")
+    assert "| 0.250 |" in row
+    assert table(scores, "t").row_count == 1
+    with pytest.raises(UsageError, match="cannot write"):
+        write(tmp_path / "no" / "out.json", content)
