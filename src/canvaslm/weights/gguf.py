@@ -91,6 +91,16 @@ class GGUFFile:
             raise BadModelFile(f"{self.path}: tensor {shown(name)} is missing")
         return self.tensors[name]
 
+    def raw_value(self, key: str) -> bytes:
+        """A key's value as it stands in the file, type included: what `GGUFWriter` takes."""
+        start, end = self._headers[0].spans[key]
+        return self._maps[0][start:end]
+
+    def raw_tensor(self, name: str) -> bytes:
+        """A copy of a tensor's packed bytes, without torch: for small tables."""
+        info = self.info(name)
+        return self._maps[self._part_of[name]][info.start : info.end]
+
     def release(self, name: str, *, cache: bool = False) -> None:
         """Drops the tensor's pages from this process, and with `cache` from the system's file cache too.
 

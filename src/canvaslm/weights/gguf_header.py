@@ -100,11 +100,15 @@ class TensorInfo:
 
 @dataclass(frozen=True)
 class Header:
-    """What the front of one file says, checked. `data_start` is where tensor data begins."""
+    """What the front of one file says, checked. `data_start` is where tensor data begins.
+
+    `spans` are the bytes of each key's value, its type included, for copying it unchanged into another file.
+    """
 
     path: Path
     version: int
     metadata: dict[str, Value]
+    spans: dict[str, tuple[int, int]]
     tensors: dict[str, TensorInfo]
     data_start: int
     size: int
@@ -131,12 +135,12 @@ def parse_header(path: Path, buffer: mmap.mmap) -> Header:
     # The smallest key-value pair takes 8 + 1 + 4 + 1 bytes, the smallest tensor entry 8 + 1 + 4 + 8 + 4 + 8.
     cursor.check_count("keys", int(key_count), MAX_KEYS, 14)
     cursor.check_count("tensors", int(tensor_count), MAX_TENSORS, 33)
-    metadata = _metadata(cursor, int(key_count))
+    metadata, spans = _metadata(cursor, int(key_count))
     entries = [_tensor_entry(cursor) for _ in range(int(tensor_count))]
     alignment = _alignment(cursor, metadata)
     data_start = -(-cursor.at // alignment) * alignment
     tensors = _place(cursor, entries, data_start, alignment)
-    return Header(path, version, metadata, tensors, data_start, len(buffer))
+    return Header(path, version, metadata, spans, tensors, data_start, len(buffer))
 
 
 class _Cursor:
@@ -194,15 +198,18 @@ def _version(cursor: _Cursor) -> int:
     return version
 
 
-def _metadata(cursor: _Cursor, count: int) -> dict[str, Value]:
+def _metadata(cursor: _Cursor, count: int) -> tuple[dict[str, Value], dict[str, tuple[int, int]]]:
     metadata: dict[str, Value] = {}
+    spans: dict[str, tuple[int, int]] = {}
     for index in range(count):
         start = cursor.at
         key = cursor.text(f"the name of key {index}", MAX_NAME)
         if key in metadata:
             cursor.refuse(f"key {shown(key)} appears twice", start)
+        begin = cursor.at
         metadata[key] = _value(cursor, key)
-    return metadata
+        spans[key] = (begin, cursor.at)
+    return metadata, spans
 
 
 def _value(cursor: _Cursor, key: str) -> Value:
