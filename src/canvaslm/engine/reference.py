@@ -20,7 +20,8 @@ def predict_plainly(model: DiffusionGemma, hidden: torch.Tensor, heat: float, ca
     """Prediction for one canvas's hidden states [C, H], from its whole logits [C, V]."""
     logits = model.logits(hidden) / heat
     probabilities, logprobs = logits.softmax(-1), logits.log_softmax(-1)
-    random = draw(canvas.seed, canvas.index, canvas.step, *logits.shape, logits.device)
+    places, vocab = logits.shape
+    random = draw(canvas.seed, canvas.index, canvas.step, places, vocab, logits.device)
     entropy = -(probabilities * logprobs).sum(-1)
     argmax = logits.argmax(-1)
     logprob = logprobs.gather(-1, argmax[:, None]).squeeze(-1)

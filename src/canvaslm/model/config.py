@@ -323,6 +323,9 @@ def _check_sizes(c: ModelConfig) -> None:
     for name in ("head_dim", "global_head_dim"):
         if getattr(c, name) % 2:
             raise BadConfig(f"config.json: {name} = {getattr(c, name)} is odd; rotary embedding needs pairs")
+    if c.sliding_window < 2:
+        # transformers keeps `-(window - 1):` of the cache, which at 1 is everything: no defined meaning to follow.
+        raise BadConfig("config.json: sliding_window = 1 leaves a canvas no context; the smallest is 2")
     if c.top_k_experts > c.num_experts:
         raise BadConfig(
             f"config.json: top_k_experts = {c.top_k_experts} exceeds num_experts = {c.num_experts}"

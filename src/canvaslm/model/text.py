@@ -91,7 +91,12 @@ class Router(nn.Module):
 
 
 class Experts(nn.Module):
-    """All experts of a layer: gate_up_proj [E, 2I, H], down_proj [E, H, I]."""
+    """All experts of a layer: gate_up_proj [E, 2I, H], down_proj [E, H, I].
+
+    `compute` may be replaced by another way to the same result: training uses `ops.grouped.experts_sorted`.
+    """
+
+    compute = staticmethod(experts)
 
     def __init__(self, config: ModelConfig, **factory: Any) -> None:
         super().__init__()
@@ -102,7 +107,7 @@ class Experts(nn.Module):
         nn.init.normal_(self.down_proj, std=inner**-0.5)
 
     def forward(self, x: Tensor, index: Tensor, weights: Tensor) -> Tensor:
-        return experts(x, index, weights, self.gate_up_proj, self.down_proj)
+        return self.compute(x, index, weights, self.gate_up_proj, self.down_proj)
 
 
 class TextLayer(nn.Module):

@@ -1,0 +1,229 @@
+"""Text in, text out: joins a tokenizer, a chat template and an engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .diffusion import PRESETS, check_params
+from .engine import Engine
+from .errors import UsageError
+from .text.chat import ChatTemplate
+from .text.parse import Delta, ReplyParser
+from .text.tokenizer import Tokenizer
+from .types import (
+    Committed,
+    Draft,
+    Event,
+    Failed,
+    Finished,
+    FinishReason,
+    Message,
+    Messages,
+    Params,
+    Reply,
+    Request,
+    ToolCall,
+)
+from .weights.generation import sampling_defaults, stop_tokens
+from .weights.load import load_model
+from .weights.resolve import DEMO, Checkpoint, resolve
+
+Progress = Callable[[int, int], None]
+_PARAM_NAMES = frozenset(f.name for f in fields(Params))
+
+
+def load(
+    source: str | Path | None = None,
+    *,
+    device: str = "cpu",
+    dtype: str | None = None,
+    threads: int | None = None,
+    progress: Progress | None = None,
+    max_rows: int = 16,
+    max_context: int | None = None,
+) -> Session:
+    """Opens a checkpoint: a folder, a `.safetensors` or `.gguf` file, a hub id; None is the demo model that ships.
+
+    `dtype` names a floating-point type ("float32", "bfloat16", "float16"); None chooses (see `weights.load_model`).
+    `progress(done, total)` is called with bytes while weights are read. Raises NotFound, Offline, BadModelFile,
+    OutOfMemory, UsageError.
+    """
+    if threads is not None:
+        if not 1 <= threads <= 1024:
+            raise UsageError(f"threads = {threads} is out of range: 1 to 1024", "threads")
+        torch.set_num_threads(threads)
+    checkpoint = resolve(source)
+    is_demo = checkpoint.source == DEMO
+    loaded = load_model(checkpoint, device=device, dtype=dtype, progress=progress)
+    tokenizer, template = _open_text(checkpoint)
+    given, origins = sampling_defaults(loaded.generation)
+    return Session(
+        Engine(loaded.model, max_rows=max_rows, max_context=max_context),
+        tokenizer,
+        template,
+        params=Params(**given),
+        eos_token_ids=stop_tokens(loaded.generation, loaded.config.eos_token_ids),
+        name=DEMO if is_demo else Path(checkpoint.source).name,
+        origins=dict(origins),
+        notes=tuple(loaded.notes),
+        is_demo=is_demo,
+    )
+
+
+def _open_text(checkpoint: Checkpoint) -> tuple[Tokenizer, ChatTemplate]:
+    return Tokenizer.from_folder(checkpoint.folder), ChatTemplate.from_folder(checkpoint.folder)
+
+
+@dataclass
+class Session:
+    """A model ready to talk. Not thread-safe; `create_app` serves one to many clients.
+
+    `params` are the checkpoint's sampling defaults, `origins` says where each came from.
+    """
+
+    engine: Engine
+    tokenizer: Tokenizer
+    template: ChatTemplate
+    params: Params = field(default_factory=Params)
+    eos_token_ids: tuple[int, ...] = ()
+    name: str = "model"
+    origins: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    is_demo: bool = False
+
+    def generate(self, messages: Messages, **options: Any) -> Reply:
+        """The whole answer. Options as in `stream`. Raises what made a request fail."""
+        tokens: list[int] = []
+        text, thinking = "", ""
+        calls: list[ToolCall] = []
+        for event in self.stream(messages, **options):
+            if isinstance(event, Failed):
+                raise event.error
+            if isinstance(event, Draft):
+                continue
+            text, thinking = text + event.text, thinking + event.thinking
+            calls += event.tool_calls
+            if isinstance(event, Committed):
+                tokens += event.tokens
+        assert isinstance(event, Finished)
+        return Reply(
+            text, thinking, tuple(calls), event.reason, event.usage, event.timings, event.seed, tuple(tokens),
+            event.canvases,
+        )  # fmt: skip
+
+    def stream(self, messages: Messages, **options: Any) -> Iterator[Event]:
+        """Yields Draft (with `drafts=True`), Committed, and one Finished or Failed. Closing it cancels the request.
+
+        messages: a prompt, or Messages / OpenAI-style dicts. Options: `system`, `thinking`, `tools` (OpenAI-style
+        definitions), `raw` (the prompt is not put through the chat template), `drafts`, `preset`, and every field of
+        `Params`. Raises UsageError naming the option at fault.
+        """
+        request = self.prepare(messages, **options)
+        transcript = Transcript(self.tokenizer)
+        with closing(self.engine.run(request)) as events:  # type: ignore[type-var]
+            for event in events:
+                yield transcript.read(event)
+
+    def prepare(
+        self,
+        messages: Messages,
+        *,
+        system: str | None = None,
+        thinking: bool = False,
+        tools: list[dict[str, Any]] | None = None,
+        raw: bool = False,
+        drafts: bool = False,
+        preset: str | None = None,
+        **params: Any,
+    ) -> Request:
+        """The engine's request for messages and options: text becomes token ids here, and nowhere later."""
+        tokens = self.encode(messages, system=system, thinking=thinking, tools=tools, raw=raw)
+        return Request(tuple(tokens), self.merge(preset, params), self.eos_token_ids, drafts=drafts)
+
+    def encode(
+        self,
+        messages: Messages,
+        *,
+        system: str | None = None,
+        thinking: bool = False,
+        tools: list[dict[str, Any]] | None = None,
+        raw: bool = False,
+    ) -> list[int]:
+        """Token ids of a prompt. Markers in user text stay text."""
+        if raw:
+            if not isinstance(messages, str):
+                raise UsageError("raw takes a prompt string, not messages", "raw")
+            bos = self.engine.config.bos_token_id
+            return [*([] if bos is None else [bos]), *self.tokenizer.encode(messages)]
+        turns = list(_turns(messages, system))
+        return self.tokenizer.encode_pieces(self.template.render(turns, tools=tools, thinking=thinking))
+
+    def merge(self, preset: str | None, params: Mapping[str, Any]) -> Params:
+        """The checkpoint's defaults, then the preset, then params that are not None; checked."""
+        stray = sorted(set(params) - _PARAM_NAMES)
+        if stray:
+            raise UsageError(f"unknown option {stray[0]!r}: known are {', '.join(sorted(_PARAM_NAMES))}", stray[0])
+        if preset is not None and preset not in PRESETS:
+            raise UsageError(f"unknown preset {preset!r}: choose one of {', '.join(PRESETS)}", "preset")
+        given = {name: value for name, value in params.items() if value is not None}
+        return check_params(replace(self.params, **{**PRESETS.get(preset or "", {}), **given}))
+
+    def token_text(self, token: int) -> str:
+        """How one token reads by itself."""
+        return self.tokenizer.token_text(token)
+
+
+def _turns(messages: Messages, system: str | None) -> Iterable[Message | Mapping[str, Any]]:
+    if system is not None:
+        yield Message("system", system)
+    if isinstance(messages, str):
+        yield Message("user", messages)
+    else:
+        yield from messages
+
+
+class Transcript:
+    """Turns one request's token events into text events: answer, thinking and tool calls apart."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._committed: list[int] = []
+        self._parser = ReplyParser(tokenizer)
+        self._calls = False
+
+    def read(self, event: Event) -> Event:
+        """The same event with its text filled in."""
+        if isinstance(event, Draft):
+            return replace(event, text=self._draft(event.tokens))
+        if isinstance(event, Committed):
+            self._committed += event.tokens
+            return _with(event, self._note(self._parser.feed(event.tokens)))
+        if isinstance(event, Finished):
+            ended = _with(event, self._note(self._parser.close()))
+            reason: FinishReason = "tool_calls" if self._calls and event.reason == "stop" else event.reason
+            usage = replace(event.usage, reasoning_tokens=self._parser.counts.reasoning_tokens)
+            return replace(ended, reason=reason, usage=usage)
+        return event
+
+    def _note(self, delta: Delta) -> Delta:
+        self._calls = self._calls or bool(delta.tool_calls)
+        return delta
+
+    def _draft(self, tokens: tuple[int, ...]) -> str:
+        """The answer's text if the draft were final."""
+        parser = ReplyParser(self._tokenizer)
+        parts = (parser.feed(self._committed), parser.feed(tokens), parser.close())
+        return "".join(part.text for part in parts)
+
+
+def _with(event: Any, delta: Delta) -> Any:
+    return replace(event, text=delta.text, thinking=delta.thinking, tool_calls=tuple(delta.tool_calls))
+
+
+__all__ = ["Session", "Transcript", "load"]
