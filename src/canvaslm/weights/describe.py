@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import Any
 
-from ..errors import BadConfig, BadModelFile
+from ..errors import BadConfig
 from ..model.config import ModelConfig
 from .header import read_header
 from .names import Part, part_of, weight_shapes
@@ -101,16 +101,9 @@ def count_parts(config: ModelConfig) -> dict[Part, int]:
 
 
 def _describe_gguf(checkpoint: Checkpoint) -> Description:
-    from importlib import import_module
+    from .gguf_describe import describe_gguf
 
-    try:
-        module = import_module("canvaslm.weights.gguf")
-    except ModuleNotFoundError as error:
-        raise BadModelFile(
-            f"{checkpoint.source}: this version does not read GGUF yet; give a safetensors folder"
-        ) from error
-    description: Description = module.describe_gguf(checkpoint)
-    return description
+    return describe_gguf(checkpoint)
 
 
 def _tokenizer(checkpoint: Checkpoint) -> TokenizerSummary | None:

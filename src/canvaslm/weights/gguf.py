@@ -13,7 +13,7 @@ import re
 import warnings
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, Any, overload
 
 from ..errors import BadModelFile, NotFound
 from .gguf_header import Array, Header, TensorInfo, Value, map_file, parse_header
@@ -164,6 +164,14 @@ class GGUFFile:
         if value is not None and not isinstance(value, Array):
             raise self._wrong(key, "an array", value)
         return value
+
+    def plain(self, prefix: str) -> dict[str, int | float | bool | str | list[Any]]:
+        """All keys that begin with `prefix`, arrays decoded into lists. Raises BadModelFile for text not in UTF-8."""
+        found: dict[str, int | float | bool | str | list[Any]] = {}
+        for key, value in self.metadata.items():
+            if key.startswith(prefix):
+                found[key] = value.items() if isinstance(value, Array) else value
+        return found
 
     def _required(self, key: str, default: Value | None) -> Value:
         value = self.metadata.get(key, default)

@@ -20,6 +20,10 @@ from .header import shown
 
 __all__ = [
     "ARCHITECTURE",
+    "BYTE_TOKEN",
+    "END_OF_TURN",
+    "ENTROPY_BOUND",
+    "GENERATION_KEYS",
     "TokenizerFields",
     "architecture",
     "read_gguf_config",
@@ -36,10 +40,10 @@ MAX_TOKENS = 1 << 20
 MAX_MERGES = 1 << 22
 _TOKEN_TYPES = range(1, 7)
 _BYTE = 6
-_BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>")
+BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>")
 
 # GGUF key -> name in generation_config.json.
-_GENERATION = {
+GENERATION_KEYS: dict[str, tuple[str, type]] = {
     "diffusion.eb_max_steps": ("max_denoising_steps", int),
     "diffusion.eb_t_min": ("t_min", float),
     "diffusion.eb_t_max": ("t_max", float),
@@ -125,7 +129,7 @@ def read_gguf_config(file: GGUFFile) -> ModelConfig:
 def read_gguf_generation(file: GGUFFile) -> dict[str, Any]:
     """The file's sampling defaults under the names of `generation_config.json`; only what the file sets."""
     found: dict[str, Any] = {}
-    for key, (name, kind) in _GENERATION.items():
+    for key, (name, kind) in GENERATION_KEYS.items():
         if key in file.metadata:
             found[name] = file.integer(key) if kind is int else _decimal(file.number(key))
     if ENTROPY_BOUND in file.metadata:
@@ -275,14 +279,14 @@ def _types(file: GGUFFile, tokens: list[str]) -> list[int]:
     key = "tokenizer.ggml.token_type"
     array = file.array(key)
     if array is None:
-        return [_BYTE if _BYTE_TOKEN.fullmatch(token) else 1 for token in tokens]
+        return [_BYTE if BYTE_TOKEN.fullmatch(token) else 1 for token in tokens]
     if len(array) != len(tokens):
         raise BadModelFile(f"{file.path}: key {key!r} has {len(array)} entries for {len(tokens)} tokens")
     types = array.numbers()
     for index, kind in enumerate(types):
         if kind not in _TOKEN_TYPES:
             raise BadModelFile(f"{file.path}: key {key!r}: item {index} is {shown(kind)}, not 1 to 6")
-        if kind == _BYTE and not _BYTE_TOKEN.fullmatch(tokens[index]):
+        if kind == _BYTE and not BYTE_TOKEN.fullmatch(tokens[index]):
             raise BadModelFile(
                 f"{file.path}: token {index} is marked as a byte, but reads {shown(tokens[index])}"
             )

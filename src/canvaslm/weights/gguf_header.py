@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -55,6 +55,10 @@ class Array:
 
     def __len__(self) -> int:
         return self.count
+
+    def items(self) -> list[Any]:
+        """All items, whatever their type."""
+        return self.strings() if self.kind == _STRING else list(self.numbers())
 
     def strings(self) -> list[str]:
         """Items of an array of strings. Raises BadModelFile when it is of numbers, or not UTF-8."""

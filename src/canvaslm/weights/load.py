@@ -34,7 +34,7 @@ SMALL_MODEL = 10**9
 # Up to this many, every value is checked for NaN and Inf; above, small tensors and a sample of the others.
 FULLY_CHECKED = 10**8
 
-_DTYPE_WORDS = {
+DTYPE_WORDS = {
     "float32": torch.float32, "fp32": torch.float32, "f32": torch.float32,
     "bfloat16": torch.bfloat16, "bf16": torch.bfloat16,
     "float16": torch.float16, "fp16": torch.float16, "f16": torch.float16,
@@ -102,23 +102,16 @@ def stored_dtype(headers: list[Header]) -> torch.dtype:
     for header in headers:
         for info in header.tensors.values():
             sizes[info.dtype] += info.nbytes
-    known = [name for name, _ in sizes.most_common() if DTYPES.get(name) in _DTYPE_WORDS.values()]
+    known = [name for name, _ in sizes.most_common() if DTYPES.get(name) in DTYPE_WORDS.values()]
     return DTYPES[known[0]] if known else torch.float32
 
 
 def _load_gguf(
     checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype | str | None, progress: Progress | None
 ) -> Loaded:
-    from importlib import import_module
+    from .gguf_load import load_gguf
 
-    try:
-        module = import_module("canvaslm.weights.gguf")
-    except ModuleNotFoundError as error:
-        raise BadModelFile(
-            f"{checkpoint.source}: this version does not read GGUF yet; give a safetensors folder"
-        ) from error
-    loaded: Loaded = module.load_gguf(checkpoint, device=device, dtype=dtype, progress=progress)
-    return loaded
+    return load_gguf(checkpoint, device=device, dtype=dtype, progress=progress)
 
 
 def _device(device: str | torch.device) -> torch.device:
@@ -139,11 +132,11 @@ def _dtype(
     if isinstance(wanted, torch.dtype):
         chosen = wanted
     elif wanted is not None and wanted != "auto":
-        if wanted not in _DTYPE_WORDS:
+        if wanted not in DTYPE_WORDS:
             raise UsageError(
                 f"dtype {wanted!r} is not known; use float32, bfloat16 or float16", param="dtype"
             )
-        chosen = _DTYPE_WORDS[wanted]
+        chosen = DTYPE_WORDS[wanted]
     elif device.type == "cpu" and count < SMALL_MODEL:
         chosen = torch.float32
     else:

@@ -1,0 +1,134 @@
+"""From a GGUF file to a model in memory, every weight unpacked to floating point.
+
+`place_weights` says which packed tensors make a weight, so that a loader which keeps them packed can share all but
+the last step with this one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..errors import BadModelFile, OutOfMemory
+from ..model.config import ModelConfig
+from ..model.diffusion_gemma import DiffusionGemma
+from ..ops.formats import FORMATS, QuantTensor
+from .gguf import GGUFFile
+from .gguf_fields import read_gguf_config, read_gguf_generation
+from .gguf_names import Places, place_weights
+from .load import DTYPE_WORDS, SMALL_MODEL, Loaded, Progress
+from .memory import available_memory, gigabytes
+from .names import weight_shapes
+from .resolve import Checkpoint
+
+__all__ = ["load_gguf"]
+
+_SLICE_VALUES = 4 << 20
+
+
+def load_gguf(
+    source: Checkpoint | str | Path,
+    *,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | str | None = None,
+    progress: Progress | None = None,
+) -> Loaded:
+    """Loads a model with all weights unpacked to `dtype`.
+
+    `dtype` None: float32 on a CPU below 10^9 parameters, else bfloat16. Peak memory is the weights plus a slice.
+    Raises NotFound, BadModelFile (one error lists every tensor missing, left over or of the wrong shape; another names
+    the first with NaN or infinities), OutOfMemory before reading.
+    """
+    path = source.files[0] if isinstance(source, Checkpoint) else Path(source)
+    with GGUFFile(path) as file:
+        config = read_gguf_config(file)
+        model = _empty(config, file.path)
+        places = place_weights(file, weight_shapes(config))
+        chosen = _dtype(dtype, torch.device(device), model)
+        _check_memory(file, model, chosen, str(device))
+        model = model.to(chosen).to_empty(device=device)
+        _fill(file, places, model, progress)
+        generation = read_gguf_generation(file)
+        notes = [*places.notes, *_format_notes(file, chosen)]
+    return Loaded(model.eval(), config, generation, None, notes)
+
+
+def _empty(config: ModelConfig, where: object) -> DiffusionGemma:
+    """The model on torch's meta device: shapes without storage."""
+    try:
+        return DiffusionGemma(config, device="meta")
+    except RuntimeError as error:
+        raise BadModelFile(f"{where}: its sizes give tensors that no machine holds ({error})") from error
+
+
+def _dtype(wanted: torch.dtype | str | None, device: torch.device, model: DiffusionGemma) -> torch.dtype:
+    if isinstance(wanted, torch.dtype):
+        return wanted
+    if wanted is not None and wanted in DTYPE_WORDS:
+        return DTYPE_WORDS[wanted]
+    small = sum(tensor.numel() for tensor in model.state_dict().values()) < SMALL_MODEL
+    return torch.float32 if small and device.type == "cpu" else torch.bfloat16
+
+
+def _check_memory(file: GGUFFile, model: DiffusionGemma, dtype: torch.dtype, device: str) -> None:
+    needed = sum(tensor.numel() for tensor in model.state_dict().values()) * dtype.itemsize
+    free = available_memory(device)
+    if free is not None and needed > free:
+        raise OutOfMemory(
+            f"{file.path}: unpacked to {str(dtype).removeprefix('torch.')} the weights need {gigabytes(needed)}, but only "
+            f"{gigabytes(free)} are free on {device}; close other programs, or take a smaller model or dtype"
+        )
+
+
+@torch.no_grad()
+def _fill(file: GGUFFile, places: Places, model: DiffusionGemma, progress: Progress | None) -> None:
+    targets = model.state_dict(keep_vars=True)
+    total = sum(file.info(name).nbytes for names in places.sources.values() for name in names)
+    done = 0
+
+    def on_bytes(count: int) -> None:
+        nonlocal done
+        done += count
+        if progress is not None:
+            progress(done, total)
+
+    for ours, names in places.sources.items():
+        target = targets[ours].detach()
+        parts = [target] if len(names) == 1 else target.chunk(2, dim=1)
+        for name, part in zip(names, parts, strict=True):
+            _unpack_into(file, name, part, on_bytes)
+    for name in places.shared_scalars:
+        targets[name].copy_(targets[name.replace("encoder_layer_scalar", "layer_scalar")])
+
+
+def _unpack_into(file: GGUFFile, name: str, target: Tensor, on_bytes: Callable[[int], None]) -> None:
+    """Unpacks by rows into a tensor of any dtype, device and stride of its first dimension."""
+    packed = file.tensor(name)
+    step = max(1, _SLICE_VALUES // packed.shape[-1])
+    entries = (
+        [(packed, target)] if target.is_contiguous() else [(packed[i], target[i]) for i in range(len(target))]
+    )
+    for piece, part in entries:
+        rows = part.view(-1, packed.shape[-1])
+        for start in range(0, len(rows), step):
+            stop = min(len(rows), start + step)
+            rows[start:stop] = _finite(file, name, piece.rows(start, stop))
+            on_bytes((stop - start) * packed.row_bytes)
+    file.release(name)
+
+
+def _finite(file: GGUFFile, name: str, piece: QuantTensor) -> Tensor:
+    values = piece.unpack()
+    if not torch.isfinite(values).all():
+        raise BadModelFile(f"{file.path}: tensor {name} holds NaN or infinite weights; download it again")
+    return values
+
+
+def _format_notes(file: GGUFFile, dtype: torch.dtype) -> list[str]:
+    packed = sorted({info.format for info in file.tensors.values() if FORMATS[info.format].block > 1})
+    if not packed:
+        return []
+    return [f"weights in {', '.join(packed)} were unpacked to {str(dtype).removeprefix('torch.')}"]
