@@ -1,0 +1,347 @@
+"""From examples to padded batches: blocks, EOS fill, what is supervised, and which block a step trains.
+
+An example is prompt `p` (up to and including the header of the model's turn) and response `r` (its text plus the
+marker that closes the turn). Blocks of `C` places start at the first response token; the last one is filled up with
+EOS. A step trains one block of each example, drawn uniformly.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import random
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from ..errors import NotFound, UsageError
+
+IGNORE = -100
+
+
+@dataclass(frozen=True)
+class Example:
+    """Token ids of one prompt and its response. `truncated`: the response was cut for length."""
+
+    prompt: tuple[int, ...]
+    response: tuple[int, ...]
+    truncated: bool = False
+
+
+class Source(Protocol):
+    """Random access to examples: the same (seed, index) gives the same example, in any order."""
+
+    def example(self, seed: int, index: int) -> Any:
+        """An Example, or anything with `prompt` and `response`, or a pair of id sequences."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One block of one example. `tokens` = p + r + fill; `end` = first token that is not supervised."""
+
+    tokens: tuple[int, ...]
+    prompt_length: int
+    response_length: int
+    block: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One micro-batch, B rows. Padding rows have positions -1 and nothing supervised.
+
+    tokens, positions [B, L] int64 (position -1 = padding): what the encoder reads.
+    encoder_places, encoder_targets [B, R] int64: places in [0, L) and the token after each (IGNORE = no target).
+    clean, canvas_positions [B, C] int64 and supervised [B, C] bool: the block.
+    """
+
+    tokens: torch.Tensor
+    positions: torch.Tensor
+    encoder_places: torch.Tensor
+    encoder_targets: torch.Tensor
+    clean: torch.Tensor
+    canvas_positions: torch.Tensor
+    supervised: torch.Tensor
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on another device."""
+        return Batch(**{name: value.to(device) for name, value in vars(self).items()})
+
+    @property
+    def canvas_count(self) -> int:
+        """Supervised places of the blocks."""
+        return int(self.supervised.sum())
+
+    @property
+    def encoder_count(self) -> int:
+        """Supervised next tokens of the encoder."""
+        return int((self.encoder_targets != IGNORE).sum())
+
+    @property
+    def token_count(self) -> int:
+        """Tokens the model reads, padding not counted: encoder plus canvas."""
+        return int((self.positions >= 0).sum()) + self.row_count * self.clean.shape[1]
+
+    @property
+    def row_count(self) -> int:
+        """Rows that are not padding."""
+        return int((self.positions[:, 0] >= 0).sum())
+
+
+def as_example(item: Any) -> Example:
+    """Accepts an Example, an object with `prompt` and `response`, or a pair."""
+    if isinstance(item, Example):
+        return item
+    if hasattr(item, "prompt") and hasattr(item, "response"):
+        return Example(tuple(item.prompt), tuple(item.response), bool(getattr(item, "truncated", False)))
+    prompt, response = item
+    return Example(tuple(prompt), tuple(response))
+
+
+def cut(example: Example, max_length: int) -> Example | None:
+    """Cuts the response so that prompt and response fit; None when no response token is left to supervise."""
+    room = max_length - len(example.prompt)
+    if room < 1 or not example.response or not example.prompt:
+        return None
+    if len(example.response) <= room:
+        return example
+    return replace(example, response=example.response[:room], truncated=True)
+
+
+def count_blocks(example: Example, canvas_length: int) -> int:
+    """ceil(len(r) / C)."""
+    return -(-len(example.response) // canvas_length)
+
+
+def make_row(example: Example, block: int, canvas_length: int, eos: int) -> Row:
+    """Block `block` of an example, EOS-filled. The fill is supervised unless the response was cut."""
+    fill = -len(example.response) % canvas_length
+    tokens = example.prompt + example.response + (eos,) * fill
+    end = len(tokens) - (fill if example.truncated else 0)
+    return Row(tokens, len(example.prompt), len(example.response), block, end)
+
+
+def make_batch(
+    rows: Sequence[Row], canvas_length: int, *, multiple: int = 1, size: int = 0, encode_fill: bool = True
+) -> Batch:
+    """Pads rows to one batch: lengths up to a multiple of `multiple`, the count up to `size` with empty rows."""
+    encoded = [_encoded_length(row, encode_fill) for row in rows]
+    length = _round_up(max(encoded, default=1), multiple)
+    places = [range(row.prompt_length - 1, min(n, row.end - 1)) for row, n in zip(rows, encoded, strict=True)]
+    width = _round_up(max((len(p) for p in places), default=1), multiple)
+    batch = _empty_batch(max(len(rows), size), length, width, canvas_length)
+    for i, (row, n, where) in enumerate(zip(rows, encoded, places, strict=True)):
+        _fill_row(batch, i, row, n, where, canvas_length)
+    return batch
+
+
+def _encoded_length(row: Row, encode_fill: bool) -> int:
+    return len(row.tokens) if encode_fill else row.prompt_length + row.response_length
+
+
+def _round_up(n: int, multiple: int) -> int:
+    return max(1, -(-n // multiple)) * multiple
+
+
+def _empty_batch(size: int, length: int, width: int, canvas_length: int) -> Batch:
+    def whole(columns: int, value: int) -> torch.Tensor:
+        return torch.full((size, columns), value, dtype=torch.int64)
+
+    # Empty rows get canvas positions from 0 on: they see no context, only themselves, so nothing becomes NaN.
+    return Batch(
+        tokens=whole(length, 0),
+        positions=whole(length, -1),
+        encoder_places=whole(width, 0),
+        encoder_targets=whole(width, IGNORE),
+        clean=whole(canvas_length, 0),
+        canvas_positions=torch.arange(canvas_length).repeat(size, 1),
+        supervised=torch.zeros(size, canvas_length, dtype=torch.bool),
+    )
+
+
+def _fill_row(batch: Batch, i: int, row: Row, encoded: int, places: range, canvas_length: int) -> None:
+    start = row.prompt_length + row.block * canvas_length
+    batch.tokens[i, :encoded] = torch.tensor(row.tokens[:encoded])
+    batch.positions[i, :encoded] = torch.arange(encoded)
+    if places:
+        batch.encoder_places[i, : len(places)] = torch.arange(places.start, places.stop)
+        batch.encoder_targets[i, : len(places)] = torch.tensor(row.tokens[places.start + 1 : places.stop + 1])
+    batch.clean[i] = torch.tensor(row.tokens[start : start + canvas_length])
+    batch.canvas_positions[i] = torch.arange(start, start + canvas_length)
+    batch.supervised[i] = torch.arange(start, start + canvas_length) < row.end
+
+
+@dataclass(frozen=True)
+class Batcher:
+    """Makes the micro-batches of any step from (seed, step) alone, so that a resumed run repeats them.
+
+    The rows of a step are sorted by length before they are split, so that a micro-batch holds little padding.
+    """
+
+    source: Source
+    seed: int
+    batch: int
+    micro_batch: int
+    canvas_length: int
+    eos: int
+    max_length: int
+    multiple: int = 1
+    encode_fill: bool = True
+
+    def rows(self, step: int) -> list[Row]:
+        """The rows of a step, unsorted; examples with nothing to supervise are dropped."""
+        rows = []
+        for index in range(step * self.batch, (step + 1) * self.batch):
+            example = cut(as_example(self.source.example(self.seed, index)), self.max_length)
+            if example is None:
+                continue
+            draw = random.Random(f"block/{self.seed}/{index}")
+            block = draw.randrange(count_blocks(example, self.canvas_length))
+            rows.append(make_row(example, block, self.canvas_length, self.eos))
+        return rows
+
+    def step(self, step: int) -> list[Batch]:
+        """The micro-batches of a step; every one has `micro_batch` rows, the last padded with empty ones."""
+        rows = sorted(self.rows(step), key=lambda row: _encoded_length(row, self.encode_fill))
+        if not rows:
+            raise UsageError(
+                f"data.max_length: all {self.batch} examples of step {step} have a prompt longer than "
+                f"{self.max_length} tokens or an empty response; raise it or shorten the prompts",
+                param="data.max_length",
+            )
+        size = min(self.micro_batch, self.batch)
+        chunks = [rows[i : i + size] for i in range(0, len(rows), size)]
+        return [
+            make_batch(
+                chunk, self.canvas_length, multiple=self.multiple, size=size, encode_fill=self.encode_fill
+            )
+            for chunk in chunks
+        ]
+
+
+@dataclass(frozen=True)
+class Shuffled:
+    """A finite list of examples as an endless Source: a new permutation for each pass over the data."""
+
+    examples: Sequence[Example]
+
+    def example(self, seed: int, index: int) -> Example:
+        """Example `index` of the endless stream of this seed."""
+        epoch, place = divmod(index, len(self.examples))
+        return self.examples[_permutation(seed, epoch, len(self.examples))[place]]
+
+
+_permutations: dict[tuple[int, int, int], list[int]] = {}
+
+
+def _permutation(seed: int, epoch: int, n: int) -> list[int]:
+    """The order of one pass. The last two are kept: a batch may straddle two passes."""
+    key = (seed, epoch, n)
+    if key not in _permutations:
+        while len(_permutations) > 1:
+            _permutations.pop(next(iter(_permutations)))
+        order = list(range(n))
+        random.Random(f"order/{seed}/{epoch}").shuffle(order)
+        _permutations[key] = order
+    return _permutations[key]
+
+
+def load_source(name: str, options: dict[str, Any]) -> Source:
+    """Imports `package.module` or `package.module:object`; with options (or when it is callable) calls it with them.
+
+    Raises NotFound when it cannot be imported, UsageError when it has no `example(seed, index)`.
+    """
+    module_name, _, attribute = name.partition(":")
+    try:
+        found: Any = importlib.import_module(module_name)
+        for part in filter(None, attribute.split(".")):
+            found = getattr(found, part)
+    except (ImportError, AttributeError) as error:
+        raise NotFound(f"data.source: cannot import {name!r}: {error}") from error
+    if attribute and callable(found):
+        found = _call(found, name, options)
+    elif options:
+        raise UsageError(f"data.options: {name!r} takes none; name a callable, as in 'module:function'", param="data.options")
+    if not callable(getattr(found, "example", None)):
+        raise UsageError(f"data.source: {name!r} has no example(seed, index)", param="data.source")
+    return found
+
+
+def _call(factory: Callable[..., Any], name: str, options: dict[str, Any]) -> Any:
+    try:
+        return factory(**options)
+    except TypeError as error:
+        raise UsageError(f"data.options: {name}: {error}", param="data.options") from error
+
+
+def read_chats(files: Iterable[str | Path], encode: Callable[[list[Any]], Example | None]) -> Shuffled:
+    """Reads JSONL files of `{"messages": [...]}`; `encode` turns one conversation into an Example.
+
+    Raises NotFound for a missing file, UsageError with file and line for a broken line or when nothing is left.
+    """
+    files = [Path(file) for file in files]
+    examples = [example for file in files for example in _read_file(file, encode)]
+    if not examples:
+        raise UsageError(f"data.files: no usable conversation in {', '.join(map(str, files))}", param="data.files")
+    return Shuffled(examples)
+
+
+def _read_file(file: Path, encode: Callable[[list[Any]], Example | None]) -> Iterator[Example]:
+    if not file.is_file():
+        raise NotFound(f"data.files: {file}: no such file")
+    with file.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            example = encode(_messages(line, f"{file}:{number}"))
+            if example is not None:
+                yield example
+
+
+def _messages(line: str, where: str) -> list[Any]:
+    try:
+        messages = json.loads(line)["messages"]
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise UsageError(f'{where}: not a JSON object with "messages"', param="data.files") from error
+    if not isinstance(messages, list) or not all(isinstance(m, dict) and "role" in m for m in messages):
+        raise UsageError(f"{where}: messages should be a list of objects with a role", param="data.files")
+    return messages
+
+
+def chat_encoder(tokenizer: Any, template: Any, turn_end: int) -> Callable[[list[Any]], Example | None]:
+    """Encodes a conversation up to its last assistant turn: that turn's content and `<turn|>` are the response.
+
+    The turns before it and the header are the prompt; later turns are dropped. None without an assistant turn.
+    """
+
+    def encode(messages: list[Any]) -> Example | None:
+        last = max((i for i, m in enumerate(messages) if m["role"] == "assistant"), default=-1)
+        if last < 0 or not messages[last].get("content"):
+            return None
+        pieces = template.render(messages[:last], add_generation_prompt=True)
+        prompt = tokenizer.encode_markup(pieces)
+        return Example(tuple(prompt), (*tokenizer.encode(messages[last]["content"]), turn_end))
+
+    return encode
+
+
+__all__ = [
+    "IGNORE",
+    "Batch",
+    "Batcher",
+    "Example",
+    "Row",
+    "Shuffled",
+    "Source",
+    "as_example",
+    "chat_encoder",
+    "count_blocks",
+    "cut",
+    "load_source",
+    "make_batch",
+    "make_row",
+    "read_chats",
+]

@@ -1,0 +1,92 @@
+"""What a run tells while it trains: a live bar on a terminal, plain lines elsewhere, and JSON lines in a file."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Means since the last report. Losses in nats per place, rates per second of wall time, times in seconds."""
+
+    step: int
+    loss: float
+    canvas: float
+    encoder: float
+    aux: float
+    wrong: float  # share of supervised places whose most probable token is wrong, at random times t
+    gradient: float  # norm before clipping
+    rate: float  # learning rate as a share of its peak
+    examples: int  # so far
+    examples_per_second: float
+    tokens_per_second: float
+    seconds: float
+    left: float
+
+
+def clock(seconds: float) -> str:
+    """Seconds as h:mm:ss."""
+    whole = max(0, round(seconds))
+    return f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}"
+
+
+def line(m: Metrics) -> str:
+    """One line of figures."""
+    return (
+        f"step {m.step}  loss {m.loss:.4f}  canvas {m.canvas:.4f}  encoder {m.encoder:.4f}  aux {m.aux:.3f}  "
+        f"wrong {m.wrong:.3f}  grad {m.gradient:.2f}  lr x{m.rate:.3f}  {m.examples_per_second:.1f} ex/s  "
+        f"{m.tokens_per_second:.0f} tok/s  {clock(m.seconds)} done, {clock(m.left)} left"
+    )
+
+
+class Reporter:
+    """Writes metrics to `file` (JSON lines, appended) and to stderr; use as a context manager."""
+
+    def __init__(self, file: Path | None, stream: TextIO | None = None) -> None:
+        self.stream = stream or sys.stderr
+        self._file = file.open("a", encoding="utf-8") if file else None
+        self._bar: Any = None
+        self._task: Any = None
+
+    def __enter__(self) -> Reporter:
+        if self.stream.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, Progress, TextColumn
+
+            columns = (BarColumn(), TextColumn("{task.percentage:>3.0f}%"), TextColumn("{task.description}"))
+            self._bar = Progress(*columns, console=Console(file=self.stream))
+            self._bar.start()
+            self._task = self._bar.add_task("first step", total=1.0)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+        if self._file is not None:
+            self._file.close()
+
+    def metrics(self, m: Metrics, progress: float) -> None:
+        """Reports metrics; `progress` is the share of the run that is done."""
+        if self._file is not None:
+            self._file.write(json.dumps(asdict(m)) + "\n")
+            self._file.flush()
+        if self._bar is not None:
+            text = f"step {m.step}  loss {m.loss:.3f} (canvas {m.canvas:.3f}, encoder {m.encoder:.3f})  "
+            text += f"{m.tokens_per_second:.0f} tok/s  {clock(m.left)} left"
+            self._bar.update(self._task, completed=progress, description=text)
+        else:
+            self.say(line(m))
+
+    def say(self, text: str) -> None:
+        """A line for the reader, above the bar."""
+        if self._bar is not None:
+            self._bar.console.print(text, highlight=False, markup=False)
+        else:
+            print(text, file=self.stream, flush=True)
+
+
+__all__ = ["Metrics", "Reporter", "clock", "line"]

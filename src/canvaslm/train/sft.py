@@ -1,0 +1,218 @@
+"""The training loop: full fine-tuning of a checkpoint, or training from scratch.
+
+A step is a pure function of (weights, optimiser state, seed, step): data, block, time, noise and coin come from the
+step's number. So a run that stops at a checkpoint and resumes there gives bit-identical weights, as long as its
+schedule counts steps (a schedule that follows the clock is as exact as the clock).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import UsageError
+from ..model.diffusion_gemma import DiffusionGemma
+from .checkpoint import Progress, checkpoints, load_checkpoint, save_checkpoint
+from .data import Batch, Batcher, Source
+from .objective import Objective
+from .optim import Average, Optimizers, factor
+from .report import Metrics, Reporter
+from .settings import Settings, settings_to_dict
+
+Export = Callable[[DiffusionGemma], None]
+
+
+@dataclass
+class Tally:
+    """Sums since the last report."""
+
+    sums: dict[str, float] = field(default_factory=dict)
+    steps: int = 0
+    tokens: int = 0
+    examples: int = 0
+    started: float = field(default_factory=time.monotonic)
+
+    def add(self, values: dict[str, float], tokens: int, examples: int) -> None:
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+        self.steps, self.tokens, self.examples = self.steps + 1, self.tokens + tokens, self.examples + examples
+
+    def mean(self, name: str) -> float:
+        return self.sums.get(name, 0.0) / max(self.steps, 1)
+
+
+class Trainer:
+    """One run. `model` holds fp32 master weights; `export` is called with the weights to ship at every checkpoint."""
+
+    def __init__(
+        self, model: DiffusionGemma, source: Source, settings: Settings, *, export: Export | None = None
+    ) -> None:
+        if not model.config.eos_token_ids:
+            raise UsageError("model.config: config.json has no eos_token_id, which fills the last canvas", param="model.config")
+        run, data = settings.run, settings.data
+        self.model, self.settings, self.export = model.train().to(run.device), settings, export
+        self.folder = Path(run.folder)
+        wrap = (lambda function: torch.compile(function, dynamic=True)) if run.compile else None
+        self.objective = Objective(model, settings.objective, wrap=wrap)
+        self.optimizers = Optimizers(model.named_parameters(), settings.optim)
+        self.average = Average(model, settings.optim.ema) if settings.optim.ema else None
+        self.batcher = Batcher(
+            source, run.seed, data.batch, data.micro_batch, model.config.canvas_length,
+            model.config.eos_token_ids[0], data.max_length, data.length_multiple, data.encode_fill,
+        )  # fmt: skip
+        self.step, self._before, self._started, self._stop = 0, 0.0, time.monotonic(), ""
+
+    @property
+    def seconds(self) -> float:
+        """Seconds spent training, earlier sessions of the same run included."""
+        return self._before + time.monotonic() - self._started
+
+    @property
+    def progress(self) -> float:
+        """Share of the run that is done, by steps or by time, whichever is further."""
+        run = self.settings.run
+        by_steps = self.step / run.steps if run.steps else 0.0
+        by_time = self.seconds / (60 * run.max_minutes) if run.max_minutes else 0.0
+        return min(1.0, max(by_steps, by_time))
+
+    def train_step(self) -> tuple[dict[str, float], int, int]:
+        """One optimiser step. Returns the step's figures, tokens read and examples trained."""
+        batches = self.batcher.step(self.step)
+        canvas_count = sum(batch.canvas_count for batch in batches)
+        encoder_count = sum(batch.encoder_count for batch in batches)
+        totals = torch.zeros(4)
+        for micro, batch in enumerate(batches):
+            totals += self._micro_step(batch, micro, canvas_count, encoder_count, 1 / len(batches))
+        rate = factor(self.settings.optim, self.step, self.progress)
+        norm = float(self.optimizers.clip())
+        self.optimizers.step(rate)
+        if self.average is not None:
+            self.average.update(self.model)
+        self.step += 1
+        canvas, encoder = float(totals[0]) / canvas_count, float(totals[1]) / max(encoder_count, 1)
+        figures = {"canvas": canvas, "encoder": encoder, "aux": float(totals[2]), "gradient": norm, "rate": rate}
+        figures["wrong"] = float(totals[3]) / canvas_count
+        figures["loss"] = canvas + self.settings.objective.encoder_weight * encoder
+        return figures, sum(b.token_count for b in batches), sum(b.row_count for b in batches)
+
+    def _micro_step(self, batch: Batch, micro: int, canvas: int, encoder: int, share: float) -> torch.Tensor:
+        """Adds a micro-batch's gradient; returns [canvas sum, encoder sum, share of aux, wrong places]."""
+        batch = batch.to(self.settings.run.device)
+        draws = self.objective.draw(batch, self.settings.run.seed, self.step, micro)
+        with self._autocast():
+            terms = self.objective.terms(batch, draws)
+        self.objective.loss(terms, canvas, encoder, share).backward()
+        parts = (terms.canvas, terms.encoder, terms.aux * share, terms.wrong)
+        return torch.stack([part.detach().float().cpu() for part in parts])
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        if self.settings.run.autocast == "none":
+            return contextlib.nullcontext()
+        return torch.autocast(torch.device(self.settings.run.device).type, torch.bfloat16)
+
+    def resume(self, path: Path | None = None) -> bool:
+        """Continues from a checkpoint, by default the run's newest. False when there is none."""
+        found = [path] if path else checkpoints(self.folder)[-1:]
+        if not found:
+            return False
+        state = load_checkpoint(found[0], self.model, self.optimizers, self.average)
+        self.step, self._before, self._started = state.step, state.seconds, time.monotonic()
+        return True
+
+    def checkpoint(self) -> Path:
+        """Writes a checkpoint and the export."""
+        progress = Progress(self.step, self.seconds, settings_to_dict(self.settings))
+        path = save_checkpoint(
+            self.folder, self.model, self.optimizers, self.average, progress, self.settings.run.keep
+        )
+        if self.export is not None:
+            with self.shipped():
+                self.export(self.model)
+        return path
+
+    @contextlib.contextmanager
+    def shipped(self) -> Iterator[DiffusionGemma]:
+        """The model with the weights to ship: the average, if one is kept. Training weights come back after."""
+        if self.average is None:
+            yield self.model
+            return
+        kept = {name: value.clone() for name, value in self.model.state_dict().items()}
+        self.model.load_state_dict(self.average.tensors)
+        try:
+            yield self.model
+        finally:
+            self.model.load_state_dict(kept)
+
+    def run(self, reporter: Reporter, *, steps: int | None = None) -> str:
+        """Trains to the end (or for `steps` more steps); returns why it ended. Ctrl-C and SIGTERM end it cleanly."""
+        last = None if steps is None else self.step + steps
+        tally, saved = Tally(), (self.step, time.monotonic())
+        with self._signals():
+            while self.progress < 1 and self.step != last and not self._stop:
+                tally.add(*self.train_step())
+                if self.step % self.settings.run.log_every == 0:
+                    reporter.metrics(self._metrics(tally), self.progress)
+                    tally = Tally()
+                if steps is None and self._due(*saved):
+                    self.checkpoint()
+                    saved = (self.step, time.monotonic())
+        if steps is None:
+            reporter.say(f"checkpoint: {self.checkpoint()}")
+        return self._stop or ("finished" if self.progress >= 1 else "paused")
+
+    def _due(self, step: int, when: float) -> bool:
+        run = self.settings.run
+        by_steps = run.checkpoint_every and self.step - step >= run.checkpoint_every
+        by_time = run.checkpoint_minutes and time.monotonic() - when >= 60 * run.checkpoint_minutes
+        return bool(by_steps or by_time)
+
+    def _metrics(self, tally: Tally) -> Metrics:
+        spent = max(time.monotonic() - tally.started, 1e-9)
+        names = ("loss", "canvas", "encoder", "aux", "wrong", "gradient", "rate")
+        return Metrics(
+            step=self.step,
+            examples=self.step * self.settings.data.batch,
+            examples_per_second=tally.examples / spent,
+            tokens_per_second=tally.tokens / spent,
+            seconds=self.seconds,
+            left=self._left(spent / max(tally.steps, 1)),
+            **{name: tally.mean(name) for name in names},
+        )
+
+    def _left(self, seconds_per_step: float) -> float:
+        """Seconds to the end of the run at the present pace."""
+        run, limits = self.settings.run, []
+        if run.steps:
+            limits.append((run.steps - self.step) * seconds_per_step)
+        if run.max_minutes:
+            limits.append(60 * run.max_minutes - self.seconds)
+        return min(limits)
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        """First Ctrl-C or SIGTERM: finish the step, write a checkpoint, end. A second one ends at once."""
+        before: dict[signal.Signals, Any] = {}
+
+        def note(number: int, frame: Any) -> None:
+            self._stop = f"stopped by {signal.Signals(number).name}"
+            for name, handler in before.items():
+                signal.signal(name, handler)
+
+        for name in (signal.SIGINT, signal.SIGTERM):
+            with contextlib.suppress(ValueError):  # not in the main thread: the caller handles signals
+                before[name] = signal.signal(name, note)
+        try:
+            yield
+        finally:
+            for name, handler in before.items():
+                signal.signal(name, handler)
+
+
+__all__ = ["Export", "Tally", "Trainer"]
