@@ -1,0 +1,196 @@
+"""From committed token ids to answer, thoughts and tool calls, as a stream.
+
+A model's turn may hold thought channels (`<|channel>thought\\n ... <channel|>`), calls
+(`<|tool_call> ... <tool_call|>`) and the answer between and after them. Only control *ids* steer the parser:
+text that merely looks like a marker is text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from canvaslm.text.decoding import StreamDecoder
+from canvaslm.text.tokenizer import Tokenizer
+from canvaslm.text.toolcalls import QUOTE, Quote, parse_call
+from canvaslm.types import ToolCall
+
+State = Literal["answer", "thinking", "call", "ended"]
+_HEADER = "thought"
+
+
+@dataclass(frozen=True)
+class Delta:
+    """What some ids added: answer text, thinking, finished tool calls."""
+
+    text: str = ""
+    thinking: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.text or self.thinking or self.tool_calls)
+
+
+@dataclass
+class Counts:
+    """Tokens seen. `reasoning_tokens`: between the channel markers, the channel's name left out."""
+
+    tokens: int = 0
+    reasoning_tokens: int = 0
+
+
+@dataclass
+class _Output:
+    """A delta in the making."""
+
+    text: list[str] = field(default_factory=list)
+    thinking: list[str] = field(default_factory=list)
+    tool_calls: list[ToolCall] = field(default_factory=list)
+
+    def delta(self) -> Delta:
+        return Delta("".join(self.text), "".join(self.thinking), tuple(self.tool_calls))
+
+
+class ReplyParser:
+    """Reads one turn. The deltas joined are the same however the ids were cut into `feed` calls.
+
+    Held back until decided: half characters, the channel's name, a line break that may be the last of a thought,
+    a whole tool call. A malformed call comes out as the text it is, its markers written out. The turn ends at an
+    id of `tokenizer.eos_ids` or at the start of another turn; nothing after it is emitted.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, *, thinking: bool = False) -> None:
+        """`thinking=True` when the prompt itself opened the thought channel and wrote its name."""
+        self._tokenizer = tokenizer
+        self._decoder = StreamDecoder(tokenizer)
+        self._state: State = "thinking" if thinking else "answer"
+        self._header: str | None = None if thinking else ""
+        self._break = ""  # a line break that may end the thought
+        self._call: list[str | Quote] = []
+        self.counts = Counts()
+        names = ("<|channel>", "<channel|>", "<|tool_call>", "<tool_call|>", QUOTE)
+        ids = {name: tokenizer.marker_id(name) for name in names}
+        self._markers = {i: name for name, i in ids.items() if i is not None}
+        turn = tokenizer.marker_id("<|turn>")
+        self._ends = frozenset(tokenizer.eos_ids) | ({turn} if turn is not None else set())
+
+    @property
+    def ended(self) -> bool:
+        """Whether the turn's end was seen."""
+        return self._state == "ended"
+
+    def feed(self, ids: Iterable[int]) -> Delta:
+        """What these ids add."""
+        out = _Output()
+        for token_id in ids:
+            if self._state == "ended":
+                break
+            self.counts.tokens += 1
+            if token_id in self._ends:
+                self._end(out)
+            elif token_id in self._markers:
+                self._marker(self._markers[token_id], out)
+            elif not self._tokenizer.is_control(token_id):
+                self._plain(token_id, out)
+        return out.delta()
+
+    def close(self) -> Delta:
+        """The end of the stream: what was held back."""
+        out = _Output()
+        self._end(out)
+        return out.delta()
+
+    # -- one id ------------------------------------------------------------------------------------------------
+
+    def _plain(self, token_id: int, out: _Output) -> None:
+        if self._state == "thinking" and self._header is None:
+            self.counts.reasoning_tokens += 1
+        self._text(self._decoder.feed([token_id]), out)
+
+    def _marker(self, name: str, out: _Output) -> None:
+        if name == QUOTE:
+            self._quote(out)
+            return
+        if self._state == "call" and name != "<tool_call|>":
+            self._spill(out)
+        self._leave(out, closed=name == "<tool_call|>")
+        if name == "<|channel>":
+            self._state, self._header = "thinking", ""
+        elif name == "<|tool_call>":
+            self._state, self._call = "call", []
+        # A stray closing marker closes nothing and is dropped like other control tokens.
+
+    def _quote(self, out: _Output) -> None:
+        self._text(self._decoder.close(), out)
+        if self._state == "call":
+            self._call.append(Quote())
+        else:
+            self._text('"', out)
+
+    def _text(self, text: str, out: _Output) -> None:
+        if not text:
+            return
+        if self._state == "answer":
+            out.text.append(text)
+        elif self._state == "call":
+            self._call.append(text)
+        elif self._state == "thinking":
+            self._thought(text, out)
+
+    def _thought(self, text: str, out: _Output) -> None:
+        """Drops the channel's name and its line break, then holds back one line break at the end."""
+        if self._header is not None:
+            self._header += text
+            if _may_become_header(self._header):
+                return
+            text, self._header = _without_header(self._header), None
+        text = self._break + text
+        self._break = "\n" if text.endswith("\n") else ""
+        out.thinking.append(text.removesuffix("\n"))
+
+    # -- leaving a state ---------------------------------------------------------------------------------------
+
+    def _leave(self, out: _Output, *, closed: bool) -> None:
+        """Back to the answer. `closed`: by the marker that closes a call."""
+        self._text(self._decoder.close(), out)
+        if self._state == "call":
+            self._finish_call(out, closed=closed)
+        elif self._state == "thinking" and self._header is not None:
+            out.thinking.append(_without_header(self._header))
+        self._state, self._header, self._break = "answer", "", ""
+
+    def _finish_call(self, out: _Output, *, closed: bool) -> None:
+        call = parse_call(self._call)
+        if call is None:
+            self._spill(out)
+            if closed:
+                out.text.append("<tool_call|>")
+        else:
+            out.tool_calls.append(call)
+        self._call = []
+
+    def _spill(self, out: _Output) -> None:
+        """A malformed call becomes text, its markers written out."""
+        self._text(self._decoder.close(), out)
+        written = (QUOTE if isinstance(piece, Quote) else piece for piece in self._call)
+        out.text.append("<|tool_call>" + "".join(written))
+        self._call, self._state = [], "answer"
+
+    def _end(self, out: _Output) -> None:
+        if self._state != "ended":
+            self._leave(out, closed=False)
+            self._state = "ended"
+
+
+def _may_become_header(text: str) -> bool:
+    """Whether a channel's first characters are still undecided: part of its name, or the name without more."""
+    return (_HEADER + "\n").startswith(text) and text != _HEADER + "\n"
+
+
+def _without_header(text: str) -> str:
+    rest = text.removeprefix(_HEADER)
+    return rest.removeprefix("\n") if rest != text and (not rest or rest[0].isspace()) else text
+
+
+__all__ = ["Counts", "Delta", "ReplyParser"]
