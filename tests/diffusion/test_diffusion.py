@@ -1,0 +1,137 @@
+"""The sampling rules on hand-made predictions."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from canvaslm.diffusion import SAMPLERS, advance, check_params, start_canvas, temperature
+from canvaslm.errors import UsageError
+from canvaslm.ops.predict import Prediction
+from canvaslm.types import Params
+
+VOCAB = 50
+
+
+def prediction(entropy: list[float], argmax: list[int] | None = None, sampled: list[int] | None = None) -> Prediction:
+    places = len(entropy)
+    best = torch.tensor(argmax or list(range(10, 10 + places)))
+    drawn = torch.tensor(sampled or list(range(20, 20 + places)))
+    uncertain = torch.tensor(entropy)
+    return Prediction(drawn, best, uncertain, -uncertain, None)
+
+
+def canvas(places: int = 4, **given: int):
+    return start_canvas(3, 0, places, VOCAB, given={int(k[1:]): v for k, v in given.items()})
+
+
+def test_temperature_falls_linearly_and_ends_above_t_min() -> None:
+    params = Params(max_denoising_steps=4, t_min=0.4, t_max=0.8)
+    assert [round(temperature(params, s), 6) for s in range(4)] == [0.8, 0.7, 0.6, 0.5]
+    assert temperature(replace(params, temperature=2.0), 0) == pytest.approx(1.6)
+    assert temperature(replace(params, temperature=0), 0) == pytest.approx(0.8)
+
+
+@pytest.mark.parametrize(
+    ("entropy", "accepted"),
+    [
+        ([5.0, 4.0, 3.0, 9.0], [False, False, True, False]),  # the surest place always
+        ([0.0, 0.05, 0.04, 9.0], [True, True, True, True]),  # before the last: 0.09 <= 0.1
+        ([0.0, 0.07, 0.06, 9.0], [True, True, True, False]),  # before the last: 0.13
+        ([0.2, 0.2, 0.2, 0.2], [True, False, False, False]),  # ties go to the first place
+    ],
+)
+def test_entropy_bound(entropy: list[float], accepted: list[bool]) -> None:
+    assert SAMPLERS["entropy_bound"](canvas(), prediction(entropy), Params()).tolist() == accepted
+
+
+def test_confidence_threshold_accepts_the_sure_and_the_surest() -> None:
+    rule = SAMPLERS["confidence_threshold"]
+    assert rule(canvas(), prediction([0.05, 3.0, 0.01, 0.2]), Params()).tolist() == [True, False, True, False]
+    assert rule(canvas(), prediction([2.0, 3.0, 1.0, 4.0]), Params()).tolist() == [False, False, True, False]
+
+
+def test_ancestral_keeps_more_and_more_and_at_last_everything() -> None:
+    params, flat = Params(max_denoising_steps=5, sampler="ancestral"), prediction([1.0] * 2000)
+    start = start_canvas(3, 0, 2000, VOCAB)
+    shares = [
+        SAMPLERS["ancestral"](replace(start, step=s), flat, params).float().mean().item() for s in range(5)
+    ]
+    assert shares == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0], abs=0.04)
+    assert shares[-1] == 1.0
+
+
+def test_accepted_places_take_the_sample_and_others_fresh_noise() -> None:
+    before = canvas()
+    after = advance(before, prediction([0.2, 9.0, 9.0, 9.0]), Params(), VOCAB)
+    assert after.accepted is not None
+    assert after.accepted.tolist() == [True, False, False, False]
+    assert after.tokens[0] == 20
+    assert after.argmax.tolist() == [10, 11, 12, 13]
+    again = advance(after, prediction([0.2, 9.0, 9.0, 9.0]), Params(), VOCAB)
+    assert not torch.equal(after.tokens[1:], again.tokens[1:])  # drawn anew every step
+    assert torch.equal(before.tokens, canvas().tokens)  # advancing leaves the old canvas alone
+
+
+def test_a_canvas_stops_when_stable_and_confident() -> None:
+    params, sure = Params(stability_threshold=2), prediction([0.001] * 4)
+    state = canvas()
+    for expected in (None, None, "converged"):
+        state = advance(state, sure, params, VOCAB)
+        assert state.stop == expected
+
+
+def test_one_changed_place_starts_the_wait_again() -> None:
+    params, state = Params(stability_threshold=1), canvas()
+    state = advance(state, prediction([0.001] * 4), params, VOCAB)
+    state = advance(state, prediction([0.001] * 4, [10, 11, 12, 40]), params, VOCAB)
+    assert state.stop is None
+    assert state.changed is not None
+    assert state.changed.tolist() == [False, False, False, True]
+    assert advance(state, prediction([0.001] * 4, [10, 11, 12, 40]), params, VOCAB).stop == "converged"
+
+
+def test_without_stability_confidence_alone_decides() -> None:
+    params = Params(stability_threshold=0)
+    assert advance(canvas(), prediction([0.001] * 4), params, VOCAB).stop == "converged"
+    assert advance(canvas(), prediction([0.006] * 4), params, VOCAB).stop is None
+
+
+def test_the_last_step_ends_a_canvas_anyway() -> None:
+    state = advance(canvas(), prediction([3.0] * 4), Params(max_denoising_steps=1), VOCAB)
+    assert state.stop == "max_steps"
+
+
+def test_given_places_are_certain() -> None:
+    state = advance(canvas(4, p1=7), prediction([9.0, 9.0, 1.0, 9.0]), Params(), VOCAB)
+    assert state.entropy is not None
+    assert (state.tokens[1], state.argmax[1], state.entropy[1]) == (7, 7, 0.0)
+
+
+def test_start_canvases_differ_by_seed_and_index_only() -> None:
+    assert torch.equal(start_canvas(1, 0, 64, VOCAB).tokens, start_canvas(1, 0, 64, VOCAB).tokens)
+    assert not torch.equal(start_canvas(1, 0, 64, VOCAB).tokens, start_canvas(2, 0, 64, VOCAB).tokens)
+    assert not torch.equal(start_canvas(1, 0, 64, VOCAB).tokens, start_canvas(1, 1, 64, VOCAB).tokens)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("max_new_tokens", 0), ("max_new_tokens", -3), ("max_new_tokens", 10**12), ("max_new_tokens", 2.5),
+        ("max_denoising_steps", 0), ("max_denoising_steps", 10**9), ("temperature", float("nan")),
+        ("temperature", -1.0), ("t_min", float("inf")), ("t_max", 0.1), ("entropy_bound", -0.1),
+        ("accept_threshold", 1.5), ("confidence_threshold", "low"), ("stability_threshold", True),
+        ("sampler", "magic"), ("seed", 2**70), ("seed", -2), ("seed", 1.5),
+    ],
+)  # fmt: skip
+def test_bad_parameters_are_named(name: str, value: object) -> None:
+    with pytest.raises(UsageError, match=name) as caught:
+        check_params(replace(Params(), **{name: value}))
+    assert caught.value.param == name
+
+
+def test_minus_one_means_a_random_seed() -> None:
+    assert check_params(Params(seed=-1)).seed is None
+    assert check_params(Params(seed=0)).seed == 0
