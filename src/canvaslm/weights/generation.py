@@ -58,7 +58,7 @@ def _sampler(config: Any) -> dict[str, Any]:
     if not isinstance(config, Mapping):
         raise BadConfig(f"{FILE}: sampler_config should be an object, found {config!r}")
     name = config.get("_cls_name", "EntropyBoundSamplerConfig")
-    if name not in _SAMPLERS:
+    if not isinstance(name, str) or name not in _SAMPLERS:
         raise BadConfig(
             f"{FILE}: sampler_config._cls_name is {name!r}; known: {', '.join(_SAMPLERS)} (upgrade canvaslm?)"
         )

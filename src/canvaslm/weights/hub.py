@@ -6,6 +6,7 @@ user named a hub id.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from dataclasses import dataclass
@@ -110,42 +111,42 @@ def _explained(hub_id: HubId, error: Exception) -> Exception:
             f"{hub_id}: there is no such model at {where}, and no such folder here "
             "(a private model needs HF_TOKEN)"
         )
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    if status in (401, 403):
-        return NotFound(
-            f"{hub_id}: {where} refused access ({status}); set HF_TOKEN to a token that may read it"
-        )
     if isinstance(error, errors.HFValidationError):
         return UsageError(f"{shown(str(hub_id))} is not a model id ({error})", param="model")
-    return _connection(hub_id, error, constants.ENDPOINT, status) or error
+    return _connection(hub_id, error, constants.ENDPOINT) or error
 
 
-def _connection(hub_id: HubId, error: Exception, endpoint: str, status: int | None) -> CanvasError | None:
-    from huggingface_hub import errors
+def _connection(hub_id: HubId, error: Exception, endpoint: str) -> CanvasError | None:
+    """What went wrong on the way, from the error and its causes."""
+    from huggingface_hub import constants, errors
 
-    causes: list[BaseException] = [error]
-    while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None and len(causes) < 20:
-        causes.append(cause)
-    if any(isinstance(cause, errors.OfflineModeIsEnabled) for cause in causes) or _offline_mode():
+    causes = _causes(error)
+    if constants.HF_HUB_OFFLINE or any(isinstance(cause, errors.OfflineModeIsEnabled) for cause in causes):
         return Offline(
             f"{hub_id}: is not (completely) in the cache and HF_HUB_OFFLINE is set; unset it once to download it"
         )
-    no_space = next((c for c in causes if isinstance(c, OSError) and c.errno == 28), None)
-    if no_space is not None:
+    if any(isinstance(cause, OSError) and cause.errno == errno.ENOSPC for cause in causes):
         return CanvasError(f"{hub_id}: the disk is full; free some space or point HF_HOME to another disk")
+    found = [getattr(getattr(cause, "response", None), "status_code", None) for cause in causes]
+    status = next((code for code in found if code is not None), None)
+    if status in (401, 403):
+        return NotFound(
+            f"{hub_id}: {endpoint} refused access ({status}); set HF_TOKEN to a token that may read it"
+        )
     if isinstance(error, errors.LocalEntryNotFoundError) or any(_of_network(cause) for cause in causes):
+        answer = f" (it answered {status})" if status else ""
         return Offline(
-            f"{hub_id}: cannot be downloaded from {endpoint}"
-            + (f" (it answered {status})" if status else "")
-            + "; check the connection (HF_ENDPOINT, proxy), or give a local folder"
+            f"{hub_id}: cannot be downloaded from {endpoint}{answer}; "
+            "check the connection (HF_ENDPOINT, proxy), or give a local folder"
         )
     return None
 
 
-def _offline_mode() -> bool:
-    from huggingface_hub import constants
-
-    return bool(constants.HF_HUB_OFFLINE)
+def _causes(error: BaseException) -> list[BaseException]:
+    causes = [error]
+    while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None and len(causes) < 20:
+        causes.append(cause)
+    return causes
 
 
 def _of_network(error: BaseException) -> bool:

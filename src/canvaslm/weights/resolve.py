@@ -7,6 +7,7 @@ names, and links may lead only into the hub cache's own store of blobs. Torch-fr
 from __future__ import annotations
 
 import difflib
+import itertools
 import json
 import os
 import re
@@ -241,26 +242,22 @@ def _unindexed(text: str, found: list[str]) -> list[str]:
 
 
 def _not_there(text: str) -> str:
-    hint = (
-        ""
-        if looks_like_hub_id(text)
-        else "; give a folder, a .safetensors or .gguf file, or a hub id org/name"
-    )
-    return f"{shown(text) if not text.isprintable() else text}: there is no such file or folder{_near(text)}{hint}"
+    typed = text if text.isprintable() else shown(text)
+    hint = "; give a folder, a .safetensors or .gguf file, or a hub id org/name"
+    return f"{typed}: there is no such file or folder{_near(text)}{'' if looks_like_hub_id(text) else hint}"
 
 
 def _near(text: str) -> str:
     """ " (did you mean ...?)" with names beside the typed path and ids in the hub cache, or nothing."""
-    path = Path(text).expanduser()
+    path, beside = Path(text), []
     try:
-        beside = [
-            str(path.parent / entry.name)
-            for _, entry in zip(range(2000), path.parent.iterdir(), strict=False)
-        ]
-    except (OSError, ValueError):
-        beside = []
+        path = path.expanduser()
+        some = itertools.islice(path.parent.iterdir(), 2000)
+        beside = [str(path.parent / entry.name) for entry in some]
+    except (OSError, ValueError, RuntimeError):
+        pass  # no such folder, or a name no file system takes
     close = difflib.get_close_matches(str(path), [*beside, *cached_ids(), DEMO], n=3, cutoff=0.7)
-    close = [name for name in close if name != str(path)]
+    close = [name for name in close if name != str(path) and name.isprintable()]
     return f" (did you mean {' or '.join(close)}?)" if close else ""
 
 

@@ -1,0 +1,77 @@
+"""`canvaslm show`: a page for people, an object for programs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from canvaslm.cli.show import command
+from canvaslm.errors import BadConfig, NotFound
+from canvaslm.types import Params
+from canvaslm.weights.export import save_folder
+from tests.tiny import tiny_model
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    model = tiny_model()
+    generation = {"max_denoising_steps": 16, "t_max": 0.9, "eos_token_id": [1, 5]}
+    return save_folder(model, model.config, tmp_path_factory.mktemp("show") / "m", generation=generation)
+
+
+def rows(text: str) -> dict[str, str]:
+    """label -> value of the indented lines."""
+    return {line[2:24].strip(): line[24:] for line in text.splitlines() if line.startswith("  ")}
+
+
+def test_the_page(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CANVASLM_T_MIN", "0.25")
+    command(str(folder))
+    output = capsys.readouterr()
+    page = rows(output.out)
+    assert output.err == ""
+    assert page["layers"] == "2: 1 sliding (window 8), 1 full"
+    assert page["experts"].startswith("4 of 32, 2 active") or "%" in page["experts"]
+    assert page["total"] == "141.04 k"
+    assert page["active per token"] == "116.46 k"
+    assert page["weights in float32"] == "564.1 kB"
+    assert page["stop, pad, begin ids"] == "1, 5; 0; 2"
+    assert page["max_denoising_steps"].split() == ["16", "generation_config.json"]
+    assert page["t_min"].split() == ["0.25", "environment", "CANVASLM_T_MIN"]
+    assert page["entropy_bound"].split() == ["0.1", "default"]
+    assert page["seed"].split() == ["random", "default"]
+    assert page["vision tower"] == "none in the checkpoint"
+
+
+def test_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command(str(folder), json=True)
+    data = json.loads(capsys.readouterr().out)
+    assert data["parameters"]["total"] == sum(data["parameters"]["parts"].values()) == 141_036
+    assert data["sampling"]["t_max"] == {"value": 0.9, "from": "generation_config.json"}
+    assert set(data["sampling"]) == {field.name for field in fields(Params)}
+    assert data["stop_tokens"] == [1, 5]
+    assert data["memory_bytes"]["weights"]["bfloat16"] == 2 * 141_036
+
+
+def test_control_characters_stay_out_of_the_terminal(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evil = Path(shutil.copytree(folder, tmp_path / "m\x1b[2Jm"))
+    (evil / "model.safetensors").rename(evil / "w\x1b]0;x\x07.safetensors")
+    command(str(evil))
+    assert "\x1b" not in capsys.readouterr().out
+
+
+def test_errors_carry_their_exit_codes(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(NotFound) as missing:
+        command(str(tmp_path / "nothing"))
+    assert missing.value.exit_code == 3
+    broken = Path(shutil.copytree(folder, tmp_path / "m"))
+    (broken / "config.json").write_text("{")
+    with pytest.raises(BadConfig) as bad:
+        command(str(broken))
+    assert bad.value.exit_code == 6

@@ -1,0 +1,189 @@
+"""Downloads, against a hub made up on 127.0.0.1: what is asked for, and what each refusal turns into."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from canvaslm.errors import UsageError
+from canvaslm.weights.hub import HubId, looks_like_hub_id, parse_hub_id
+
+from .files import entry, write
+
+SHA = "0123456789abcdef0123456789abcdef01234567"
+
+
+def test_ids() -> None:
+    assert parse_hub_id("org/name") == HubId("org/name")
+    assert parse_hub_id("org/name.v2@refs/pr/1") == HubId("org/name.v2", "refs/pr/1")
+    assert str(parse_hub_id("org/name@main")) == "org/name@main"
+    assert not looks_like_hub_id("a/b/c")
+    assert looks_like_hub_id("a/b@refs/pr/1")
+
+
+@pytest.mark.parametrize(
+    "source", ["org/..", "org/a%2e", "org/a\\b", "org/a@..", "org/a@b/../c", "org/a.git", "org/a "]
+)
+def test_ids_that_are_refused(source: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_hub_id(source)
+    assert caught.value.param == "model"
+
+
+class Hub(BaseHTTPRequestHandler):
+    """As much of the hub's protocol as a snapshot needs. Repositories: org/tiny, org/gated, org/broken."""
+
+    files: dict[str, bytes]
+    asked: list[tuple[str, str, str | None]]
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        path = self.path.partition("?")[0]
+        self.asked.append((self.command, path, self.headers.get("authorization")))
+        if path.startswith("/api/models/org/tiny/revision/"):
+            good = path.endswith(("/main", SHA))
+            self.json({"id": "org/tiny", "sha": SHA}) if good else self.fail(404, "RevisionNotFound")
+        elif path.startswith("/api/models/org/tiny/tree/"):
+            self.json([self.listed(name) for name in self.files])
+        elif path.startswith(f"/org/tiny/resolve/{SHA}/"):
+            self.file(path.rpartition(f"{SHA}/")[2])
+        elif path.startswith("/api/models/org/gated"):
+            self.fail(403, "GatedRepo")
+        elif path.startswith("/api/models/org/broken"):
+            self.fail(500, "")
+        else:
+            self.fail(404 if "private" not in path else 401, "RepoNotFound")
+
+    def listed(self, name: str) -> dict[str, object]:
+        return {"type": "file", "path": name, "size": len(self.files[name]), "oid": self.etag(name)}
+
+    def etag(self, name: str) -> str:
+        return hashlib.sha1(self.files[name]).hexdigest()
+
+    def file(self, name: str) -> None:
+        self.answer(200, self.files[name], {"ETag": f'"{self.etag(name)}"', "X-Repo-Commit": SHA})
+
+    def json(self, data: object) -> None:
+        self.answer(200, json.dumps(data).encode(), {"Content-Type": "application/json"})
+
+    def fail(self, status: int, code: str) -> None:
+        self.answer(status, b"{}", {"X-Error-Code": code, "Content-Type": "application/json"})
+
+    def answer(self, status: int, body: bytes, headers: dict[str, str]) -> None:
+        self.send_response(status)
+        for name, value in {**headers, "Content-Length": str(len(body))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a hub that serves org/tiny."""
+    weights = write(tmp_path_factory.mktemp("hub") / "m", {"a": entry()}).read_bytes()
+    Hub.files = {
+        "config.json": b"{}",
+        "model.safetensors": weights,
+        "tokenizer.json": b"{}",
+        "chat_template.jinja": b"hi",
+        "pytorch_model.bin": b"\x80\x02.",
+        "modeling.py": b"raise SystemExit",
+        "onnx/config.json": b"{}",
+        "adapter_model.safetensors": weights,
+        "README.md": b"hi",
+    }
+    Hub.asked = []
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    server.server_close()
+
+
+# A process of its own, since huggingface_hub reads its environment when it is imported.
+SCRIPT = """
+import json, sys
+from canvaslm.errors import CanvasError
+from canvaslm.weights.resolve import resolve
+answers = []
+for source in sys.argv[1:]:
+    try:
+        answers.append(sorted(path.name for path in resolve(source).folder.iterdir()))
+    except CanvasError as error:
+        answers.append([type(error).__name__, str(error)])
+print(json.dumps(answers))
+"""
+
+
+def ask(home: Path, *sources: str, **environment: str) -> tuple[list[list[str]], str]:
+    """(what each source resolved to, stderr) in a fresh process with this cache."""
+    kept = {
+        n: v for n, v in os.environ.items() if not n.startswith("HF_") and not n.lower().endswith("_proxy")
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, *sources],
+        env={**kept, "HF_HOME": str(home), "PYTHONWARNINGS": "ignore", **environment},
+        cwd=home,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout), done.stderr
+
+
+TINY = ["chat_template.jinja", "config.json", "model.safetensors", "tokenizer.json"]
+
+
+def test_download_then_offline(hub: str, tmp_path: Path) -> None:
+    Hub.asked.clear()
+    answers, progress = ask(
+        tmp_path, "org/tiny", f"org/tiny@{SHA}", "org/tiny@v9", HF_ENDPOINT=hub, HF_TOKEN="hf_secret"
+    )
+    assert answers[:2] == [TINY, TINY]
+    assert answers[2][0] == "NotFound"
+    assert "no revision 'v9'" in answers[2][1]
+    assert "Fetching 4 files" in progress  # the progress bar, on stderr
+    paths = {path for _, path, _ in Hub.asked}
+    assert not [
+        path for path in paths if path.endswith((".bin", ".py", ".md")) or "onnx" in path or "adapter" in path
+    ]
+    assert {token for _, _, token in Hub.asked} == {"Bearer hf_secret"}
+
+    Hub.asked.clear()
+    answers, _ = ask(tmp_path, "org/tiny", "org/other", HF_ENDPOINT=hub, HF_HUB_OFFLINE="1")
+    assert answers[0] == TINY
+    assert answers[1][0] == "Offline"
+    assert "HF_HUB_OFFLINE is set" in answers[1][1]
+    assert Hub.asked == []
+
+    answers, _ = ask(tmp_path, "org/tiny", "org/other", HF_ENDPOINT="http://127.0.0.1:9")
+    assert answers[0] == TINY  # the cache serves without a network
+    assert answers[1][0] == "Offline"
+    assert "check the connection" in answers[1][1]
+
+
+def test_refusals(hub: str, tmp_path: Path) -> None:
+    answers, _ = ask(tmp_path, "org/none", "org/gated", "org/broken", "org/private", HF_ENDPOINT=hub)
+    assert [kind for kind, _ in answers] == ["NotFound", "NotFound", "Offline", "NotFound"]
+    for (_, message), words in zip(
+        answers, ("there is no such model", "accept its terms at", "it answered 500", "HF_TOKEN"), strict=True
+    ):
+        assert words in message
+    assert f"{hub}/org/gated" in answers[1][1]
