@@ -1,0 +1,70 @@
+"""`canvaslm eval` as a command."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+import canvaslm.session
+from canvaslm.cli.eval import command
+from canvaslm.errors import NotFound, UsageError
+from canvaslm.evals.answers import Answer
+from canvaslm.evals.demo import Options, heldout_items
+
+APP = typer.Typer()
+APP.command()(command)
+
+
+@pytest.fixture
+def perfect_model(monkeypatch):
+    """A session that is never asked, and an answerer that knows the items of seed 4."""
+
+    class Named:
+        name = "oracle"
+
+    class Perfect:
+        def __init__(self, session, rows):
+            items = [i for task in Options().chosen() for i in heldout_items(task, 3, 4)]
+            self.answers = {str(item.messages): item.answer for item in items}
+
+        def __call__(self, conversations, seeds, **params):
+            for place, conversation in enumerate(conversations):
+                yield place, Answer(self.answers[str(conversation)], 8, (2,))
+
+    monkeypatch.setattr(canvaslm.session, "load", lambda model: Named())
+    monkeypatch.setattr("canvaslm.evals.session_answers.SessionAnswerer", Perfect)
+
+
+def test_table_on_stdout_and_document_in_a_file(perfect_model, tmp_path):
+    out = tmp_path / "scores.json"
+    result = CliRunner().invoke(
+        APP, ["demo", "-n", "3", "--seed", "4", "--tasks", "sort,json", "--json", str(out)]
+    )
+    assert result.exit_code == 0, result.output
+    assert "oracle, seed 4" in result.stdout
+    assert "sort" in result.stdout
+    assert "1.000" in result.stdout
+    document = json.loads(out.read_text())
+    assert document["settings"]["count"] == 3
+    assert document["settings"]["model"] == "oracle"
+    assert [(s["task"], s["mode"]) for s in document["scores"]] == [
+        ("sort", "refined"), ("sort", "one shot"), ("json", "refined"), ("json", "one shot"),
+    ]  # fmt: skip
+
+
+def test_without_one_shot(perfect_model):
+    result = CliRunner().invoke(APP, ["-n", "2", "--seed", "4", "--tasks", "sort", "--no-one-shot"])
+    assert result.exit_code == 0, result.output
+    assert "one shot" not in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [(["mmlu"], NotFound), (["--tasks", "chess"], UsageError), (["-n", "0"], UsageError)],
+)
+def test_mistakes_are_told_before_a_model_is_loaded(arguments, error, monkeypatch):
+    monkeypatch.setattr(canvaslm.session, "load", lambda model: pytest.fail("loaded"))
+    assert isinstance(CliRunner().invoke(APP, arguments).exception, error)

@@ -1,0 +1,73 @@
+"""Batched answers of a session: the same as asking one by one. The model is the demo's in shape, with random weights."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from canvaslm.text.chat import ChatTemplate
+
+from canvaslm.demo.config import MODEL_FOLDER
+from canvaslm.demo.tasks import TASKS
+from canvaslm.engine import Engine
+from canvaslm.errors import PromptTooLong, UsageError
+from canvaslm.evals.demo import Options, evaluate, heldout_items
+from canvaslm.evals.session_answers import SessionAnswerer
+from canvaslm.model import DiffusionGemma
+from canvaslm.model.config import ModelConfig
+from canvaslm.session import Session
+from canvaslm.text.tokenizer import Tokenizer
+from canvaslm.types import Params
+
+
+@pytest.fixture(scope="module")
+def session() -> Session:
+    config = ModelConfig.from_dict(json.loads((MODEL_FOLDER / "config.json").read_text()))
+    torch.manual_seed(0)
+    model = DiffusionGemma(config)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    return Session(
+        Engine(model),
+        Tokenizer.from_folder(MODEL_FOLDER),
+        ChatTemplate.from_folder(MODEL_FOLDER),
+        params=Params(max_denoising_steps=4),
+        eos_token_ids=(1, 6),
+    )
+
+
+def test_answers_equal_those_given_one_by_one(session: Session):
+    items = heldout_items(TASKS["json"], 5, 0)
+    conversations = [item.messages for item in items]
+    seeds = [10 + i for i in range(5)]
+    answers = dict(SessionAnswerer(session, rows=3)(conversations, seeds, max_new_tokens=128))
+    assert sorted(answers) == [0, 1, 2, 3, 4]
+    for place, (conversation, seed) in enumerate(zip(conversations, seeds, strict=True)):
+        alone = session.generate(conversation, seed=seed, max_new_tokens=128)
+        assert answers[place].text == alone.text
+        assert answers[place].steps == tuple(canvas.steps for canvas in alone.canvases)
+        assert answers[place].tokens == alone.usage.completion_tokens
+
+
+def test_random_weights_score_nothing_in_one_step_a_canvas(session: Session):
+    scores = evaluate(SessionAnswerer(session), Options(count=2, tasks=("sudoku",)))
+    assert [(score.mode, score.correct) for score in scores] == [("refined", 0), ("one shot", 0)]
+    assert scores[1].steps_per_canvas == 1.0
+    assert 1.0 < scores[0].steps_per_canvas <= 4.0
+
+
+def test_errors_come_through(session: Session):
+    with pytest.raises(PromptTooLong):
+        list(SessionAnswerer(session)([[{"role": "user", "content": "x" * 9000}]], [0]))
+    with pytest.raises(UsageError, match="max_denoising_steps"):
+        list(SessionAnswerer(session)([[{"role": "user", "content": "x"}]], [0], max_denoising_steps=0))
+
+
+def test_prompts_are_those_of_training(session: Session):
+    from canvaslm.demo.stream import Encoder, example_at
+
+    encoder = Encoder()
+    for index in range(300):
+        example = example_at(2, index)
+        assert session.encode(example.messages, thinking=bool(example.thought)) == encoder.prompt(example)
