@@ -74,3 +74,17 @@ class BadTemplate(BadModelFile):
 
 class EngineFailure(CanvasError):
     """The engine failed while it served a request."""
+
+
+__all__ = [
+    "BadConfig",
+    "BadModelFile",
+    "BadTemplate",
+    "CanvasError",
+    "EngineFailure",
+    "NotFound",
+    "Offline",
+    "OutOfMemory",
+    "PromptTooLong",
+    "UsageError",
+]

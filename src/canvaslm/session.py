@@ -77,7 +77,8 @@ def load(
 
 
 def _open_text(checkpoint: Checkpoint) -> tuple[Tokenizer, ChatTemplate]:
-    return Tokenizer.from_folder(checkpoint.folder), ChatTemplate.from_folder(checkpoint.folder)
+    tokenizer = Tokenizer.from_folder(checkpoint.folder)
+    return tokenizer, ChatTemplate.from_folder(checkpoint.folder, tokenizer)
 
 
 @dataclass
@@ -168,7 +169,9 @@ class Session:
         """The checkpoint's defaults, then the preset, then params that are not None; checked."""
         stray = sorted(set(params) - _PARAM_NAMES)
         if stray:
-            raise UsageError(f"unknown option {stray[0]!r}: known are {', '.join(sorted(_PARAM_NAMES))}", stray[0])
+            raise UsageError(
+                f"unknown option {stray[0]!r}: known are {', '.join(sorted(_PARAM_NAMES))}", stray[0]
+            )
         if preset is not None and preset not in PRESETS:
             raise UsageError(f"unknown preset {preset!r}: choose one of {', '.join(PRESETS)}", "preset")
         given = {name: value for name, value in params.items() if value is not None}
@@ -203,12 +206,20 @@ class Transcript:
             return replace(event, text=self._draft(event.tokens))
         if isinstance(event, Committed):
             self._committed += event.tokens
-            return _with(event, self._note(self._parser.feed(event.tokens)))
+            delta = self._note(self._parser.feed(event.tokens))
+            return replace(event, text=delta.text, thinking=delta.thinking, tool_calls=delta.tool_calls)
         if isinstance(event, Finished):
-            ended = _with(event, self._note(self._parser.close()))
+            delta = self._note(self._parser.close())
             reason: FinishReason = "tool_calls" if self._calls and event.reason == "stop" else event.reason
             usage = replace(event.usage, reasoning_tokens=self._parser.counts.reasoning_tokens)
-            return replace(ended, reason=reason, usage=usage)
+            return replace(
+                event,
+                reason=reason,
+                usage=usage,
+                text=delta.text,
+                thinking=delta.thinking,
+                tool_calls=delta.tool_calls,
+            )
         return event
 
     def _note(self, delta: Delta) -> Delta:
@@ -220,10 +231,6 @@ class Transcript:
         parser = ReplyParser(self._tokenizer)
         parts = (parser.feed(self._committed), parser.feed(tokens), parser.close())
         return "".join(part.text for part in parts)
-
-
-def _with(event: Any, delta: Delta) -> Any:
-    return replace(event, text=delta.text, thinking=delta.thinking, tool_calls=tuple(delta.tool_calls))
 
 
 __all__ = ["Session", "Transcript", "load"]

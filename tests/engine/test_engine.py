@@ -19,7 +19,12 @@ PARAMS = Params(max_new_tokens=24, max_denoising_steps=12, confidence_threshold=
 
 @pytest.fixture(scope="module")
 def model() -> DiffusionGemma:
-    return tiny_model(canvas_length=16, sliding_window=24, num_layers=3, layer_types=("sliding_attention",) * 2 + ("full_attention",))
+    return tiny_model(
+        canvas_length=16,
+        sliding_window=24,
+        num_layers=3,
+        layer_types=("sliding_attention",) * 2 + ("full_attention",),
+    )
 
 
 def prompt(index: int, length: int) -> tuple[int, ...]:
@@ -153,7 +158,9 @@ def test_drafts_come_only_when_asked_and_describe_the_canvas(model: DiffusionGem
     events = list(Engine(model).run(replace(request(1), drafts=True)))
     drafts = [e for e in events if isinstance(e, Draft)]
     reports = events[-1].canvases
-    assert [(d.canvas, d.step) for d in drafts] == [(c, s + 1) for c, r in enumerate(reports) for s in range(r.steps)]
+    assert [(d.canvas, d.step) for d in drafts] == [
+        (c, s + 1) for c, r in enumerate(reports) for s in range(r.steps)
+    ]
     for d in drafts:
         assert len(d.tokens) == len(d.entropy) == len(d.accepted) == len(d.changed) == 16
         assert any(d.accepted)
@@ -213,7 +220,9 @@ def test_an_answer_ends_where_the_context_does(model: DiffusionGemma) -> None:
     assert (end.reason, end.usage.completion_tokens) == ("length", 32)
 
 
-def test_a_failure_ends_its_requests_and_not_the_engine(model: DiffusionGemma, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_ends_its_requests_and_not_the_engine(
+    model: DiffusionGemma, monkeypatch: pytest.MonkeyPatch
+) -> None:
     engine = Engine(model)
     with monkeypatch.context() as patch:
         patch.setattr(engine.runner, "denoise", lambda _: 1 / 0)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,7 +21,7 @@ from tests.tiny import hf_model, save_hf, tiny_config
 
 pytest.importorskip("transformers")
 
-from transformers.models.diffusion_gemma import generation_diffusion_gemma as reference  # noqa: E402
+from transformers.models.diffusion_gemma import generation_diffusion_gemma as reference
 
 PAD, NEVER = 0, 63
 PROMPTS = [list(range(5, 18)), [9, 8, 7, 33, 12], list(range(40, 60))]
@@ -137,10 +136,16 @@ def eos_in_second(tokens: list[int]) -> int:
 @pytest.mark.parametrize("stability", [0, 1, 2])
 @pytest.mark.parametrize("pick_eos", [eos_never, eos_in_first, eos_in_second])
 def test_generations_are_identical(
-    models: tuple[Any, DiffusionGemma], rows: int, steps: int, stability: int, pick_eos: Callable[[list[int]], int]
+    models: tuple[Any, DiffusionGemma],
+    rows: int,
+    steps: int,
+    stability: int,
+    pick_eos: Callable[[list[int]], int],
 ) -> None:
     theirs, ours = models
-    base = Params(max_new_tokens=24, max_denoising_steps=steps, stability_threshold=stability, confidence_threshold=0.5)
+    base = Params(
+        max_new_tokens=24, max_denoising_steps=steps, stability_threshold=stability, confidence_threshold=0.5
+    )
     params = [replace(base, seed=100 + i) for i in range(rows)]
     free, _ = generate(ours, PROMPTS[0], params[0])
     eos = (pick_eos(free),)
@@ -154,7 +159,10 @@ def test_generations_are_identical(
 def test_the_three_kinds_of_ending_really_occur(models: tuple[Any, DiffusionGemma]) -> None:
     params = Params(max_new_tokens=24, max_denoising_steps=4, confidence_threshold=0.5, seed=100)
     free, _ = generate(models[1], PROMPTS[0], params)
-    lengths = [len(generate(models[1], PROMPTS[0], params, (pick(free),))[0]) for pick in (eos_in_first, eos_in_second)]
+    lengths = [
+        len(generate(models[1], PROMPTS[0], params, (pick(free),))[0])
+        for pick in (eos_in_first, eos_in_second)
+    ]
     assert lengths[0] <= 8 < lengths[1] <= 16
     assert len(free) == 24
 
