@@ -28,7 +28,14 @@ from .plan import make_plan
 from .resolve import Checkpoint, read_config, resolve
 from .safetensors import TensorFile
 
-__all__ = ["FolderSource", "GGUFSource", "config_metadata", "open_source", "rope_factors"]
+__all__ = [
+    "FolderSource",
+    "GGUFSource",
+    "config_metadata",
+    "generation_metadata",
+    "open_source",
+    "rope_factors",
+]
 
 _COPY_BYTES = 16 << 20
 # Keys that describe one stored form of the model and must not be carried into another.
@@ -50,6 +57,7 @@ class GGUFSource:
         self.file = GGUFFile(path)
         architecture(self.file)
         self.paths = tuple(self.file.paths)
+        self.notes: list[str] = []
         self.shapes = {name: info.shape for name, info in self.file.tensors.items()}
         self.metadata = {
             key: self.file.raw_value(key) for key in self.file.metadata if not key.startswith(_NOT_CARRIED)
@@ -91,12 +99,10 @@ class FolderSource:
         self.paths = checkpoint.files
         self._files = {header.path: TensorFile(header) for header in headers}
         self._infos: dict[str, TensorInfo] = {}
-        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.shapes: dict[str, tuple[int, ...]] = {ROPE_FREQS: (self.config.global_head_dim // 2,)}
         for name in sorted(plan.weights, key=gguf_order):
             self._infos[to_gguf(name)] = plan.weights[name]
             self.shapes[to_gguf(name)] = shapes[name]
-            if name == "norm.weight":
-                self.shapes[ROPE_FREQS] = (self.config.global_head_dim // 2,)
         self.metadata = _folder_metadata(checkpoint, self.config)
 
     @property

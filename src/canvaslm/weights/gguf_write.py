@@ -29,6 +29,7 @@ __all__ = [
     "GGUFWriter",
     "PlannedTensor",
     "bools",
+    "check_disk",
     "check_target",
     "f32",
     "f32s",
@@ -135,6 +136,11 @@ def check_target(path: Path, size: int, *, force: bool, sources: Iterable[Path] 
             raise UsageError(f"{path}: is a folder; name a file to write", param="out")
         if not force:
             raise UsageError(f"{path}: is there already; --force replaces it", param="out")
+    check_disk(path, size)
+
+
+def check_disk(path: Path, size: int) -> None:
+    """Raises UsageError when `size` bytes do not fit beside `path`."""
     free = shutil.disk_usage(path.parent).free
     if size > free:
         raise UsageError(

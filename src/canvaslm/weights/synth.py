@@ -110,8 +110,8 @@ def plan_synth(
         kinds = (*config.layer_types[: layers - 1], FULL)
         config = replace(config, num_layers=layers, layer_types=kinds)
     shapes = weight_shapes(config)
-    named = {to_gguf(name): shapes[name] for name in sorted(shapes, key=gguf_order)}
-    named[ROPE_FREQS] = (config.global_head_dim // 2,)
+    named = {ROPE_FREQS: (config.global_head_dim // 2,)}
+    named |= {to_gguf(name): shapes[name] for name in sorted(shapes, key=gguf_order)}
     formats = choose_formats(named, kind)
     words = _borrowed(tokenizer, config) if tokenizer else synthetic_vocabulary(config.vocab_size)
     name = shape if isinstance(shape, str) else "tiny"
@@ -168,7 +168,8 @@ def _pieces(
 ) -> Iterator[np.ndarray]:
     """The bytes of one tensor: small fp32 ones drawn whole, large ones cut from the buffer of their kind."""
     if tensor.format == "F32":
-        yield _plain_values(config, tensor, rng).astype("<f4").view(np.uint8).reshape(-1)
+        values = _plain_values(config, tensor, rng).astype("<f4")
+        yield values.view(np.uint8).reshape(-1)
         return
     key = tensor.format, tensor.shape[-1]
     if key not in buffers:
@@ -187,7 +188,7 @@ def _pieces(
 def _plain_values(config: ModelConfig, tensor: PlannedTensor, rng: np.random.Generator) -> np.ndarray:
     """Norms and scales near 1, router logits of deviation 1, attention logits of a few units."""
     if tensor.name == ROPE_FREQS:
-        return rope_factors(config).numpy()
+        return np.asarray(rope_factors(config))
     noise = rng.standard_normal(tensor.shape)
     if len(tensor.shape) > 1:
         return noise if "ffn_gate_inp" in tensor.name else noise * tensor.shape[-1] ** -0.5
@@ -220,7 +221,8 @@ def _put_half(blocks: np.ndarray, at: int, values: np.ndarray) -> None:
 
 def _spread(blocks: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """A factor a block, within 0.75 to 1.25, so that blocks differ in size as real ones do."""
-    return rng.uniform(0.75, 1.25, len(blocks)) / np.sqrt(1 + 0.5**2 / 12)
+    factors: np.ndarray = rng.uniform(0.75, 1.25, len(blocks))
+    return factors / float(np.sqrt(1 + 0.5**2 / 12))
 
 
 def _signed(levels: int) -> Callable[[np.ndarray, float, np.random.Generator], None]:

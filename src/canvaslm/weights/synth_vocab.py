@@ -75,14 +75,15 @@ def _words() -> Iterator[tuple[str, str]]:
     letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
     others = [chr(code) for code in range(33, 127) if chr(code) not in letters]
     yield from ((char, "") for char in ["\n", "\t", _SPACE, *letters, *others])
-    syllables = [(left, right) for left, right in product("bcdfghjklmnprstvwxyz", "aeiou")]
+    syllables = list(product("bcdfghjklmnprstvwxyz", "aeiou"))
     yield from syllables
     short = [left + right for left, right in syllables]
     yield from ((_SPACE, syllable) for syllable in short)
     longer = short
     while True:
-        pairs = [(left, right) for left, right in product(longer, short)]
-        for left, right in pairs:
+        made = []
+        for left, right in product(longer, short):
             yield left, right
             yield _SPACE + left, right
-        longer = [left + right for left, right in pairs]
+            made.append(left + right)
+        longer = made
