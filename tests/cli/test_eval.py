@@ -13,6 +13,7 @@ from canvaslm.cli.eval import command
 from canvaslm.errors import NotFound, UsageError
 from canvaslm.evals.answers import Answer
 from canvaslm.evals.demo import Options, heldout_items
+from canvaslm.types import Params
 
 APP = typer.Typer()
 APP.command()(command)
@@ -24,6 +25,7 @@ def perfect_model(monkeypatch):
 
     class Named:
         name = "oracle"
+        params = Params(t_max=0.7)
 
     class Perfect:
         def __init__(self, session, rows):
@@ -50,6 +52,7 @@ def test_table_on_stdout_and_document_in_a_file(perfect_model, tmp_path):
     document = json.loads(out.read_text())
     assert document["settings"]["count"] == 3
     assert document["settings"]["model"] == "oracle"
+    assert document["settings"]["sampling_defaults"]["t_max"] == 0.7
     assert [(s["task"], s["mode"]) for s in document["scores"]] == [
         ("sort", "refined"), ("sort", "one shot"), ("json", "refined"), ("json", "one shot"),
     ]  # fmt: skip

@@ -50,7 +50,8 @@ def command(
 
     session = load(model)
     scores = _run(found, SessionAnswerer(session, rows), options)
-    _report(scores, name, {"model": session.name, **asdict(options)}, json)
+    settings = {"model": session.name, **asdict(options), "sampling_defaults": asdict(session.params)}
+    _report(scores, name, settings, json)
 
 
 def _run(found: Any, answerer: Any, options: Any) -> list[Score]:
