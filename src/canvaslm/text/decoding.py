@@ -121,6 +121,13 @@ class StreamDecoder:
         self._utf8.reset()
         return text
 
+    def copy(self) -> StreamDecoder:
+        """A decoder that continues from here on its own."""
+        twin = StreamDecoder(self._tokenizer, skip_special=self._skip_special)
+        twin._utf8.setstate(self._utf8.getstate())
+        twin._strip = self._strip
+        return twin
+
     def _cut_start(self, text: str) -> str:
         if not self._strip or not text:
             return text

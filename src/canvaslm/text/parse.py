@@ -7,6 +7,7 @@ text that merely looks like a marker is text.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
@@ -100,6 +101,14 @@ class ReplyParser:
         out = _Output()
         self._end(out)
         return out.delta()
+
+    def copy(self) -> ReplyParser:
+        """A parser that continues from here on its own, to look at a draft without disturbing this one."""
+        twin = copy.copy(self)
+        twin._decoder = self._decoder.copy()
+        twin._call = list(self._call)
+        twin.counts = copy.copy(self.counts)
+        return twin
 
     # -- one id ------------------------------------------------------------------------------------------------
 
