@@ -31,6 +31,7 @@ from .types import (
     ToolCall,
 )
 from .weights.generation import sampling_defaults, stop_tokens
+from .weights.gguf import GGUFFile
 from .weights.load import load_model
 from .weights.resolve import DEMO, Checkpoint, resolve
 
@@ -77,6 +78,11 @@ def load(
 
 
 def _open_text(checkpoint: Checkpoint) -> tuple[Tokenizer, ChatTemplate]:
+    if checkpoint.kind == "gguf":
+        with GGUFFile(checkpoint.files[0]) as file:
+            metadata = file.plain("tokenizer.")
+        tokenizer = Tokenizer.from_gguf(metadata, checkpoint.source)
+        return tokenizer, ChatTemplate.from_gguf(metadata, tokenizer)
     tokenizer = Tokenizer.from_folder(checkpoint.folder)
     return tokenizer, ChatTemplate.from_folder(checkpoint.folder, tokenizer)
 

@@ -110,7 +110,7 @@ def plan_synth(
         kinds = (*config.layer_types[: layers - 1], FULL)
         config = replace(config, num_layers=layers, layer_types=kinds)
     shapes = weight_shapes(config)
-    named = {ROPE_FREQS: (config.global_head_dim // 2,)}
+    named: dict[str, tuple[int, ...]] = {ROPE_FREQS: (config.global_head_dim // 2,)}
     named |= {to_gguf(name): shapes[name] for name in sorted(shapes, key=gguf_order)}
     formats = choose_formats(named, kind)
     words = _borrowed(tokenizer, config) if tokenizer else synthetic_vocabulary(config.vocab_size)
