@@ -40,7 +40,7 @@ def _refused(text: str) -> UsageError:
 def _message(given: Mapping[str, Any], keep_parts: bool) -> dict[str, Any]:
     role = given.get("role")
     role = _ALIASES.get(role, role) if isinstance(role, str) else role
-    if role not in ROLES:
+    if not isinstance(role, str) or role not in ROLES:
         raise _refused(f"role {str(role)[:40]!r} is unknown; roles are {', '.join(sorted(ROLES))}")
     content = _content(given.get("content"), keep_parts and role not in ("system", "developer"))
     plain: dict[str, Any] = {
