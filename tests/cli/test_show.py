@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from canvaslm.cli.show import command
-from canvaslm.errors import BadConfig, NotFound
+from canvaslm.errors import BadConfig, NotFound, UsageError
 from canvaslm.types import Params
 from canvaslm.weights.export import save_folder
 from tests.tiny import tiny_model
@@ -55,6 +55,20 @@ def test_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert set(data["sampling"]) == {field.name for field in fields(Params)}
     assert data["stop_tokens"] == [1, 5]
     assert data["memory_bytes"]["weights"]["bfloat16"] == 2 * 141_036
+
+
+def test_variables(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("CANVASLM_PRESET", "quality")
+    monkeypatch.setenv("CANVASLM_STABILITY_THRESHOLD", "3")
+    command(str(folder), json=True)
+    found = json.loads(capsys.readouterr().out)["sampling"]
+    assert found["max_denoising_steps"] == {"value": 48, "from": "environment CANVASLM_PRESET (quality)"}
+    assert found["stability_threshold"] == {"value": 3, "from": "environment CANVASLM_STABILITY_THRESHOLD"}
+    for variable, value in (("CANVASLM_T_MIN", "warm"), ("CANVASLM_PRESET", "best")):
+        monkeypatch.setenv(variable, value)
+        with pytest.raises(UsageError, match=f"{variable}='{value}'"):
+            command(str(folder))
+        monkeypatch.delenv(variable)
 
 
 def test_control_characters_stay_out_of_the_terminal(

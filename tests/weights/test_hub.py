@@ -133,11 +133,13 @@ print(json.dumps(answers))
 def ask(home: Path, *sources: str, **environment: str) -> tuple[list[list[str]], str]:
     """(what each source resolved to, stderr) in a fresh process with this cache."""
     kept = {
-        n: v for n, v in os.environ.items() if not n.startswith("HF_") and not n.lower().endswith("_proxy")
+        n: v
+        for n, v in os.environ.items()
+        if not n.startswith(("HF_", "TQDM_")) and not n.lower().endswith("_proxy")
     }
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, *sources],
-        env={**kept, "HF_HOME": str(home), "PYTHONWARNINGS": "ignore", **environment},
+        env={**kept, "HF_HOME": str(home), **environment},
         cwd=home,
         capture_output=True,
         text=True,

@@ -300,8 +300,8 @@ def test_peak_memory_is_the_weights_plus_one_slice(large: Path, tied: tuple[Path
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     weights, peak = map(int, done.stdout.split())
     assert weights > 130e6
-    # One slice is 16 MiB; its check for NaN takes three quarters of it again, the allocator a little.
-    assert weights * 0.98 < peak < weights + 40 * 2**20
+    # One slice is 16 MiB; the rest is what the allocator and the check of a part of it take.
+    assert weights * 0.98 < peak < weights + 24 * 2**20
 
 
 @pytest.fixture(scope="module")

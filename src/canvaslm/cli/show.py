@@ -8,12 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..errors import UsageError
+
 if TYPE_CHECKING:
     from ..weights.describe import Description
 
 # Bits per weight of the types a model can be held in.
 _HELD = (("float32", 32.0), ("bfloat16", 16.0), ("float16", 16.0))
 _CONTEXTS = (1024, 8192, 32_768)
+
+_PRESET = "CANVASLM_PRESET"
 
 Rows = list[tuple[str, str]]
 
@@ -43,21 +47,46 @@ def command(
 def sampling(description: Description, environment: Mapping[str, str]) -> dict[str, tuple[Any, str]]:
     """Sampling parameter -> (value, where it comes from): the environment, generation_config.json or the default.
 
-    A variable is named CANVASLM_ and the parameter in capitals; a flag of `canvaslm run` would beat it.
+    Variables are those of `canvaslm run`'s flags, CANVASLM_ and the parameter in capitals; a flag there beats them.
+    Raises UsageError for a variable that holds no such value.
     """
     from ..types import Params
     from ..weights.generation import sampling_defaults
 
     chosen, origin = sampling_defaults(description.generation)
     params = Params(**chosen)
+    preset = _preset(environment)
     found: dict[str, tuple[Any, str]] = {}
     for name, source in origin.items():
-        variable = f"CANVASLM_{name.upper()}"
-        if variable in environment:
-            found[name] = (environment[variable], f"environment {variable}")
+        value, variable = getattr(params, name), f"CANVASLM_{name.upper()}"
+        if environment.get(variable):
+            found[name] = (_typed(variable, environment[variable], value), f"environment {variable}")
+        elif name in preset:
+            found[name] = (preset[name], f"environment {_PRESET} ({environment[_PRESET]})")
         else:
-            found[name] = (getattr(params, name), source)
+            found[name] = (value, source)
     return found
+
+
+def _preset(environment: Mapping[str, str]) -> Mapping[str, Any]:
+    name = environment.get(_PRESET)
+    if not name:
+        return {}
+    from ..diffusion import PRESETS
+
+    if name not in PRESETS:
+        raise UsageError(f"{_PRESET}={name!r}: choose one of {', '.join(PRESETS)}", param="preset")
+    return PRESETS[name]
+
+
+def _typed(variable: str, text: str, default: Any) -> Any:
+    """The variable's text as the type of the parameter's default (the seed has none: a whole number)."""
+    kind = int if default is None else type(default)
+    try:
+        return kind(text)
+    except ValueError as error:
+        wanted = "a whole number" if kind is int else "a number"
+        raise UsageError(f"{variable}={text!r}: should be {wanted}") from error
 
 
 def as_json(description: Description, environment: Mapping[str, str]) -> dict[str, Any]:

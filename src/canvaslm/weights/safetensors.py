@@ -26,6 +26,7 @@ SLICE_BYTES = 16 << 20
 # Tensors up to this many elements (norms, scales, routers) are checked for NaN and Inf in full even when sampling.
 ALWAYS_CHECKED = 1 << 20
 _SAMPLE = 4096
+_CHECKED_AT_ONCE = 1 << 18
 
 DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
@@ -191,17 +192,23 @@ def _check_finite(info: TensorInfo, start: int, piece: Tensor, finite: Finite, t
         return
     if finite == "sampled":
         piece = piece[:_SAMPLE]
-    values = piece if piece.element_size() > 1 else piece.float()
-    bad = ~torch.isfinite(values)
-    if bad.any():
-        _refuse_value(
-            info, start, values, bad, "canvaslm does not run a model with such weights, download it again"
-        )
-    if target == torch.float16 and piece.dtype != torch.float16:
-        bad = values.abs() > torch.finfo(torch.float16).max
+    narrow = target == torch.float16 and piece.dtype != torch.float16
+    # In small parts: the comparison takes more memory than what it looks at.
+    for first in range(0, piece.numel(), _CHECKED_AT_ONCE):
+        part = piece[first : first + _CHECKED_AT_ONCE]
+        values = part if part.element_size() > 1 else part.float()
+        bad = ~torch.isfinite(values)
         if bad.any():
             _refuse_value(
-                info, start, values, bad, "which float16 cannot hold, load it as bfloat16 or float32"
+                info,
+                start + first,
+                values,
+                bad,
+                "canvaslm does not run a model with such weights, download it again",
+            )
+        if narrow and (bad := values.abs() > torch.finfo(torch.float16).max).any():
+            _refuse_value(
+                info, start + first, values, bad, "which float16 cannot hold, load it as bfloat16 or float32"
             )
 
 
