@@ -21,10 +21,12 @@ def command(
         bool, typer.Option("--resume", help="Continue from the newest checkpoint of the run's folder.")
     ] = False,
     set_: Annotated[
-        list[str] | None, typer.Option("--set", help="Override one key, as in --set optim.lr=1e-4; repeatable.")
+        list[str] | None,
+        typer.Option("--set", help="Override one key, as in --set optim.lr=1e-4; repeatable."),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print sizes, train a few steps, estimate the time, write nothing.")
+        bool,
+        typer.Option("--dry-run", help="Print sizes, train a few steps, estimate the time, write nothing."),
     ] = False,
 ) -> None:
     """Train a model: full fine-tuning or from scratch, with checkpoints that resume exactly."""
@@ -37,7 +39,9 @@ def command(
 
     folder = Path(settings.run.folder)
     if not resume and not dry_run and checkpoints(folder):
-        raise UsageError(f"{folder}: holds checkpoints already; pass --resume, or name another run.folder", param="resume")
+        raise UsageError(
+            f"{folder}: holds checkpoints already; pass --resume, or name another run.folder", param="resume"
+        )
     trainer = make_trainer(settings)
     if dry_run:
         _dry_run(trainer)
@@ -54,7 +58,9 @@ def _train(trainer: Trainer, folder: Path) -> None:
     with Reporter(folder / "metrics.jsonl") as reporter:
         reporter.say(sizes(trainer))
         reason = trainer.run(reporter)
-        reporter.say(f"{reason} after {trainer.step} steps, {clock(trainer.seconds)}; model: {folder / 'export'}")
+        reporter.say(
+            f"{reason} after {trainer.step} steps, {clock(trainer.seconds)}; model: {folder / 'export'}"
+        )
     if reason.startswith("stopped"):
         raise typer.Exit(130)
 
@@ -76,7 +82,9 @@ def _dry_run(trainer: Trainer) -> None:
         tokens += trainer.train_step()[1]
     seconds = (time.perf_counter() - start) / DRY_STEPS
     run, batch = trainer.settings.run, trainer.settings.data.batch
-    print(f"{seconds:.2f} s a step, {batch / seconds:.1f} examples/s, {tokens / DRY_STEPS / seconds:.0f} tokens/s")
+    print(
+        f"{seconds:.2f} s a step, {batch / seconds:.1f} examples/s, {tokens / DRY_STEPS / seconds:.0f} tokens/s"
+    )
     by_steps = run.steps * seconds / 60 if run.steps else float("inf")
     minutes = min(by_steps, run.max_minutes or float("inf"))
     print(f"about {minutes:.1f} minutes, {minutes * 60 / seconds:.0f} steps in all", file=sys.stdout)

@@ -49,13 +49,9 @@ class Attention(nn.Module):
         values = keys if self.v_proj is None else self.heads(self.v_proj(x))
         return rotate(self.k_norm(keys), rope), rms_norm(values, None, self.eps)
 
-    def forward(
-        self, x: Tensor, positions: Tensor, rope: tuple[Tensor, Tensor], context: Context, *, encode: bool
-    ) -> Tensor:
-        q = rotate(self.q_norm(self.heads(self.q_proj(x))), rope)
-        k, v = self.keys_values(x, rope)
-        see = context.encode_attention if encode else context.denoise_attention
-        return self.o_proj(see(self.layer, q, k, v, positions))
+    def project(self, x: Tensor, rope: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries [B, heads, L, D], keys and values [B, kv_heads, L, D]."""
+        return (rotate(self.q_norm(self.heads(self.q_proj(x))), rope), *self.keys_values(x, rope))
 
 
 class GatedMLP(nn.Module):
@@ -145,19 +141,35 @@ class TextLayer(nn.Module):
         router_log: RouterLog | None = None,
     ) -> Tensor:
         """x [B, L, H] -> [B, L, H]."""
-        seen = self.self_attn(self.input_layernorm(x), positions, rope, context, encode=encode)
-        x = x + self.post_attention_layernorm(seen)
-        x = x + self.post_feedforward_layernorm(self.feed_forward(x, router_log))
-        return x * (self.encoder_layer_scalar if encode else self.layer_scalar)
+        q, k, v = self.before(x, rope)
+        see = context.encode_attention if encode else context.denoise_attention
+        seen = see(self.self_attn.layer, q, k, v, positions)
+        x, probabilities, index = self.after(x, seen, self.encoder_layer_scalar if encode else self.layer_scalar)
+        if router_log is not None:
+            router_log.append((probabilities, index))
+        return x
 
-    def feed_forward(self, residual: Tensor, router_log: RouterLog | None) -> Tensor:
+    # What comes before and after attention knows no context and no phase: two functions that training compiles once
+    # for all layers (`train.fast`).
+
+    def before(self, x: Tensor, rope: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Residual x [B, L, H] -> queries, keys, values."""
+        return self.self_attn.project(self.input_layernorm(x), rope)
+
+    def after(self, x: Tensor, seen: Tensor, scalar: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Residual x [B, L, H] and attention's output [B, L, heads * D] -> next residual, the router's choices."""
+        x = x + self.post_attention_layernorm(self.self_attn.o_proj(seen))
+        added, probabilities, index = self.feed_forward(x)
+        return (x + self.post_feedforward_layernorm(added)) * scalar, probabilities, index
+
+    def feed_forward(self, residual: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """residual [B, L, H] -> [B, L, H], router probabilities [T, E] and choices [T, K]."""
         dense = self.post_feedforward_layernorm_1(self.mlp(self.pre_feedforward_layernorm(residual)))
         tokens = residual.flatten(0, 1)
         probabilities, weights, index = self.router(tokens)
-        if router_log is not None:
-            router_log.append((probabilities, index))
         sparse = self.experts(self.pre_feedforward_layernorm_2(tokens), index, weights)
-        return dense + self.post_feedforward_layernorm_2(sparse).view_as(residual)
+        both = dense + self.post_feedforward_layernorm_2(sparse).view_as(residual)
+        return both, probabilities, index
 
     def remember(self, x: Tensor, positions: Tensor, rope: tuple[Tensor, Tensor], context: Context) -> None:
         """Stores keys and values only: all that the last layer owes when encoding."""

@@ -14,16 +14,23 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+# Row counts of products are rounded up to a multiple of this. oneDNN generates code for every new shape, which costs
+# more than the product itself; rounding leaves it a few dozen shapes to know.
+ROUND = 64
+
 
 @torch.library.custom_op("canvaslm::grouped_linear", mutates_args=())
 def grouped_linear(x: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
     """x [N, I] sorted by group, weight [E, O, I], ends [E] int64: rows [ends[e-1], ends[e]) times weight[e]^T."""
-    out = x.new_empty(x.shape[0], weight.shape[1])
-    start = 0
-    for group, end in enumerate(ends.tolist()):
-        if end > start:
-            torch.mm(x[start:end], weight[group].t(), out=out[start:end])
-        start = end
+    total = x.shape[0]
+    out = x.new_empty(total, weight.shape[1])
+    for group, (start, end) in enumerate(_spans(ends)):
+        stop = start + _rounded(end - start)
+        if stop <= total:  # rows beyond `end` are overwritten by the groups they belong to
+            torch.mm(x[start:stop], weight[group].t(), out=out[start:stop])
+        else:
+            first = max(0, total - (stop - start))
+            out[start:end] = torch.mm(x[first:total], weight[group].t())[start - first : end - first]
     return out
 
 
@@ -31,12 +38,27 @@ def grouped_linear(x: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
 def grouped_outer(left: Tensor, right: Tensor, ends: Tensor) -> Tensor:
     """left [N, O], right [N, I] sorted by group: per group left^T right, [E, O, I]; zeros for empty groups."""
     out = left.new_zeros(ends.shape[0], left.shape[1], right.shape[1])
-    start = 0
-    for group, end in enumerate(ends.tolist()):
+    for group, (start, end) in enumerate(_spans(ends)):
         if end > start:
-            torch.mm(left[start:end].t(), right[start:end], out=out[group])
-        start = end
+            torch.mm(_padded(left, start, end).t(), _padded(right, start, end), out=out[group])
     return out
+
+
+def _spans(ends: Tensor) -> list[tuple[int, int]]:
+    stops = ends.tolist()
+    return list(zip([0, *stops[:-1]], stops, strict=True))
+
+
+def _rounded(count: int) -> int:
+    return -(-count // ROUND) * ROUND
+
+
+def _padded(x: Tensor, start: int, end: int) -> Tensor:
+    """Rows of a group, followed by zero rows up to a rounded count."""
+    block = x.new_empty(_rounded(end - start), x.shape[1])
+    block[: end - start] = x[start:end]
+    block[end - start :] = 0
+    return block
 
 
 @grouped_linear.register_fake
@@ -91,10 +113,12 @@ def experts_sorted(x: Tensor, index: Tensor, weights: Tensor, gate_up: Tensor, d
     groups = torch.arange(gate_up.shape[0], device=x.device)
     ends = (chosen[:, None] == groups).sum(0).cumsum(0)
     copies = x.to(dtype)[:, None].expand(count, top, -1).reshape(count * top, -1)
-    gate, up = grouped_linear(_Permute.apply(copies, order, inverse), gate_up.to(dtype), ends).chunk(2, dim=-1)
+    gate, up = grouped_linear(_Permute.apply(copies, order, inverse), gate_up.to(dtype), ends).chunk(
+        2, dim=-1
+    )
     inner = (F.gelu(gate, approximate="tanh") * up).contiguous()
     out = _Permute.apply(grouped_linear(inner, down.to(dtype), ends), inverse, order)
     return (out.view(count, top, -1) * weights[..., None].to(dtype)).sum(1).to(x.dtype)
 
 
-__all__ = ["experts_sorted", "grouped_linear", "grouped_outer"]
+__all__ = ["ROUND", "experts_sorted", "grouped_linear", "grouped_outer"]

@@ -33,7 +33,12 @@ class Progress:
 
 
 def save_checkpoint(
-    folder: Path, model: nn.Module, optimizers: Optimizers, average: Average | None, progress: Progress, keep: int = 2
+    folder: Path,
+    model: nn.Module,
+    optimizers: Optimizers,
+    average: Average | None,
+    progress: Progress,
+    keep: int = 2,
 ) -> Path:
     """Writes `folder/step-N` under another name, renames it, and removes all but the newest `keep`."""
     target = folder / f"{PREFIX}{progress.step:08d}"
@@ -58,7 +63,9 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob(f"{PREFIX}*") if (path / "state.json").is_file())
 
 
-def load_checkpoint(path: Path, model: nn.Module, optimizers: Optimizers, average: Average | None) -> Progress:
+def load_checkpoint(
+    path: Path, model: nn.Module, optimizers: Optimizers, average: Average | None
+) -> Progress:
     """Puts a checkpoint's tensors back. Raises NotFound, or BadModelFile when it is not of this model and optimiser."""
     if not (path / "state.json").is_file():
         raise NotFound(f"{path}: no checkpoint there (a folder with state.json)")

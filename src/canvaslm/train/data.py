@@ -264,7 +264,10 @@ def load_source(name: str, options: dict[str, Any]) -> Source:
     if attribute and callable(found):
         found = _call(found, name, options)
     elif options:
-        raise UsageError(f"data.options: {name!r} takes none; name a callable, as in 'module:function'", param="data.options")
+        raise UsageError(
+            f"data.options: {name!r} takes none; name a callable, as in 'module:function'",
+            param="data.options",
+        )
     if not callable(getattr(found, "example", None)):
         raise UsageError(f"data.source: {name!r} has no example(seed, index)", param="data.source")
     return found
@@ -285,7 +288,9 @@ def read_chats(files: Iterable[str | Path], encode: Callable[[list[Any]], Exampl
     files = [Path(file) for file in files]
     examples = [example for file in files for example in _read_file(file, encode)]
     if not examples:
-        raise UsageError(f"data.files: no usable conversation in {', '.join(map(str, files))}", param="data.files")
+        raise UsageError(
+            f"data.files: no usable conversation in {', '.join(map(str, files))}", param="data.files"
+        )
     return Shuffled(examples)
 
 

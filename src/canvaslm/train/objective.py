@@ -10,7 +10,6 @@ Source: Google's `gemma/diffusion/hackable_diffusion_adapter`, TRL's `sft_diffus
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,7 +91,9 @@ def encoder_terms(model: DiffusionGemma, batch: Batch, aux: bool) -> tuple[Tenso
         raise RuntimeError("encode returned no states although hidden=True")
     places = batch.encoder_places[..., None].expand(-1, -1, hidden.shape[-1])
     logits = model.logits(hidden.gather(1, places))
-    loss = F.cross_entropy(logits.flatten(0, 1), batch.encoder_targets.flatten(), ignore_index=IGNORE, reduction="sum")
+    loss = F.cross_entropy(
+        logits.flatten(0, 1), batch.encoder_targets.flatten(), ignore_index=IGNORE, reduction="sum"
+    )
     return loss, _balance(model, log, (batch.positions >= 0).flatten()), context
 
 
@@ -119,7 +120,9 @@ def subset(context: PlainContext, rows: Tensor) -> PlainContext:
     """The context of some rows of a batch."""
     part = type(context)(context.config)
     for layer in context.keys:
-        part.append(layer, context.keys[layer][rows], context.values[layer][rows], context.positions[layer][rows])
+        part.append(
+            layer, context.keys[layer][rows], context.values[layer][rows], context.positions[layer][rows]
+        )
     return part
 
 
@@ -139,18 +142,10 @@ def _balance(model: DiffusionGemma, log: list[Any] | None, real: Tensor) -> Tens
 
 
 class Objective:
-    """Computes the terms of a micro-batch. `wrap` may compile the three stages; each is called as it is written."""
+    """Computes the terms of a micro-batch."""
 
-    def __init__(
-        self,
-        model: DiffusionGemma,
-        settings: ObjectiveSettings,
-        *,
-        wrap: Callable[[Callable[..., Any]], Callable[..., Any]] | None = None,
-    ) -> None:
+    def __init__(self, model: DiffusionGemma, settings: ObjectiveSettings) -> None:
         self.model, self.settings = model, settings
-        wrap = wrap or (lambda function: function)
-        self._encode, self._guess, self._denoise = wrap(encoder_terms), wrap(first_guess), wrap(canvas_terms)
         for layer in model.layers:
             layer.experts.compute = experts_sorted
         for name, parameter in model.named_parameters():
@@ -167,9 +162,9 @@ class Objective:
     def terms(self, batch: Batch, draws: Draws) -> Terms:
         """Sums over the micro-batch; see `Terms`."""
         aux = self.settings.aux_weight > 0
-        encoder, aux_encoder, context = self._encode(self.model, batch, aux)
+        encoder, aux_encoder, context = encoder_terms(self.model, batch, aux)
         soft = self._soft(batch, draws, context)
-        canvas, aux_canvas, wrong = self._denoise(self.model, batch, draws.canvas, soft, context, aux)
+        canvas, aux_canvas, wrong = canvas_terms(self.model, batch, draws.canvas, soft, context, aux)
         return Terms(canvas, encoder, (aux_encoder + aux_canvas) / 2, wrong)
 
     def _soft(self, batch: Batch, draws: Draws, context: PlainContext) -> Tensor | None:
@@ -177,12 +172,14 @@ class Objective:
         if self.settings.self_conditioning == 0:
             return None
         hidden = self.model.config.hidden_size
-        soft = torch.zeros(*batch.clean.shape, hidden, device=batch.clean.device, dtype=self.model.embed_tokens.weight.dtype)
+        soft = torch.zeros(
+            *batch.clean.shape, hidden, device=batch.clean.device, dtype=self.model.embed_tokens.weight.dtype
+        )
         rows = draws.coin.nonzero()[:, 0]
         if len(rows):
             with torch.no_grad():
                 part = subset(context, rows)
-                guess = self._guess(self.model, draws.canvas[rows], batch.canvas_positions[rows], part)
+                guess = first_guess(self.model, draws.canvas[rows], batch.canvas_positions[rows], part)
                 soft[rows] = guess.to(soft.dtype)
         return soft
 

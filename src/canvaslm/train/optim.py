@@ -123,11 +123,18 @@ class Optimizers:
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Takes back what `state` gave. Raises KeyError for a parameter that is not there."""
-        owner = {id(p): optimizer for optimizer, _ in self.parts for g in optimizer.param_groups for p in g["params"]}
+        owner = {
+            id(p): optimizer
+            for optimizer, _ in self.parts
+            for g in optimizer.param_groups
+            for p in g["params"]
+        }
         for path, value in tensors.items():
             name, _, key = path.rpartition("/")
             parameter = self.named[name]
-            owner[id(parameter)].state[parameter][key] = value.to(parameter.device if value.ndim else "cpu").clone()
+            owner[id(parameter)].state[parameter][key] = value.to(
+                parameter.device if value.ndim else "cpu"
+            ).clone()
 
 
 def factor(settings: OptimSettings, step: int, progress: float) -> float:

@@ -131,7 +131,9 @@ def _anchor(settings: Settings, folder: Path) -> Settings:
     def find(name: str) -> str:
         return str((folder / name).resolve()) if name and (folder / name).exists() else name
 
-    model = dataclasses.replace(settings.model, base=find(settings.model.base), config=find(settings.model.config))
+    model = dataclasses.replace(
+        settings.model, base=find(settings.model.base), config=find(settings.model.config)
+    )
     data = dataclasses.replace(settings.data, files=[find(name) for name in settings.data.files])
     return dataclasses.replace(settings, model=model, data=data)
 
@@ -150,7 +152,9 @@ def _apply(data: dict[str, Any], override: str) -> None:
     name, equals, text = override.partition("=")
     parts = name.strip().split(".")
     if not equals or len(parts) < 2:
-        raise UsageError(f"--set {override}: expected section.key=value, as in --set optim.lr=1e-4", param="set")
+        raise UsageError(
+            f"--set {override}: expected section.key=value, as in --set optim.lr=1e-4", param="set"
+        )
     for part in parts[:-1]:
         data = data.setdefault(part, {})
         if not isinstance(data, dict):
@@ -231,13 +235,17 @@ def _check(settings: Settings) -> None:
             raise UsageError(f"{key}: {_value(settings, key)} is not in {low:g} .. {high:g}", param=key)
     for key, allowed in _CHOICES.items():
         if _value(settings, key) not in allowed:
-            raise UsageError(f"{key}: {_value(settings, key)!r} is not one of {', '.join(allowed)}", param=key)
+            raise UsageError(
+                f"{key}: {_value(settings, key)!r} is not one of {', '.join(allowed)}", param=key
+            )
     _check_together(settings)
 
 
 def _check_together(s: Settings) -> None:
     if not s.run.folder:
-        raise UsageError("run.folder: missing; name the folder for checkpoints and the export", param="run.folder")
+        raise UsageError(
+            "run.folder: missing; name the folder for checkpoints and the export", param="run.folder"
+        )
     if not s.run.steps and not s.run.max_minutes:
         raise UsageError("run.steps: set it or run.max_minutes, else the run never ends", param="run.steps")
     if bool(s.model.base) == bool(s.model.config):
@@ -253,7 +261,9 @@ def _check_together(s: Settings) -> None:
             param="data.micro_batch",
         )
     if len(s.optim.betas) != 2 or not all(0 <= b < 1 for b in s.optim.betas):
-        raise UsageError("optim.betas: two numbers in [0, 1) are needed, as in [0.95, 0.99]", param="optim.betas")
+        raise UsageError(
+            "optim.betas: two numbers in [0, 1) are needed, as in [0.95, 0.99]", param="optim.betas"
+        )
 
 
 def settings_to_dict(settings: Settings) -> dict[str, Any]:

@@ -35,7 +35,9 @@ def _model(settings: Settings) -> tuple[DiffusionGemma, Path]:
     if settings.model.base:
         checkpoint = resolve(settings.model.base)
         if checkpoint.kind == "gguf":
-            raise UsageError("model.base: a GGUF file cannot be trained; name the safetensors folder", param="model.base")
+            raise UsageError(
+                "model.base: a GGUF file cannot be trained; name the safetensors folder", param="model.base"
+            )
         return load_model(checkpoint, dtype=torch.float32).model, checkpoint.folder
     folder = Path(settings.model.config)
     torch.manual_seed(settings.run.seed)

@@ -21,6 +21,7 @@ from ..errors import UsageError
 from ..model.diffusion_gemma import DiffusionGemma
 from .checkpoint import Progress, checkpoints, load_checkpoint, save_checkpoint
 from .data import Batch, Batcher, Source
+from .fast import compile_layers
 from .objective import Objective
 from .optim import Average, Optimizers, factor
 from .report import Metrics, Reporter
@@ -42,7 +43,11 @@ class Tally:
     def add(self, values: dict[str, float], tokens: int, examples: int) -> None:
         for name, value in values.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
-        self.steps, self.tokens, self.examples = self.steps + 1, self.tokens + tokens, self.examples + examples
+        self.steps, self.tokens, self.examples = (
+            self.steps + 1,
+            self.tokens + tokens,
+            self.examples + examples,
+        )
 
     def mean(self, name: str) -> float:
         return self.sums.get(name, 0.0) / max(self.steps, 1)
@@ -55,12 +60,16 @@ class Trainer:
         self, model: DiffusionGemma, source: Source, settings: Settings, *, export: Export | None = None
     ) -> None:
         if not model.config.eos_token_ids:
-            raise UsageError("model.config: config.json has no eos_token_id, which fills the last canvas", param="model.config")
+            raise UsageError(
+                "model.config: config.json has no eos_token_id, which fills the last canvas",
+                param="model.config",
+            )
         run, data = settings.run, settings.data
         self.model, self.settings, self.export = model.train().to(run.device), settings, export
         self.folder = Path(run.folder)
-        wrap = (lambda function: torch.compile(function, dynamic=True)) if run.compile else None
-        self.objective = Objective(model, settings.objective, wrap=wrap)
+        self.objective = Objective(model, settings.objective)
+        if run.compile:
+            compile_layers(model)
         self.optimizers = Optimizers(model.named_parameters(), settings.optim)
         self.average = Average(model, settings.optim.ema) if settings.optim.ema else None
         self.batcher = Batcher(
@@ -97,7 +106,13 @@ class Trainer:
             self.average.update(self.model)
         self.step += 1
         canvas, encoder = float(totals[0]) / canvas_count, float(totals[1]) / max(encoder_count, 1)
-        figures = {"canvas": canvas, "encoder": encoder, "aux": float(totals[2]), "gradient": norm, "rate": rate}
+        figures = {
+            "canvas": canvas,
+            "encoder": encoder,
+            "aux": float(totals[2]),
+            "gradient": norm,
+            "rate": rate,
+        }
         figures["wrong"] = float(totals[3]) / canvas_count
         figures["loss"] = canvas + self.settings.objective.encoder_weight * encoder
         return figures, sum(b.token_count for b in batches), sum(b.row_count for b in batches)

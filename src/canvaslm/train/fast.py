@@ -1,0 +1,37 @@
+"""Compiled pieces of a training step. Everything here computes what the plain code computes, only with fewer passes.
+
+A layer's work before and after attention is compiled once and shared by all layers, for any batch size; attention
+stays the fused kernel it is. Compiling whole stacks is no faster to run and takes minutes to build.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from ..model.diffusion_gemma import DiffusionGemma
+from ..model.text import TextLayer
+
+
+def compile_layers(model: DiffusionGemma) -> None:
+    """Replaces `before` and `after` of each layer of this model by compiled ones.
+
+    Sliding and full layers differ in their sizes, so that two variants of each are built, on the first steps.
+    """
+    before, after = compiled(TextLayer.before), compiled(TextLayer.after)
+    for layer in model.layers:
+        layer.before = functools.partial(before, layer)
+        layer.after = functools.partial(after, layer)
+
+
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """torch.compile for any batch size."""
+    # One variant per kind of layer, with and without gradient, plus shapes of size 1: well below this limit.
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 32)
+    return torch.compile(function, dynamic=True)
+
+
+__all__ = ["compile_layers", "compiled"]
