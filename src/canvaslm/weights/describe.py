@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import BadConfig
-from ..model.config import ModelConfig
 from .header import read_header
 from .names import Part, part_of, weight_shapes
 from .plan import make_plan
 from .resolve import Checkpoint, read_config
+
+if TYPE_CHECKING:
+    from ..model.config import ModelConfig
 
 _TOKENIZER = "tokenizer.json"
 _TEMPLATE = "chat_template.jinja"

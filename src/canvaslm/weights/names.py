@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from ..model.config import ModelConfig
+if TYPE_CHECKING:
+    from ..model.config import ModelConfig
+
 
 DECODER = "model.decoder."
 ENCODER = "model.encoder.language_model."

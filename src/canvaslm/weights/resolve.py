@@ -1,7 +1,7 @@
 """From what the user typed after `-m` to the files of a model: a folder, a file, a hub id, or the demo model.
 
 No file outside the model's folder is ever opened on the word of a file inside it: names in the shard index are plain
-names, and links may lead only into the hub cache's own store of blobs. Torch-free.
+names, and links may lead only into the hub cache's own store of blobs. Finding a model imports no torch.
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import BadConfig, BadModelFile, NotFound, UsageError
-from ..model.config import ModelConfig
 from .header import shown
 from .hub import cached_ids, download, looks_like_hub_id, parse_hub_id
+
+if TYPE_CHECKING:
+    from ..model.config import ModelConfig
 
 DEMO = "demo"
 INDEX = "model.safetensors.index.json"
@@ -105,6 +107,8 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def read_config(checkpoint: Checkpoint) -> ModelConfig:
     """The model's sizes, from the config.json beside the weights."""
+    from ..model.config import ModelConfig
+
     data = checkpoint.read_json("config.json")
     if data is None:
         raise NotFound(f"{checkpoint.source}: there is no config.json")
