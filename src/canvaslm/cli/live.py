@@ -1,0 +1,249 @@
+"""A stream of events as a canvas that denoises in place.
+
+The caller feeds events as they come and is never held up: a second thread draws the newest state, at most 20 times
+a second, and at once when the terminal changes its size. Whatever happens, the terminal is given back as it was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import replace
+from types import FrameType, TracebackType
+from typing import Any
+
+from ..types import Committed, Draft, Event, Finished
+from .canvas_view import Canvas, Line, Style, Vocabulary, render
+from .glyphs import visible
+from .terminal import Screen
+
+INTERVAL = 1 / 20  # seconds between redraws, at least
+_SLOW = 1.0  # seconds without an event after which the elapsed time is drawn anew
+
+_THOUGHT = Style(dim=True)
+
+
+class LiveCanvas:
+    """Draws the events of one answer. Use as a context manager around the stream.
+
+    Settled text scrolls away as plain text; only the live canvas is drawn over. With a `pace`, every step is shown for
+    that many seconds at least: events wait in a queue meanwhile, and the model goes on at its own speed. `clock` is in
+    seconds.
+    """
+
+    def __init__(
+        self,
+        screen: Screen,
+        vocabulary: Vocabulary,
+        ends: Collection[int] = (),
+        *,
+        pace: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
+        note: str = "reading the prompt",
+    ) -> None:
+        self._screen, self._vocabulary, self._ends = screen, vocabulary, frozenset(ends)
+        self._clock, self._pace = clock, pace
+        self._waiting: deque[tuple[Event, float]] = deque()
+        self._shown_at = -pace
+        self._state = Canvas(note=note)
+        self._started = self._event_at = self._drawn_at = clock()
+        self._dirty = self._open = self._thinking = False
+        self._pending: tuple[Draft, float] | None = None  # not yet turned into cells: many are never drawn
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._painter: threading.Thread | None = None
+
+    # -- what the caller does ----------------------------------------------------------------------------------
+
+    def feed(self, event: Event) -> None:
+        """Takes the next event. Failed is left to the caller."""
+        with self._lock:
+            self._event_at = self._clock()
+            if self._pace:
+                self._waiting.append((event, self._event_at))
+            else:
+                self._take(event, self._event_at)
+        self._wake.set()
+
+    def _take(self, event: Event, at: float) -> None:
+        if isinstance(event, Draft):
+            self._pending = event, at - self._started
+            self._dirty = True
+        elif isinstance(event, Committed):
+            self._settle(event, self._state.committed(event.canvas))
+        elif isinstance(event, Finished):
+            self._settle(event, Canvas())
+
+    def _take_waiting(self, now: float) -> None:
+        """The next event that waits, if the one before has been seen for long enough."""
+        while self._waiting and now - self._shown_at >= self._pace:
+            event, at = self._waiting.popleft()
+            self._shown_at = now if isinstance(event, Draft) else self._shown_at
+            self._take(event, at)
+
+    def tick(self) -> float:
+        """Draws what is due. Returns the seconds until it is worth asking again."""
+        with self._lock:
+            now = self._clock()
+            self._take_waiting(now)
+            if now - self._event_at >= _SLOW and now - self._drawn_at >= _SLOW:
+                self._show_time(now)
+            if self._dirty and now - self._drawn_at >= INTERVAL:
+                self._draw()
+            busy = self._dirty or self._waiting
+            return max(INTERVAL - (now - self._drawn_at), 0.005) if busy else _SLOW
+
+    def __enter__(self) -> LiveCanvas:
+        self._open, self._dirty = True, True
+        self._screen.open()
+        self._painter = threading.Thread(target=self._paint_on, name="canvaslm-view", daemon=True)
+        self._painter.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close(aborted=kind is not None)
+
+    def close(self, *, aborted: bool = False) -> None:
+        """Ends the view: prints what is settled, or, when `aborted`, leaves the last draft standing.
+
+        What waits is shown first, at its pace; Ctrl-C skips it.
+        """
+        with contextlib.suppress(KeyboardInterrupt):
+            while self._waiting and not aborted and self._painter is not None:
+                time.sleep(INTERVAL)
+        self._open = False
+        self._wake.set()
+        if self._painter is not None:
+            self._painter.join(timeout=2)
+        with self._lock:
+            try:
+                while self._waiting:
+                    self._take(*self._waiting.popleft())
+                self._leave_draft() if aborted and (
+                    self._state.cells or self._pending
+                ) else self._print_rest()
+            finally:
+                self._screen.close()
+
+    def resized(self) -> None:
+        """The terminal has a new size: the next tick draws, whatever the events do."""
+        self._dirty = True
+        self._wake.set()
+
+    # -- what the painter does ---------------------------------------------------------------------------------
+
+    def _paint_on(self) -> None:
+        wait = 0.0
+        while self._open:
+            self._wake.wait(wait)
+            self._wake.clear()
+            with contextlib.suppress(OSError, ValueError):  # a closed terminal: the caller will notice
+                wait = self.tick()
+            if (self._dirty or self._waiting) and self._open:
+                time.sleep(min(wait, INTERVAL))
+                wait = 0.0
+
+    def _draw(self) -> None:
+        self._screen.draw(self._frame())
+        self._drawn_at, self._dirty = self._clock(), False
+
+    def _frame(self) -> list[Line]:
+        width, height = self._screen.size()
+        if self._pending is not None:
+            draft, elapsed = self._pending
+            self._state = self._state.drafted(draft, self._vocabulary, self._ends, elapsed)
+            self._pending = None
+        self._state = self._state.fitted(max(width, 4))
+        able = self._screen.able
+        return render(self._state, width, height, able.colors > 0, able.unicode)
+
+    def _show_time(self, now: float) -> None:
+        """On a slow machine the seconds go on between steps, so that nobody thinks it hangs."""
+        elapsed, status = now - self._started, self._state.status
+        if status is not None and not self._state.note:
+            self._state = replace(self._state, status=replace(status, elapsed=elapsed))
+        else:
+            note = self._state.note.split(" · ")[0]
+            self._state = replace(self._state, note=f"{note} · {elapsed:.0f} s")
+        self._dirty = True
+
+    # -- settled text ------------------------------------------------------------------------------------------
+
+    def _settle(self, event: Committed | Finished, state: Canvas) -> None:
+        """Prints all whole lines of what is settled; the rest stays as the tail that the next canvas continues."""
+        tail, self._pending = self._state.tail, None
+        if event.thinking:
+            tail = self._print_lines(tail + visible(event.thinking, tabs=False), _THOUGHT)
+            self._thinking = True
+        if event.text or event.tool_calls:
+            if self._thinking:
+                self._screen.write_above(tail + "\n\n", _THOUGHT)
+                tail, self._thinking = "", False
+            tail = self._print_lines(tail + visible(event.text, tabs=False), Style())
+        for call in event.tool_calls:
+            tail = self._print_lines(
+                f"{tail}\n{visible(f'{call.name}({call.arguments})')}".lstrip("\n"), Style()
+            )
+        self._state = replace(state, tail=tail)
+        self._dirty = True
+
+    def _print_lines(self, text: str, style: Style) -> str:
+        whole, newline, tail = text.rpartition("\n")
+        if newline:
+            self._screen.write_above(whole + "\n", style)
+        return tail
+
+    def _print_rest(self) -> None:
+        tail = self._state.tail
+        self._screen.write_above(tail + "\n" if tail else "", _THOUGHT if self._thinking else None)
+        self._state = Canvas()
+
+    def _leave_draft(self) -> None:
+        """An answer cut short: its draft stays, without the status line."""
+        self._screen.draw(self._frame()[:-1])
+        self._screen.leave()
+
+
+@contextlib.contextmanager
+def terminal_signals(live: LiveCanvas, screen: Screen) -> Iterator[None]:
+    """While it lasts: a resize redraws, Ctrl-Z and a polite kill give the terminal back first.
+
+    Only the main thread can set signal handlers; elsewhere, and where a signal does not exist, nothing happens.
+    """
+
+    def resize(number: int, frame: FrameType | None) -> None:
+        live.resized()
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        screen.leave()
+        screen.close()
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)  # returns once the shell says `fg`
+        signal.signal(number, stop)
+        screen.open()
+        live.resized()
+
+    wanted = {"SIGWINCH": resize, "SIGTERM": end, "SIGHUP": end, "SIGTSTP": stop}
+    before: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        for name, handler in wanted.items():
+            if number := getattr(signal, name, None):
+                before[number] = signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+__all__ = ["INTERVAL", "LiveCanvas", "terminal_signals"]

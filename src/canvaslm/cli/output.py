@@ -1,0 +1,150 @@
+"""What a command prints: results on standard output, all else on standard error."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol, TextIO
+
+from ..types import CanvasReport, Committed, Draft, Event, Failed, Finished, Reply, ToolCall
+from .canvas_view import Style
+from .glyphs import visible
+from .terminal import abilities, paint_lines
+
+
+class Presenter(Protocol):
+    """Something that events are shown to, between entering and leaving it."""
+
+    def feed(self, event: Event) -> None: ...
+
+
+def log(text: str, *, faint: bool = False) -> None:
+    """A line on standard error; control characters shown, not sent. `faint` on a terminal: less important."""
+    able = abilities(sys.stderr, os.environ)
+    print(paint_lines(visible(text), Style(dim=faint and able.live), able), file=sys.stderr, flush=True)
+
+
+@dataclass
+class Answer:
+    """Collects the events of one request; `reply` is the whole once it has finished."""
+
+    text: str = ""
+    thinking: str = ""
+    tool_calls: list[ToolCall] = field(default_factory=list)
+    tokens: list[int] = field(default_factory=list)
+    steps_max: int = 0
+    reply: Reply | None = None
+
+    def feed(self, event: Event) -> None:
+        """Takes the next event. Raises what made the request fail."""
+        if isinstance(event, Failed):
+            raise event.error
+        if isinstance(event, Draft):
+            self.steps_max = event.steps_max
+            return
+        self.text += event.text
+        self.thinking += event.thinking
+        self.tool_calls += event.tool_calls
+        if isinstance(event, Committed):
+            self.tokens += event.tokens
+        elif isinstance(event, Finished):
+            self.reply = self._whole(event)
+
+    def _whole(self, end: Finished) -> Reply:
+        return Reply(
+            self.text,
+            self.thinking,
+            tuple(self.tool_calls),
+            end.reason,
+            end.usage,
+            end.timings,
+            end.seed,
+            tuple(self.tokens),
+            end.canvases,
+        )
+
+
+class PlainAnswer:
+    """Writes settled text as it comes, without thoughts, and sees that it ends with one newline.
+
+    `harmless`: the stream is a terminal, so control characters are shown instead of sent.
+    """
+
+    def __init__(self, stream: TextIO, *, harmless: bool) -> None:
+        self._stream, self._harmless = stream, harmless
+        self._last = ""
+
+    def feed(self, event: Event) -> None:
+        """Writes what the event settles."""
+        if isinstance(event, Committed | Finished):
+            self._write(event.text)
+            for call in event.tool_calls:
+                self._end_line()
+                self._write(call_line(call) + "\n")
+        if isinstance(event, Finished):
+            self._end_line()
+
+    def _end_line(self) -> None:
+        if self._last and self._last != "\n":
+            self._write("\n")
+
+    def _write(self, text: str) -> None:
+        if text:
+            self._stream.write(visible(text, tabs=False) if self._harmless else text)
+            self._stream.flush()
+            self._last = text[-1]
+
+
+def call_line(call: ToolCall) -> str:
+    """A tool call as one line of JSON."""
+    return json.dumps({"name": call.name, "arguments": call.arguments}, ensure_ascii=False)
+
+
+def figures(reply: Reply) -> str:
+    """One line of honest figures: committed tokens over wall time, never canvas places times steps."""
+    steps = sum(canvas.steps for canvas in reply.canvases)
+    tokens, wall = reply.usage.completion_tokens, reply.timings.total
+    parts = [
+        f"{tokens} tokens in {wall:.2f} s: {tokens / wall:.1f} tokens/s" if wall > 0 else f"{tokens} tokens"
+    ]
+    if steps:
+        parts.append(f"{reply.timings.denoise / steps * 1000:.1f} ms/step")
+        parts.append(f"steps per canvas {canvas_steps(reply.canvases)}")
+    return " · ".join([*parts, f"seed {reply.seed}"])
+
+
+def canvas_steps(canvases: tuple[CanvasReport, ...]) -> str:
+    """As `12+48`; with their mean where there are many."""
+    if len(canvases) <= 8:
+        return "+".join(str(canvas.steps) for canvas in canvases)
+    mean = sum(canvas.steps for canvas in canvases) / len(canvases)
+    return f"{mean:.1f} (mean of {len(canvases)})"
+
+
+def as_json(reply: Reply, model: str, params: Mapping[str, Any]) -> dict[str, Any]:
+    """The reply as a JSON object; times in seconds, `tokens` the committed ids."""
+    return {
+        "model": model,
+        "text": reply.text,
+        "thinking": reply.thinking,
+        "tool_calls": [asdict(call) for call in reply.tool_calls],
+        "finish_reason": reply.finish_reason,
+        "tokens": list(reply.tokens),
+        "steps": [canvas.steps for canvas in reply.canvases],
+        "stop_reasons": [canvas.stop for canvas in reply.canvases],
+        "mean_entropy": [canvas.mean_entropy for canvas in reply.canvases],
+        "seed": reply.seed,
+        "params": dict(params),
+        "timings": {**asdict(reply.timings), "tokens_per_second": _rate(reply)},
+        "usage": asdict(reply.usage),
+    }
+
+
+def _rate(reply: Reply) -> float:
+    return reply.usage.completion_tokens / reply.timings.total if reply.timings.total > 0 else 0.0
+
+
+__all__ = ["Answer", "PlainAnswer", "Presenter", "as_json", "call_line", "canvas_steps", "figures", "log"]

@@ -1,0 +1,175 @@
+"""`canvaslm run`: one answer. On a terminal the canvas denoises live; piped, standard output holds the answer alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from contextlib import closing
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..errors import CanvasError, UsageError
+from ..types import Reply
+from .options import Display, Loading, Sampling, Talk, grouped
+from .output import Answer, as_json, figures, log
+
+if TYPE_CHECKING:
+    from ..demo.puzzle import Puzzle
+    from ..session import Session
+
+SHOW_PACE = 0.15  # seconds that a step of the Sudoku stays on the screen
+
+
+@grouped
+def command(
+    prompt: Annotated[
+        str | None,
+        typer.Option("--prompt", "-p", metavar="TEXT", help="The prompt; - reads it from standard input."),
+    ] = None,
+    file: Annotated[
+        str | None, typer.Option("--file", "-f", metavar="FILE", help="Read the prompt from a file.")
+    ] = None,
+    talk: Talk = Talk(),
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Give the prompt to the model without the chat template.")
+    ] = False,
+    as_object: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object: text, tokens, steps, seed, timings ...")
+    ] = False,
+    loading: Loading = Loading(),
+    sampling: Sampling = Sampling(),
+    display: Display = Display(),
+) -> None:
+    """Write one answer. Without a model and a prompt, the demo model solves a Sudoku.
+
+    On a terminal the canvas is drawn while it denoises: plain text is accepted, italic text will be drawn anew,
+    underlined text has just changed, and the fainter it is, the less certain. Piped, standard output holds the
+    answer alone; figures and notes go to standard error.
+
+    Examples:
+      canvaslm run
+      canvaslm run -p "Reverse the word: canvas" --seed 7
+      canvaslm run -m model.gguf -p "Why is the sky blue?" -n 512 --preset quality
+      git diff | canvaslm run -m org/name -p - --system "Write a commit message." > message.txt
+      canvaslm run -m model.gguf -p "Three primes?" --json | jq .steps
+    """
+    display.checked()
+    chosen = sampling.chosen()
+    asked = read_prompt(prompt, file)
+    if asked is None and (loading.model is not None or raw):
+        raise UsageError(
+            "there is no prompt: give one with -p, - for standard input; `canvaslm chat` talks", "prompt"
+        )
+    session = loading.open()
+    notes(session, display)
+    puzzle = None
+    if asked is None:
+        puzzle = show_puzzle(chosen.get("seed"), display)
+        asked, display = puzzle.prompt, paced(display)
+    reply = answer(
+        session, asked, display, as_object, system=talk.system, thinking=talk.thinking, raw=raw, **chosen
+    )
+    if as_object:
+        print_json(session, reply, chosen, puzzle)
+    elif not display.quiet:
+        log(figures(reply), faint=True)
+    conclude(reply, puzzle)
+
+
+def read_prompt(prompt: str | None, file: str | None) -> str | None:
+    """The prompt from -p, from standard input (`-p -`) or from a file; None where there is none."""
+    if prompt is not None and file is not None:
+        raise UsageError("--prompt and --file cannot both give the prompt", "prompt")
+    if prompt == "-" or file == "-":
+        text = sys.stdin.read()
+        if not text.strip():
+            raise UsageError("the prompt on standard input is empty", "prompt")
+        return text
+    if file is not None:
+        with open(file, encoding="utf-8", errors="replace") as opened:
+            return opened.read()
+    return prompt
+
+
+def notes(session: Session, display: Display) -> None:
+    """What was remarkable about loading the model."""
+    if not display.quiet:
+        for note in session.notes:
+            log(f"note: {note}")
+
+
+def answer(session: Session, prompt: Any, display: Display, silent: bool = False, **options: Any) -> Reply:
+    """Streams one answer to the terminal or the pipe, and returns it whole. Raises what made it fail."""
+    from .present import presenter
+
+    collected = Answer()
+    with presenter(session, display, silent) as show:
+        wants_drafts = getattr(show, "wants_drafts", False)
+        with closing(session.stream(prompt, drafts=wants_drafts, **options)) as events:  # type: ignore[type-var]
+            for event in events:
+                collected.feed(event)
+                show.feed(event)
+    assert collected.reply is not None, "a stream ends in Finished or Failed"
+    return collected.reply
+
+
+def paced(display: Display) -> Display:
+    """For a show: the demo model takes milliseconds a step, too fast to be seen."""
+    return display if display.pace is not None else replace(display, pace=SHOW_PACE)
+
+
+def show_puzzle(seed: int | None, display: Display) -> Puzzle:
+    """Draws a Sudoku and prints its prompt: on the terminal with the answer, otherwise with the log."""
+    from ..demo.puzzle import random_puzzle
+
+    puzzle = random_puzzle(None if seed == -1 else seed)
+    stream = sys.stdout if sys.stdout.isatty() else sys.stderr
+    if not display.quiet:
+        print(f"A Sudoku that the demo model has not seen:\n\n{puzzle.pretty()}\n", file=stream, flush=True)
+    return puzzle
+
+
+def print_json(session: Session, reply: Reply, chosen: dict[str, Any], puzzle: Puzzle | None) -> None:
+    """The reply as one JSON object on standard output."""
+    given = {**chosen, "seed": reply.seed}
+    params = session.merge(given.pop("preset", None), given)
+    document = as_json(reply, session.name, asdict(params))
+    if puzzle is not None:
+        from ..demo.puzzle import verdict
+
+        solved, says = verdict(puzzle, reply.text)
+        document["puzzle"] = {"prompt": puzzle.prompt, "solved": solved, "verdict": says}
+    print(json.dumps(document, ensure_ascii=os.environ.get("PYTHONIOENCODING") == "ascii"))
+
+
+def conclude(reply: Reply, puzzle: Puzzle | None) -> None:
+    """The last word: whether the puzzle is solved, whether the answer is whole. Raises CanvasError if it is no good."""
+    if puzzle is not None:
+        from ..demo.puzzle import verdict
+
+        solved, says = verdict(puzzle, reply.text)
+        if not solved:
+            raise CanvasError(says)
+        log(says)
+        return
+    if not (reply.text.strip() or reply.tool_calls):
+        thought = "the model was still thinking" if reply.thinking else "the model gave an empty answer"
+        raise CanvasError(f"{thought}; try a larger -n or another --seed")
+    if reply.finish_reason == "length":
+        log(f"note: cut at {reply.usage.completion_tokens} tokens; -n allows more")
+
+
+__all__ = [
+    "SHOW_PACE",
+    "answer",
+    "command",
+    "conclude",
+    "notes",
+    "paced",
+    "print_json",
+    "read_prompt",
+    "show_puzzle",
+]
