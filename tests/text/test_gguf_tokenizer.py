@@ -123,9 +123,9 @@ def reference(metadata: dict[str, Any]) -> Any:
 
 
 def test_loading_is_quick(metadata: dict[str, Any]) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     Tokenizer.from_gguf(metadata)
-    assert time.perf_counter() - start < 10  # 1.3 s on two old cores
+    assert time.process_time() - start < 10  # 1.3 s on a quiet machine with two cores
 
 
 @pytest.mark.parametrize("text", SAMPLES)

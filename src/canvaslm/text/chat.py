@@ -6,6 +6,7 @@ never become control tokens (`canvaslm.text.escaping`).
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -173,14 +174,20 @@ def _filters(escaper: Escaper) -> dict[str, Any]:
 
 
 def _seeing_through(escaper: Escaper, function: Any) -> Any:
-    def run(value: Any, *args: Any, **kwargs: Any) -> Any:
-        return escaper.hide(function(escaper.show(value), *args, **kwargs))
+    lead = 1 if hasattr(function, "jinja_pass_arg") else 0  # templates are compiled to pass the context first
+
+    @functools.wraps(function)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        value = escaper.show(args[lead])
+        return escaper.hide(function(*args[:lead], value, *args[lead + 1 :], **kwargs))
 
     return run
 
 
 def _to_json(escaper: Escaper) -> Any:
+    @jinja2.pass_eval_context
     def tojson(
+        context: Any,
         value: Any,
         ensure_ascii: bool = False,
         indent: int | None = None,

@@ -34,7 +34,7 @@ DEFAULT_TEMPLATE = """\
   {%- endfor -%}
   {{- '<turn|>\\n' -}}
 {%- endif -%}
-{%- set ns = namespace(open=false, calls=[]) -%}
+{%- set ns = namespace(open=false, last='', calls=[]) -%}
 {%- for m in (messages[1:] if system else messages) -%}
   {%- if m['role'] == 'tool' -%}
     {%- set tool_name = namespace(is=m['name'] or 'unknown') -%}
@@ -43,7 +43,7 @@ DEFAULT_TEMPLATE = """\
     {%- endfor -%}
     <|tool_response>response:{{ tool_name.is }}{value:{{ value(m['content']) }}}<tool_response|>
   {%- else -%}
-    {%- if not (ns.open and m['role'] == 'assistant') -%}
+    {%- if not (ns.last == m['role'] == 'assistant') -%}
       {{- '<|turn>' + ('model' if m['role'] == 'assistant' else m['role']) + '\\n' -}}
     {%- endif -%}
     {{- m['content'] | trim -}}
@@ -51,6 +51,7 @@ DEFAULT_TEMPLATE = """\
     {%- for call in ns.calls -%}
       <|tool_call>call:{{ call['function']['name'] }}{{ value(call['function']['arguments']) }}<tool_call|>
     {%- endfor -%}
+    {%- set ns.last = m['role'] -%}
     {%- set ns.open = ns.calls | length > 0 -%}
     {%- if not ns.open -%}{{- '<turn|>\\n' -}}{%- endif -%}
   {%- endif -%}

@@ -1,10 +1,10 @@
 """Keeps markers in other people's text from becoming control tokens, through any template.
 
 Before rendering, the characters that markers are made of (`<`, `|`, `>` ...) are replaced in all text from outside,
-one for one, by private-use characters that occur nowhere in the input. Whatever the template does then (trim, split,
+one for one, by rare symbols that occur nowhere in the input. Whatever the template does then (trim, split,
 join, take apart), a marker that stands in its output was written by the template itself, entirely. After the output
-is cut at those markers, the replacement is undone. Because it maps one character to one that is neither space nor
-letter, templates treat harmless text exactly as without it.
+is cut at those markers, the replacement is undone. Because it maps one character to one that is printable and
+neither space nor letter, templates treat harmless text exactly as without it.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from canvaslm.text.markers import Special
 
 MAX_DEPTH = 64
 _ALWAYS = "<|>"
+# Yijing hexagrams, Braille and domino tiles; were they all in use, private characters, which `repr` spells out.
+_RARE = (range(0x4DC0, 0x4E00), range(0x2800, 0x2900), range(0x1F030, 0x1F094))
 _PRIVATE = (range(0xE000, 0xF900), range(0xF0000, 0xFFFFE), range(0x100000, 0x10FFFE))
 
 
@@ -50,7 +52,7 @@ class Escaper:
             pairs = [(sign, next(stand_ins)) for sign in sorted(signs & used)]
         except StopIteration:
             raise UsageError(
-                "the messages use every private-use character of Unicode", param="messages"
+                "the messages use every symbol that could stand in for another", param="messages"
             ) from None
         self._hide = str.maketrans(dict(pairs))
         self._show = str.maketrans({stand_in: sign for sign, stand_in in pairs})
@@ -92,7 +94,7 @@ def _strings(value: Any, depth: int) -> Iterator[str]:
 
 
 def _free_characters(used: set[str]) -> Iterator[str]:
-    for block in _PRIVATE:
+    for block in (*_RARE, *_PRIVATE):
         for code in block:
             if chr(code) not in used:
                 yield chr(code)

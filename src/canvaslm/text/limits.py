@@ -104,6 +104,8 @@ def _own_size(item: Any, printable: bool) -> int:
         raise BadTemplate(f"the chat template computes a number of more than {MAX_INT_BITS} bits.")
     if isinstance(item, (list, tuple, set, frozenset, dict)):
         return SLOT + 8 * len(item)
+    if isinstance(item, range):
+        return SLOT + 16 * len(item)
     if printable and not isinstance(item, (int, float, Undefined, type(None))):
         raise BadTemplate(f"the chat template writes out a {type(item).__name__}, which has no text.")
     return 16

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, MappingView
 from typing import TYPE_CHECKING, Any
 
 from jinja2.filters import make_attrgetter
@@ -129,7 +129,7 @@ def _filter(size: Size) -> Callable[[Sandbox, Any], Any]:
         @functools.wraps(function)
         def run(*args: Any, **kwargs: Any) -> Any:
             value, rest = args[lead], args[lead + 1 :]
-            if hasattr(value, "__next__"):
+            if hasattr(value, "__next__") or isinstance(value, MappingView):
                 value = meter.listed(value)
             meter.price(size(meter, value, *rest, **kwargs) if size is not _nothing else 0)
             result = function(*args[:lead], value, *rest, **kwargs)
