@@ -1,0 +1,168 @@
+// The C ABI: raw pointers and sizes, checked by the Python side. One operation at a time.
+#include <cstring>
+#include <initializer_list>
+
+#include "kernels.h"
+#include "pack.h"
+#include "pool.h"
+
+#define API extern "C" __attribute__((visibility("default")))
+
+namespace plain { extern const Kernels kernels; }
+#if defined(CANVAS_X86)
+namespace avx2 { extern const Kernels kernels; }
+namespace avx512 { extern const Kernels kernels; }
+#endif
+#if defined(CANVAS_ARM)
+namespace neon { extern const Kernels kernels; }
+#endif
+#if defined(CANVAS_ARM) && defined(__linux__)
+#include <sys/auxv.h>
+#endif
+
+namespace {
+
+bool runs_here(const char* isa) {
+  if (!strcmp(isa, "plain")) return true;
+#if defined(CANVAS_X86)
+  __builtin_cpu_init();
+  if (!strcmp(isa, "avx2"))
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  if (!strcmp(isa, "avx512"))
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
+#endif
+#if defined(CANVAS_ARM)
+  if (!strcmp(isa, "neon")) {
+#if defined(__linux__)
+    return getauxval(AT_HWCAP) & (1 << 20);  // HWCAP_ASIMDDP
+#else
+    return true;  // every 64-bit Apple processor
+#endif
+  }
+#endif
+  return false;
+}
+
+const Kernels* named(const char* isa) {
+#if defined(CANVAS_X86)
+  if (!strcmp(isa, "avx512")) return &avx512::kernels;
+  if (!strcmp(isa, "avx2")) return &avx2::kernels;
+#endif
+#if defined(CANVAS_ARM)
+  if (!strcmp(isa, "neon")) return &neon::kernels;
+#endif
+  return &plain::kernels;
+}
+
+const Kernels* best() {
+  for (const char* isa : {"avx512", "avx2", "neon"})
+    if (runs_here(isa)) return named(isa);
+  return &plain::kernels;
+}
+
+const Kernels* current = nullptr;
+const Kernels& kernels() {
+  if (!current) current = best();
+  return *current;
+}
+
+struct PackJob {
+  int kind, format, n, k;
+  const uint8_t* src;
+  uint8_t* dst;
+};
+constexpr int kTilesPerTask = 4;
+
+void pack_some(void* context, int item, int) {
+  const PackJob& j = *(const PackJob*)context;
+  int first = item * kTilesPerTask, left = tiles_of(j.n) - first;
+  pack_tiles(j.kind, j.format, j.src, j.n, j.k, first, left < kTilesPerTask ? left : kTilesPerTask, j.dst);
+}
+
+}  // namespace
+
+API int canvas_abi() { return 1; }
+API const char* canvas_isa() { return kernels().name; }
+// 0, or 1 when this machine lacks `isa`.
+API int canvas_use_isa(const char* isa) {
+  if (!runs_here(isa)) return 1;
+  Operation held;
+  current = named(isa);
+  return 0;
+}
+API void canvas_set_threads(int count) { pool_set_threads(count); }
+API int canvas_threads() { return pool_threads(); }
+API void* canvas_alloc(size_t bytes) { return huge_alloc(bytes); }
+API void canvas_free(void* memory, size_t bytes) { huge_free(memory, bytes); }
+API void canvas_release_scratch() { scratch_release(); }
+API size_t canvas_packed_bytes(int kind, int n, int k) { return packed_bytes(kind, n, k); }
+
+// Packs rows of `format` into `kind`; 0, or 1 when that pair is not supported.
+API int canvas_pack(int kind, int format, const uint8_t* src, int n, int k, uint8_t* dst) {
+  Operation held;
+  if (kind == kInt8) {
+    kernels().requantize(kind, format, src, n, k, dst);
+    return 0;
+  }
+  if (!pack_tiles(kind, format, src, n, k, 0, 0, dst)) return 1;
+  PackJob job = {kind, format, n, k, src, dst};
+  pool_run((tiles_of(n) + kTilesPerTask - 1) / kTilesPerTask, pack_some, &job);
+  return 0;
+}
+API void canvas_transpose(int kind, int format, const uint8_t* src, int rows, int columns, uint8_t* dst) {
+  Operation held;
+  kernels().transpose(kind, format, src, rows, columns, dst);
+}
+API void canvas_gather(int format, const uint8_t* src, int k, const int64_t* ids, int count, float* out) {
+  Operation held;
+  kernels().gather(format, src, k, ids, count, out);
+}
+API void canvas_matmul(int kind, const uint8_t* w, int n, int k, const float* x, int64_t x_stride, int rows, float* y,
+                       int64_t y_stride) {
+  Operation held;
+  kernels().matmul({kind, n, k, w}, x, (size_t)x_stride, rows, y, (size_t)y_stride);
+}
+// 0, or 1 when an expert id is out of range.
+API int canvas_experts(int gate_up_kind, const uint8_t* gate_up, int down_kind, const uint8_t* down, int count, int inner,
+                       int n, int k, const float* x, int tokens, const int64_t* index, const float* weights, int top,
+                       float* y) {
+  for (int64_t i = 0; i < (int64_t)tokens * top; i++)
+    if (index[i] < 0 || index[i] >= count) return 1;
+  Operation held;
+  kernels().experts({gate_up_kind, 2 * inner, k, gate_up}, {down_kind, n, inner, down}, count, x, tokens, index, weights,
+                    top, y);
+  return 0;
+}
+API void canvas_head(const HeadCall* call) {
+  Operation held;
+  kernels().head(*call);
+}
+API void canvas_soft(const SoftCall* call) {
+  Operation held;
+  kernels().soft(*call);
+}
+API void canvas_attention(const AttentionCall* call) {
+  Operation held;
+  kernels().attention(*call);
+}
+API void canvas_rms_norm(const float* x, const float* weight, const float* residual, float scale, float eps, int rows,
+                         int width, float* out) {
+  Operation held;
+  kernels().rms_norm(x, weight, residual, scale, eps, rows, width, out);
+}
+API void canvas_join(const float* a, const float* wa, const float* b, const float* wb, const float* w, const float* residual,
+                     float scale, float eps, int rows, int width, float* out) {
+  Operation held;
+  kernels().join(a, wa, b, wb, w, residual, scale, eps, rows, width, out);
+}
+API void canvas_norm_rope(float* x, const float* weight, const float* cos, const float* sin, float eps, int tokens, int heads,
+                          int width, int64_t stride) {
+  Operation held;
+  kernels().norm_rope(x, weight, cos, sin, eps, tokens, heads, width, stride);
+}
+API void canvas_route(const float* x, const float* scale, int kind, const uint8_t* proj, int experts, int width,
+                      const float* per_expert, int tokens, int top, float eps, int64_t* index, float* weights) {
+  Operation held;
+  kernels().route(x, scale, {kind, experts, width, proj}, per_expert, tokens, top, eps, index, weights);
+}

@@ -1,0 +1,23 @@
+// All kernels for one instruction set: compiled once per set, with CANVAS_ISA as the name of the namespace.
+#include "kernels.h"
+
+#include "simd.h"
+//
+#include "attention.h"
+#include "experts.h"
+#include "gemm.h"
+#include "glue.h"
+#include "head.h"
+#include "requant.h"
+#include "soft.h"
+
+#define TEXT_OF(x) #x
+#define TEXT(x) TEXT_OF(x)
+
+namespace CANVAS_ISA {
+
+extern const Kernels kernels;
+const Kernels kernels = {TEXT(CANVAS_ISA), matmul, experts, requantize, transpose, gather, head,
+                         soft, attention, rms_norm, join, norm_rope, route};
+
+}  // namespace CANVAS_ISA

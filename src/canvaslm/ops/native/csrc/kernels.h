@@ -1,0 +1,78 @@
+// The kernels of one instruction set, as a table of functions.
+#pragma once
+#include "layout.h"
+
+struct HeadCall {
+  Matrix head;
+  const float* hidden;       // [rows, k]
+  int rows;
+  float softcap;             // 0: none
+  const float* temperature;  // [rows]
+  const float* bias;         // [rows, n] added to the processed logits, or nullptr
+  const float* gumbel;       // [rows, sampling tiles]
+  const double* uniform;     // [rows]
+  uint16_t* store;           // fp16 [rows, n rounded up to 1024]: logit - tile's maximum; or nullptr
+  float* tile_peak;          // [rows, sampling tiles]
+  float* tile_mass;          // [rows, sampling tiles]: sum exp(logit - tile's maximum)
+  int64_t* sampled;          // [rows] each from here on
+  int64_t* argmax;
+  float* entropy;
+  float* logprob;            // of argmax
+  float* lse;
+};
+
+struct SoftCall {
+  const uint16_t* store;
+  const float* tile_peak;
+  const float* tile_mass;
+  const float* lse;
+  int rows, vocabulary, width;
+  int format;                // GGUF rows of the embedding table
+  const uint8_t* table;
+  Matrix transposed;         // [width, vocabulary]; data == nullptr: sparse sums only
+  float drop;                // largest mass a row may lose; 0: none
+  float* out;                // [rows, width]
+  int64_t* gathered;         // counters: table rows added one by one; rows that went through the dense product
+  int64_t* dense_rows;
+};
+
+struct Segment {             // keys and values of consecutive positions
+  const void *k, *v;
+  int dtype;                 // 0 fp32, 1 bf16
+  int count;
+  int64_t k_token, k_head, v_token, v_head;  // strides in elements
+};
+
+struct AttentionCall {
+  const float* q;
+  int64_t q_token, q_head;
+  int tokens, heads, kv_heads, width;
+  const Segment* segments;
+  int segment_count;
+  int first_query;           // position of query 0 counted from the first key; used when causal
+  int causal;                // 1: query i sees keys up to first_query + i
+  int window;                // 0, or keys a causal query sees, itself included
+  float* out;
+  int64_t out_token, out_head;
+};
+
+struct Kernels {
+  const char* name;
+  void (*matmul)(const Matrix&, const float* x, size_t x_stride, int rows, float* y, size_t y_stride);
+  void (*experts)(const Matrix& gate_up, const Matrix& down, int count, const float* x, int tokens, const int64_t* index,
+                  const float* weights, int top, float* y);
+  void (*requantize)(int kind, int format, const uint8_t* src, int n, int k, uint8_t* dst);
+  void (*transpose)(int kind, int format, const uint8_t* src, int rows, int columns, uint8_t* dst);
+  void (*gather)(int format, const uint8_t* src, int k, const int64_t* ids, int count, float* out);
+  void (*head)(const HeadCall&);
+  void (*soft)(const SoftCall&);
+  void (*attention)(const AttentionCall&);
+  void (*rms_norm)(const float* x, const float* weight, const float* residual, float scale, float eps, int rows, int width,
+                   float* out);
+  void (*join)(const float* a, const float* wa, const float* b, const float* wb, const float* w, const float* residual,
+               float scale, float eps, int rows, int width, float* out);
+  void (*norm_rope)(float* x, const float* weight, const float* cos, const float* sin, float eps, int tokens, int heads,
+                    int width, int64_t stride);
+  void (*route)(const float* x, const float* scale, const Matrix& proj, const float* per_expert, int tokens, int top, float eps,
+                int64_t* index, float* weights);
+};

@@ -1,0 +1,258 @@
+// The innermost loops: one record (32 outputs x 256 inputs) times a few rows of activations.
+//
+// C is a scratch tile [rows][32] that accumulates over records in ascending order. A row's arithmetic is the same in
+// whatever register block it falls, so results never depend on the batch.
+#pragma once
+#include "layout.h"
+#include "quantize.h"
+#include "simd.h"
+#include "unpack.h"
+
+namespace CANVAS_ISA {
+
+// The record that comes next, fetched a few lines at a time between dot products (65 -> 50 ms per expert layer).
+struct Ahead {
+  const char *at, *end;
+  INL_MEMBER void fetch() {
+    if (at < end) {
+      prefetch(at);
+      prefetch(at + 64);
+      prefetch(at + 128);
+      prefetch(at + 192);
+      at += 256;
+    }
+  }
+};
+
+// The rows and results of the next register block, while group g of this one is computed.
+template <int MR> INL void fetch_next_rows(const int8_t* a, const float* c, int g) {
+  const char* next = (const char*)(a + MR * kBlock) + g * MR * 32;
+  for (int i = 0; i < MR * 32; i += 64) prefetch(next + i);
+  const char* out = (const char*)(c + MR * kTile) + g * MR * 16;
+  for (int i = 0; i < MR * 16; i += 64) prefetch(out + i);
+}
+
+template <int MR> INL void add_to_tile(F (&f)[MR][2], const Sums* sums, float* c, bool first) {
+#pragma GCC unroll 16
+  for (int m = 0; m < MR; m++) {
+    F s = set1(sums[m].scale);
+    for (int h = 0; h < 2; h++) {
+      float* to = c + m * kTile + 16 * h;
+      store(to, first ? mul(s, f[m][h]) : fma(s, f[m][h], load(to)));
+    }
+  }
+}
+
+constexpr int offset_of(int kind) { return kind == kQ40 ? 8 : kind == kQ50 ? 16 : kind == kQ80 ? kByteOffset : 0; }
+constexpr bool has_mins(int kind) { return kind == kQ4K || kind == kQ5K || kind == kQ6K; }
+
+// f -= dmin * (minima . group sums)
+template <int MR, int KIND> INL void take_minima(F (&f)[MR][2], const Unpacked& u, const Sums* sums) {
+  I a[MR][2];
+#pragma GCC unroll 16
+  for (int m = 0; m < MR; m++) a[m][0] = a[m][1] = zero_int();
+  constexpr int pairs = KIND == kQ6K ? 8 : 4;
+#pragma GCC unroll 1
+  for (int p = 0; p < pairs; p++) {
+    B w0 = load_weight(u.mins + p * 64), w1 = load_weight(u.mins + p * 64 + 32);
+#pragma GCC unroll 16
+    for (int m = 0; m < MR; m++) {
+      B b = broadcast4((KIND == kQ6K ? sums[m].of16 : sums[m].of32) + 2 * p);
+      dot_pairs(a[m][0], w0, b);
+      dot_pairs(a[m][1], w1, b);
+    }
+  }
+#pragma GCC unroll 16
+  for (int m = 0; m < MR; m++)
+    for (int h = 0; h < 2; h++) f[m][h] = fnma(to_float(a[m][h]), load(u.dmin + 16 * h), f[m][h]);
+}
+
+// Formats with a scale per 32 (or 16) inputs.
+template <int MR, int KIND>
+INL void grouped_rows(const uint8_t* w, const Unpacked& u, const int8_t* a, const Sums* sums, float* c, int groups,
+                      bool first, Ahead& ahead) {
+  F f[MR][2];
+#pragma GCC unroll 16
+  for (int m = 0; m < MR; m++) f[m][0] = f[m][1] = zero();
+  constexpr int parts = KIND == kQ6K ? 2 : 1, quads = 8 / parts;
+#pragma GCC unroll 1
+  for (int g = 0; g < groups; g++) {
+    fetch_next_rows<MR>(a, c, g);
+    ahead.fetch();
+#pragma GCC unroll 2
+    for (int part = 0; part < parts; part++) {
+      I acc[MR][2];
+#pragma GCC unroll 16
+      for (int m = 0; m < MR; m++)
+        acc[m][0] = acc[m][1] = offset_of(KIND) ? set1_int(-offset_of(KIND) * sums[m].of32[g]) : zero_int();
+      const uint8_t* wp = w + g * 1024 + part * 512;
+      const int8_t* ap = a + g * 32 + part * 16;
+#pragma GCC unroll 8
+      for (int j = 0; j < quads; j++) {
+        B w0 = load_weight(wp + j * 128), w1 = load_weight(wp + j * 128 + 64);
+#pragma GCC unroll 16
+        for (int m = 0; m < MR; m++) {
+          B b = broadcast4(ap + m * kBlock + j * 4);
+          if (KIND == kQ80 || (KIND == kQ4K && kKeepHighNibble)) {
+            dot_byte(acc[m][0], w0, b);
+            dot_byte(acc[m][1], w1, b);
+          } else {
+            dot_low(acc[m][0], w0, b);
+            dot_low(acc[m][1], w1, b);
+          }
+        }
+      }
+      const float* s = u.scale + (g * parts + part) * kTile;
+      F s0 = load(s), s1 = load(s + 16);
+#pragma GCC unroll 16
+      for (int m = 0; m < MR; m++) {
+        f[m][0] = fma(to_float(acc[m][0]), s0, f[m][0]);
+        f[m][1] = fma(to_float(acc[m][1]), s1, f[m][1]);
+      }
+    }
+  }
+  if (has_mins(KIND)) take_minima<MR, KIND>(f, u, sums);
+  add_to_tile<MR>(f, sums, c, first);
+}
+
+// One scale per 256 inputs: int32 all the way.
+template <int MR>
+INL void flat_rows(const uint8_t* w, const float* d, const int8_t* a, const Sums* sums, float* c, int groups, bool first,
+                   Ahead& ahead) {
+  I acc[MR][2];
+#pragma GCC unroll 16
+  for (int m = 0; m < MR; m++) acc[m][0] = acc[m][1] = set1_int(sums[m].offset);
+#pragma GCC unroll 1
+  for (int g = 0; g < groups; g++) {
+    fetch_next_rows<MR>(a, c, g);
+    ahead.fetch();
+    ahead.fetch();
+    const uint8_t* wp = w + g * 1024;
+    const int8_t* ap = a + g * 32;
+#pragma GCC unroll 8
+    for (int j = 0; j < 8; j++) {
+      B w0 = load_weight(wp + j * 128), w1 = load_weight(wp + j * 128 + 64);
+#pragma GCC unroll 16
+      for (int m = 0; m < MR; m++) {
+        B b = broadcast4(ap + m * kBlock + j * 4);
+        dot_byte(acc[m][0], w0, b);
+        dot_byte(acc[m][1], w1, b);
+      }
+    }
+  }
+  F f[MR][2], s0 = load(d), s1 = load(d + 16);
+#pragma GCC unroll 16
+  for (int m = 0; m < MR; m++) {
+    f[m][0] = mul(to_float(acc[m][0]), s0);
+    f[m][1] = mul(to_float(acc[m][1]), s1);
+  }
+  add_to_tile<MR>(f, sums, c, first);
+}
+
+// bf16 and fp32 weights in fp32 arithmetic.
+template <int MR, int KIND>
+INL void float_rows(const uint8_t* w, const float* x, float* c, int inputs, bool first, Ahead& ahead) {
+  F f[MR][2];
+#pragma GCC unroll 16
+  for (int m = 0; m < MR; m++)
+    for (int h = 0; h < 2; h++) f[m][h] = first ? zero() : load(c + m * kTile + 16 * h);
+#pragma GCC unroll 2
+  for (int k = 0; k < inputs; k++) {
+    if (k % 8 == 0) ahead.fetch();
+    F w0, w1;
+    if (KIND == kBF16) {
+      const uint16_t* p = (const uint16_t*)w + (size_t)k * kTile;
+      w0 = load_bf16(p), w1 = load_bf16(p + 16);
+    } else {
+      const float* p = (const float*)w + (size_t)k * kTile;
+      w0 = load(p), w1 = load(p + 16);
+    }
+#pragma GCC unroll 16
+    for (int m = 0; m < MR; m++) {
+      F b = set1(x[(size_t)m * kBlock + (size_t)k]);
+      f[m][0] = fma(w0, b, f[m][0]);
+      f[m][1] = fma(w1, b, f[m][1]);
+    }
+  }
+#pragma GCC unroll 16
+  for (int m = 0; m < MR; m++)
+    for (int h = 0; h < 2; h++) store(c + m * kTile + 16 * h, f[m][h]);
+}
+
+// Splits `rows` into register blocks of nearly equal height, at most MOST, and calls step.run<MR>(first row).
+template <int MOST, class Step> INL void in_row_blocks(int rows, const Step& step) {
+  int blocks = (rows + MOST - 1) / MOST, at = 0;
+  for (int b = 0; b < blocks; b++) {
+    int height = (rows - at + blocks - b - 1) / (blocks - b);
+    switch (height) {
+      case 1: step.template run<1>(at); break;
+      case 2: step.template run<2>(at); break;
+      case 3: step.template run<(MOST >= 3 ? 3 : 1)>(at); break;
+      case 4: step.template run<(MOST >= 4 ? 4 : 1)>(at); break;
+      case 5: step.template run<(MOST >= 5 ? 5 : 1)>(at); break;
+      case 6: step.template run<(MOST >= 6 ? 6 : 1)>(at); break;
+      case 7: step.template run<(MOST >= 7 ? 7 : 1)>(at); break;
+      case 8: step.template run<(MOST >= 8 ? 8 : 1)>(at); break;
+      case 9: step.template run<(MOST >= 9 ? 9 : 1)>(at); break;
+      case 10: step.template run<(MOST >= 10 ? 10 : 1)>(at); break;
+      case 11: step.template run<(MOST >= 11 ? 11 : 1)>(at); break;
+      default: step.template run<(MOST >= 12 ? 12 : 1)>(at); break;
+    }
+    at += height;
+  }
+}
+
+template <int KIND> struct GroupedStep {
+  const uint8_t* w;
+  const Unpacked& u;
+  const Activations& a;
+  float* c;
+  int groups;
+  bool first;
+  Ahead& ahead;
+  template <int MR> INL_MEMBER void run(int m) const {
+    grouped_rows<MR, KIND>(w, u, a.q + (size_t)m * kBlock, a.sums + m, c + (size_t)m * kTile, groups, first, ahead);
+  }
+};
+
+struct FlatStep {
+  const uint8_t* w;
+  const float* d;
+  const Activations& a;
+  float* c;
+  int groups;
+  bool first;
+  Ahead& ahead;
+  template <int MR> INL_MEMBER void run(int m) const {
+    flat_rows<MR>(w, d, a.q + (size_t)m * kBlock, a.sums + m, c + (size_t)m * kTile, groups, first, ahead);
+  }
+};
+
+template <int KIND> struct FloatStep {
+  const uint8_t* w;
+  const Activations& a;
+  float* c;
+  int inputs;
+  bool first;
+  Ahead& ahead;
+  template <int MR> INL_MEMBER void run(int m) const {
+    float_rows<MR, KIND>(w, a.x + (size_t)m * kBlock, c + (size_t)m * kTile, inputs, first, ahead);
+  }
+};
+
+// One record times `rows` rows. `panel` points at the record's panel of activations.
+template <int KIND>
+__attribute__((noinline)) static void record_times_rows(const uint8_t* r, Unpacked& u, const Activations& panel, int rows,
+                                                        float* c, int groups, bool first, Ahead ahead) {
+  if (KIND == kInt8) {
+    const float* d = (const float*)(r + groups * 1024);
+    in_row_blocks<kFlatRows>(rows, FlatStep{r, d, panel, c, groups, first, ahead});
+  } else if (KIND == kBF16 || KIND == kF32) {
+    in_row_blocks<kGroupRows>(rows, FloatStep<KIND>{r, panel, c, groups * kGroup, first, ahead});
+  } else {
+    const uint8_t* w = unpack<KIND>(r, groups, u);
+    in_row_blocks<kGroupRows>(rows, GroupedStep<KIND>{w, u, panel, c, groups, first, ahead});
+  }
+}
+
+}  // namespace CANVAS_ISA

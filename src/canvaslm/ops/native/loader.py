@@ -1,0 +1,165 @@
+"""Finds, loads and describes the compiled library; everything else asks `library()`.
+
+Order: the library installed with the package, then one compiled on first use (see `build`). `CANVASLM_NATIVE=0` turns
+it off; `CANVASLM_ISA=plain|avx2|avx512|neon` picks an instruction set; `CANVASLM_THREADS` sets the threads, which
+otherwise follow the process's affinity mask.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+import warnings
+from pathlib import Path
+
+from . import build
+
+_ABI = 1
+_lock = threading.Lock()
+_loaded: ctypes.CDLL | None = None
+_problem: str | None = None
+
+_pointer, _size, _int, _long, _float = (
+    ctypes.c_void_p,
+    ctypes.c_size_t,
+    ctypes.c_int,
+    ctypes.c_int64,
+    ctypes.c_float,
+)
+
+# name: (result, arguments); the declarations of api.cpp.
+_SIGNATURES: dict[str, tuple[object, list[object]]] = {
+    "canvas_abi": (_int, []),
+    "canvas_isa": (ctypes.c_char_p, []),
+    "canvas_use_isa": (_int, [ctypes.c_char_p]),
+    "canvas_set_threads": (None, [_int]),
+    "canvas_threads": (_int, []),
+    "canvas_alloc": (_pointer, [_size]),
+    "canvas_free": (None, [_pointer, _size]),
+    "canvas_release_scratch": (None, []),
+    "canvas_packed_bytes": (_size, [_int, _int, _int]),
+    "canvas_pack": (_int, [_int, _int, _pointer, _int, _int, _pointer]),
+    "canvas_transpose": (None, [_int, _int, _pointer, _int, _int, _pointer]),
+    "canvas_gather": (None, [_int, _pointer, _int, _pointer, _int, _pointer]),
+    "canvas_matmul": (None, [_int, _pointer, _int, _int, _pointer, _long, _int, _pointer, _long]),
+    "canvas_experts": (
+        _int,
+        [_int, _pointer, _int, _pointer, _int, _int, _int, _int, _pointer, _int, _pointer, _pointer, _int, _pointer],
+    ),
+    "canvas_head": (None, [_pointer]),
+    "canvas_soft": (None, [_pointer]),
+    "canvas_attention": (None, [_pointer]),
+    "canvas_rms_norm": (None, [_pointer, _pointer, _pointer, _float, _float, _int, _int, _pointer]),
+    "canvas_join": (
+        None,
+        [_pointer, _pointer, _pointer, _pointer, _pointer, _pointer, _float, _float, _int, _int, _pointer],
+    ),
+    "canvas_norm_rope": (None, [_pointer, _pointer, _pointer, _pointer, _float, _int, _int, _int, _long]),
+    "canvas_route": (
+        None,
+        [_pointer, _pointer, _int, _pointer, _int, _int, _pointer, _int, _int, _float, _pointer, _pointer],
+    ),
+}  # fmt: skip
+
+
+def library() -> ctypes.CDLL:
+    """The loaded library. Raises RuntimeError with the reason when there is none."""
+    global _loaded, _problem
+    with _lock:
+        if _loaded is None and _problem is None:
+            try:
+                _loaded = _open()
+            except (build.BuildFailed, OSError) as error:
+                _problem = str(error)
+        if _loaded is None:
+            raise RuntimeError(f"the native kernels are not available: {_problem}")
+        return _loaded
+
+
+def _open() -> ctypes.CDLL:
+    if os.environ.get("CANVASLM_NATIVE") == "0":
+        raise build.BuildFailed("switched off by CANVASLM_NATIVE=0")
+    installed = Path(__file__).parent / build.LIBRARY
+    lib = ctypes.CDLL(str(installed if installed.exists() else build.cached_library()))
+    for name, (result, arguments) in _SIGNATURES.items():
+        function = getattr(lib, name)
+        function.restype, function.argtypes = result, arguments
+    if lib.canvas_abi() != _ABI:
+        raise build.BuildFailed(f"{installed} is of another version; reinstall canvaslm")
+    wanted = os.environ.get("CANVASLM_ISA")
+    if wanted and lib.canvas_use_isa(wanted.encode()):
+        raise build.BuildFailed(f"this machine cannot run CANVASLM_ISA={wanted}")
+    lib.canvas_set_threads(default_threads())
+    return lib
+
+
+def default_threads() -> int:
+    """$CANVASLM_THREADS, else the processors this process may use."""
+    wanted = os.environ.get("CANVASLM_THREADS", "")
+    if wanted.isdigit() and int(wanted):
+        return int(wanted)
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def available() -> bool:
+    """Whether the kernels can be used. Compiles them if need be; the first failure is told once, as a warning."""
+    told = _problem is not None
+    try:
+        library()
+    except RuntimeError as error:
+        if not told and os.environ.get("CANVASLM_NATIVE") != "0":
+            warnings.warn(
+                f"{error}. Quantised models run in plain PyTorch, several times slower. For the fast path install a "
+                "C++ compiler (or `pip install ziglang`) and run again.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        return False
+    return True
+
+
+def problem() -> str | None:
+    """Why the kernels are not available, or None."""
+    return _problem
+
+
+def isa() -> str:
+    """The instruction set in use: avx512, avx2, neon or plain."""
+    return library().canvas_isa().decode()
+
+
+def use_isa(name: str) -> None:
+    """Switches instruction sets, for tests and benches. Raises ValueError when the machine lacks it."""
+    if library().canvas_use_isa(name.encode()):
+        raise ValueError(f"this machine cannot run {name!r} kernels")
+
+
+def set_threads(count: int) -> None:
+    """Threads of the following operations, at least 1."""
+    library().canvas_set_threads(count)
+
+
+def threads() -> int:
+    """Threads in use."""
+    return library().canvas_threads()
+
+
+def release_scratch() -> None:
+    """Gives the kernels' working memory back; the next operation takes what it needs again."""
+    library().canvas_release_scratch()
+
+
+__all__ = [
+    "available",
+    "default_threads",
+    "isa",
+    "library",
+    "problem",
+    "release_scratch",
+    "set_threads",
+    "threads",
+    "use_isa",
+]
