@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import resource
 import subprocess
 import sys
 import time
@@ -19,16 +21,18 @@ def _python(code: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_help_is_quick_and_imports_no_torch() -> None:
+    """Processor seconds always; seconds on the clock where the machine is not busy with other work."""
     code = "import sys; from canvaslm.cli.main import main; main(['--help']); print('torch' in sys.modules)"
-    seconds = []
-    for _ in range(5):  # the machine may be busy: its best counts
-        start = time.perf_counter()
-        done = _python(code)
-        seconds.append(time.perf_counter() - start)
-        if seconds[-1] < 0.5:
-            break
-    assert done.stdout.splitlines()[-1] == "False"
-    assert min(seconds) < 0.5
+    wall, busy = [], []
+    for _ in range(3):
+        before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+        assert _python(code).stdout.splitlines()[-1] == "False"
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        wall.append(time.perf_counter() - start)
+        busy.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert min(busy) < 0.5
+    if os.getloadavg()[0] < (os.cpu_count() or 1) / 2:
+        assert min(wall) < 0.5
 
 
 def test_help_lists_every_command_that_exists(program: Program) -> None:

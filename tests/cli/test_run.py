@@ -74,6 +74,8 @@ FLAGS: list[tuple[list[str], dict[str, Any]]] = [
     (["--accept-threshold", "0.8"], {"accept_threshold": 0.8}),
     (["--stability-threshold", "2"], {"stability_threshold": 2}),
     (["--confidence-threshold", "0.01"], {"confidence_threshold": 0.01}),
+    (["--eos-aware-stopping"], {"eos_aware_stopping": True}),
+    (["--settle-steps", "3", "--settle-entropy", "0.1"], {"settle_steps": 3, "settle_entropy": 0.1}),
     (["--diffusion-eb-max-steps", "6"], {"max_denoising_steps": 6}),
     (["--diffusion-eb-t-max=0.9", "--diffusion-eb-t-min", "0.1"], {"t_min": 0.1, "t_max": 0.9}),
     (["--diffusion-eb-entropy-bound", "0.2"], {"entropy_bound": 0.2}),

@@ -84,14 +84,15 @@ class Status:
 
     def parts(self) -> list[str]:
         """In the order in which a narrow terminal keeps them."""
-        shown = [
+        time = [f"{self.elapsed:.0f} s"] if self.elapsed >= 2 else []
+        return [
             f"canvas {self.canvas + 1}",
             f"step {self.step} of {self.steps_max}",
+            *time,
             f"T {self.temperature:.2f}",
             f"mean entropy {self.mean_entropy:.2f}",
             f"{self.accepted}/{self.places} accepted",
         ]
-        return shown + ([f"{self.elapsed:.0f} s"] if self.elapsed >= 2 else [])
 
 
 @dataclass(frozen=True)

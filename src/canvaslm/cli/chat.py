@@ -48,7 +48,7 @@ def command(
     """
     display.checked()
     chosen = sampling.chosen()
-    session = loading.open()
+    session = loading.open(display.quiet)
     notes(session, display)
     chat = Chat(session, display, chosen, talk.system, talk.thinking)
     interactive = sys.stdin.isatty()

@@ -13,19 +13,35 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import FrameType, TracebackType
 from typing import Any
 
-from ..types import Committed, Draft, Event, Finished
+from ..types import Committed, Draft, Event, Failed, Finished, ToolCall
 from .canvas_view import Canvas, Line, Style, Vocabulary, render
 from .glyphs import visible
+from .output import call_line
 from .terminal import Screen
 
 INTERVAL = 1 / 20  # seconds between redraws, at least
 _SLOW = 1.0  # seconds without an event after which the elapsed time is drawn anew
 
 _THOUGHT = Style(dim=True)
+
+
+@dataclass
+class Fresh:
+    """What has become certain since text was last printed; the start of a live canvas waits for its end."""
+
+    text: str = ""
+    thinking: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+
+    def add(self, event: Any) -> None:
+        """Adds the deltas of an event that has them."""
+        self.text += event.text
+        self.thinking += event.thinking
+        self.tool_calls += event.tool_calls
 
 
 class LiveCanvas:
@@ -54,6 +70,7 @@ class LiveCanvas:
         self._started = self._event_at = self._drawn_at = clock()
         self._dirty = self._open = self._thinking = False
         self._pending: tuple[Draft, float] | None = None  # not yet turned into cells: many are never drawn
+        self._fresh = Fresh()
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._painter: threading.Thread | None = None
@@ -71,13 +88,17 @@ class LiveCanvas:
         self._wake.set()
 
     def _take(self, event: Event, at: float) -> None:
+        if isinstance(event, Failed):
+            return
         if isinstance(event, Draft):
             self._pending = event, at - self._started
             self._dirty = True
-        elif isinstance(event, Committed):
-            self._settle(event, self._state.committed(event.canvas))
+            return
+        self._fresh.add(event)
+        if isinstance(event, Committed):
+            self._settle(self._state.committed(event.canvas))
         elif isinstance(event, Finished):
-            self._settle(event, Canvas())
+            self._settle(Canvas())
 
     def _take_waiting(self, now: float) -> None:
         """The next event that waits, if the one before has been seen for long enough."""
@@ -156,16 +177,20 @@ class LiveCanvas:
 
     def _frame(self) -> list[Line]:
         width, height = self._screen.size()
-        if self._pending is not None:
-            draft, elapsed = self._pending
-            self._state = self._state.drafted(draft, self._vocabulary, self._ends, elapsed)
-            self._pending = None
+        self._use_pending()
         self._state = self._state.fitted(max(width, 4))
         able = self._screen.able
         return render(self._state, width, height, able.colors > 0, able.unicode)
 
+    def _use_pending(self) -> None:
+        if self._pending is not None:
+            draft, elapsed = self._pending
+            self._state = self._state.drafted(draft, self._vocabulary, self._ends, elapsed)
+            self._pending = None
+
     def _show_time(self, now: float) -> None:
         """On a slow machine the seconds go on between steps, so that nobody thinks it hangs."""
+        self._use_pending()
         elapsed, status = now - self._started, self._state.status
         if status is not None and not self._state.note:
             self._state = replace(self._state, status=replace(status, elapsed=elapsed))
@@ -176,21 +201,20 @@ class LiveCanvas:
 
     # -- settled text ------------------------------------------------------------------------------------------
 
-    def _settle(self, event: Committed | Finished, state: Canvas) -> None:
+    def _settle(self, state: Canvas) -> None:
         """Prints all whole lines of what is settled; the rest stays as the tail that the next canvas continues."""
+        fresh, self._fresh = self._fresh, Fresh()
         tail, self._pending = self._state.tail, None
-        if event.thinking:
-            tail = self._print_lines(tail + visible(event.thinking, tabs=False), _THOUGHT)
+        if fresh.thinking:
+            tail = self._print_lines(tail + visible(fresh.thinking, tabs=False), _THOUGHT)
             self._thinking = True
-        if event.text or event.tool_calls:
+        if fresh.text or fresh.tool_calls:
             if self._thinking:
                 self._screen.write_above(tail + "\n\n", _THOUGHT)
                 tail, self._thinking = "", False
-            tail = self._print_lines(tail + visible(event.text, tabs=False), Style())
-        for call in event.tool_calls:
-            tail = self._print_lines(
-                f"{tail}\n{visible(f'{call.name}({call.arguments})')}".lstrip("\n"), Style()
-            )
+            tail = self._print_lines(tail + visible(fresh.text, tabs=False), Style())
+        for call in fresh.tool_calls:
+            tail = self._print_lines(f"{tail}\n{visible(call_line(call))}".lstrip("\n"), Style())
         self._state = replace(state, tail=tail)
         self._dirty = True
 
@@ -246,4 +270,4 @@ def terminal_signals(live: LiveCanvas, screen: Screen) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-__all__ = ["INTERVAL", "LiveCanvas", "terminal_signals"]
+__all__ = ["INTERVAL", "Fresh", "LiveCanvas", "terminal_signals"]

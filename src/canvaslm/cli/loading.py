@@ -20,9 +20,9 @@ _BAR_CELLS = 24
 _INTERVAL = 0.1  # seconds between redraws of the line
 
 
-def open_session(loading: Loading) -> Session:
-    """Loads what the flags say. Progress goes to standard error, if that is a terminal. Raises as `canvaslm.load`."""
-    with progress_line(loading.model or "the demo model") as progress:
+def open_session(loading: Loading, quiet: bool = False) -> Session:
+    """Loads what the flags say; progress goes to standard error, if that is a terminal. Raises as `canvaslm.load`."""
+    with progress_line(loading.model or "the demo model", quiet) as progress:
         from ..session import load
 
         return load(
@@ -35,11 +35,11 @@ def open_session(loading: Loading) -> Session:
 
 
 @contextmanager
-def progress_line(name: str) -> Iterator[Progress | None]:
+def progress_line(name: str, quiet: bool = False) -> Iterator[Progress | None]:
     """A callable for bytes read and bytes in all that redraws one line; None where nobody would see it."""
     stream = sys.stderr
     able = abilities(stream, os.environ)
-    if not able.live:
+    if quiet or not able.live:
         yield None
         return
     drawn_at = 0.0

@@ -89,11 +89,11 @@ class Loading:
         ),
     ] = None
 
-    def open(self) -> Session:
-        """Loads the model, with a progress line on standard error if that is a terminal."""
+    def open(self, quiet: bool = False) -> Session:
+        """Loads the model; unless `quiet`, with a progress line on standard error if that is a terminal."""
         from .loading import open_session
 
-        return open_session(self)
+        return open_session(self, quiet)
 
 
 @dataclass(frozen=True)
@@ -182,6 +182,27 @@ class Sampling:
         typer.Option(
             "--confidence-threshold", metavar="X", rich_help_panel=_SAMPLING,
             help="Mean entropy, in nats, below which a canvas may end early.",
+        ),
+    ] = None  # fmt: skip
+    eos_aware_stopping: Annotated[
+        bool | None,
+        typer.Option(
+            "--eos-aware-stopping/--no-eos-aware-stopping", rich_help_panel=_SAMPLING,
+            help="Judge only what stands before the draft's end when a canvas may end early.",
+        ),
+    ] = None  # fmt: skip
+    settle_steps: Annotated[
+        int | None,
+        typer.Option(
+            "--settle-steps", metavar="N", rich_help_panel=_SAMPLING,
+            help="Freeze and print the start of a draft once it was certain for N steps; 0: whole canvases only.",
+        ),
+    ] = None  # fmt: skip
+    settle_entropy: Annotated[
+        float | None,
+        typer.Option(
+            "--settle-entropy", metavar="X", rich_help_panel=_SAMPLING,
+            help="Nats below which a place is certain for --settle-steps.",
         ),
     ] = None  # fmt: skip
     from_environment: frozenset[str] = field(default=frozenset(), metadata={"flag": False})

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol, TextIO
 
-from ..types import CanvasReport, Committed, Draft, Event, Failed, Finished, Reply, ToolCall
+from ..types import CanvasReport, Draft, Event, Failed, Finished, Reply, ToolCall
 from .canvas_view import Style
 from .glyphs import visible
 from .terminal import abilities, paint_lines
@@ -48,10 +48,10 @@ class Answer:
         self.text += event.text
         self.thinking += event.thinking
         self.tool_calls += event.tool_calls
-        if isinstance(event, Committed):
-            self.tokens += event.tokens
-        elif isinstance(event, Finished):
+        if isinstance(event, Finished):
             self.reply = self._whole(event)
+        else:
+            self.tokens += event.tokens
 
     def _whole(self, end: Finished) -> Reply:
         return Reply(
@@ -79,11 +79,12 @@ class PlainAnswer:
 
     def feed(self, event: Event) -> None:
         """Writes what the event settles."""
-        if isinstance(event, Committed | Finished):
-            self._write(event.text)
-            for call in event.tool_calls:
-                self._end_line()
-                self._write(call_line(call) + "\n")
+        if isinstance(event, Draft | Failed):
+            return
+        self._write(event.text)
+        for call in event.tool_calls:
+            self._end_line()
+            self._write(call_line(call) + "\n")
         if isinstance(event, Finished):
             self._end_line()
 

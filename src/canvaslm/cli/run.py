@@ -63,7 +63,7 @@ def command(
         raise UsageError(
             "there is no prompt: give one with -p, - for standard input; `canvaslm chat` talks", "prompt"
         )
-    session = loading.open()
+    session = loading.open(display.quiet)
     notes(session, display)
     puzzle = None
     if asked is None:

@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import inspect
+from typing import Annotated, get_type_hints
+
+import pytest
+import typer
+
+from canvaslm.cli.options import Loading, Sampling, grouped, translated
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        (["--diffusion-visual"], ["--live"]),
+        (["--diffusion-eb-t-max", "0.9"], ["--t-max", "0.9"]),
+        (["--diffusion-eb-t-max=0.9"], ["--t-max=0.9"]),
+        (["--diffusion-kv-cache", "-n", "4"], ["-n", "4"]),
+        (["-sys", "be brief"], ["--system", "be brief"]),
+        (["-p", "x", "--", "--diffusion-visual"], ["-p", "x", "--", "--diffusion-visual"]),
+        ([], []),
+    ],
+)
+def test_flags_of_llama_cpp(theirs: list[str], ours: list[str]) -> None:
+    assert translated(theirs) == ours
+
+
+def test_groups_become_flags_of_their_own() -> None:
+    @grouped
+    def command(loading: Loading, name: Annotated[str, typer.Option("--name")] = "x") -> None: ...
+
+    assert list(inspect.signature(command).parameters) == [
+        "ctx",
+        "model",
+        "device",
+        "dtype",
+        "threads",
+        "name",
+    ]
+    assert get_type_hints(command)["device"] is str
+
+
+def test_sampling_names_are_those_of_params() -> None:
+    from dataclasses import fields
+
+    from canvaslm.types import Params
+
+    assert {f.name for f in fields(Sampling)} - {"preset", "from_environment"} == {
+        f.name for f in fields(Params)
+    }
+
+
+def test_only_what_was_set_is_chosen() -> None:
+    assert Sampling().chosen() == {}
+    assert Sampling(seed=-1, t_min=0.0).chosen() == {"seed": -1, "t_min": 0.0}
