@@ -192,6 +192,7 @@ class GGUFFile:
                 self.tensors[name], self._part_of[name] = info, part
 
     def _part(self, part: int) -> torch.Tensor:
+        import numpy as np
         import torch
 
         whole = self._bytes[part]
@@ -199,7 +200,8 @@ class GGUFFile:
             with warnings.catch_warnings():
                 # The map is read-only, and torch warns that tensors cannot say so.
                 warnings.simplefilter("ignore", UserWarning)
-                whole = torch.frombuffer(self._maps[part], dtype=torch.uint8)
+                # By way of numpy, whose array keeps the map from being closed under its views.
+                whole = torch.from_numpy(np.frombuffer(self._maps[part], np.uint8))
             self._bytes[part] = whole
         return whole
 

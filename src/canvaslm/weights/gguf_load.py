@@ -15,7 +15,7 @@ from torch import Tensor
 from ..errors import BadModelFile, OutOfMemory
 from ..model.config import ModelConfig
 from ..model.diffusion_gemma import DiffusionGemma
-from ..ops.formats import FORMATS, QuantTensor
+from ..ops.formats import FORMATS, QuantTensor, unpack
 from .gguf import GGUFFile
 from .gguf_fields import read_gguf_config, read_gguf_generation
 from .gguf_names import Places, place_weights
@@ -108,23 +108,26 @@ def _unpack_into(file: GGUFFile, name: str, target: Tensor, on_bytes: Callable[[
     """Unpacks by rows into a tensor of any dtype, device and stride of its first dimension."""
     packed = file.tensor(name)
     step = max(1, _SLICE_VALUES // packed.shape[-1])
-    entries = (
-        [(packed, target)] if target.is_contiguous() else [(packed[i], target[i]) for i in range(len(target))]
-    )
-    for piece, part in entries:
+    whole = target.is_contiguous()
+    pairs = [(packed, target)] if whole else [(packed[i], target[i]) for i in range(len(target))]
+    for piece, part in pairs:
         rows = part.view(-1, packed.shape[-1])
         for start in range(0, len(rows), step):
             stop = min(len(rows), start + step)
-            rows[start:stop] = _finite(file, name, piece.rows(start, stop))
+            _unpack_rows(file, name, piece.rows(start, stop), rows[start:stop])
             on_bytes((stop - start) * packed.row_bytes)
     file.release(name)
 
 
-def _finite(file: GGUFFile, name: str, piece: QuantTensor) -> Tensor:
-    values = piece.unpack()
-    if not torch.isfinite(values).all():
+def _unpack_rows(file: GGUFFile, name: str, piece: QuantTensor, target: Tensor) -> None:
+    if target.device.type == "cpu":
+        values = unpack(piece.format, piece.raw, piece.shape, out=target)
+    else:
+        values = piece.unpack(target.dtype)
+        target.copy_(values)
+    # The sum is finite if all values are, but for overflow: then look at each.
+    if not torch.isfinite(values.sum(dtype=torch.float32)) and not torch.isfinite(values).all():
         raise BadModelFile(f"{file.path}: tensor {name} holds NaN or infinite weights; download it again")
-    return values
 
 
 def _format_notes(file: GGUFFile, dtype: torch.dtype) -> list[str]:
