@@ -28,6 +28,7 @@ from .types import (
     Params,
     Reply,
     Request,
+    Settled,
     ToolCall,
 )
 from .weights.generation import sampling_defaults, stop_tokens
@@ -116,7 +117,7 @@ class Session:
                 continue
             text, thinking = text + event.text, thinking + event.thinking
             calls += event.tool_calls
-            if isinstance(event, Committed):
+            if isinstance(event, Committed | Settled):
                 tokens += event.tokens
         assert isinstance(event, Finished)
         return Reply(
@@ -203,6 +204,7 @@ class Transcript:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._committed: list[int] = []
+        self._before = 0  # how many of these precede the live canvas
         self._parser = ReplyParser(tokenizer)
         self._calls = False
 
@@ -210,8 +212,10 @@ class Transcript:
         """The same event with its text filled in."""
         if isinstance(event, Draft):
             return replace(event, text=self._draft(event.tokens))
-        if isinstance(event, Committed):
+        if isinstance(event, Committed | Settled):
             self._committed += event.tokens
+            if isinstance(event, Committed):
+                self._before = len(self._committed)
             delta = self._note(self._parser.feed(event.tokens))
             return replace(event, text=delta.text, thinking=delta.thinking, tool_calls=delta.tool_calls)
         if isinstance(event, Finished):
@@ -235,7 +239,7 @@ class Transcript:
     def _draft(self, tokens: tuple[int, ...]) -> str:
         """The answer's text if the draft were final."""
         parser = ReplyParser(self._tokenizer)
-        parts = (parser.feed(self._committed), parser.feed(tokens), parser.close())
+        parts = (parser.feed(self._committed[: self._before]), parser.feed(tokens), parser.close())
         return "".join(part.text for part in parts)
 
 

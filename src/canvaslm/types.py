@@ -32,17 +32,27 @@ class Params:
     stability_threshold: int = 1  # steps the argmax canvas must have stayed the same
     confidence_threshold: float = 0.005  # nats, mean entropy of a canvas below which it may stop
     seed: int | None = None
+    # Both off by default: they leave the reference's algorithm.
+    eos_aware_stopping: bool = False  # the stopping rule looks no further than the first EOS of the draft
+    settle_steps: int = (
+        0  # k > 0: a prefix whose argmax and certainty held for k steps is sent early, and frozen
+    )
+    settle_entropy: float = 0.05  # nats, below which a place counts as certain for `settle_steps`
 
 
 @dataclass(frozen=True)
 class Request:
-    """One prompt for the engine, as token ids. `given` fixes places of the first canvas: {place: token id}."""
+    """One prompt for the engine, as token ids. `given` fixes places of the first canvas: {place: token id}.
+
+    `top_logprobs` None wants no log-probabilities; k >= 0 those of the committed tokens and of the k best per place.
+    """
 
     tokens: tuple[int, ...]
     params: Params = field(default_factory=Params)
     eos_token_ids: tuple[int, ...] = ()
     given: Mapping[int, int] = field(default_factory=dict)
     drafts: bool = False  # whether Draft events are wanted: they cost a copy of the canvas a step
+    top_logprobs: int | None = None
 
 
 @dataclass(frozen=True)
@@ -101,10 +111,26 @@ class Draft:
 
 
 @dataclass(frozen=True)
-class Committed:
-    """A canvas is settled: its tokens, cut after the first EOS, never change again.
+class Settled:
+    """The first places of a live canvas have been certain long enough to be sent: these tokens never change again.
 
-    The session fills in the deltas of text that these tokens add.
+    Only with `Params.settle_steps`. The canvas's `Committed` brings the rest of its tokens.
+    """
+
+    request_id: int
+    canvas: int
+    tokens: tuple[int, ...]
+    text: str = ""
+    thinking: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+
+
+@dataclass(frozen=True)
+class Committed:
+    """A canvas is done: its tokens, cut after the first EOS, never change again; less those already `Settled`.
+
+    The session fills in the deltas of text that these tokens add. Log-probabilities (nats) are those of the last
+    step's temperature-scaled distribution, for all tokens of the canvas, and only if asked for.
     """
 
     request_id: int
@@ -114,6 +140,10 @@ class Committed:
     text: str = ""
     thinking: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
+    logprobs: tuple[float, ...] = ()
+    top_logprobs: tuple[
+        tuple[tuple[int, float], ...], ...
+    ] = ()  # per token: (token id, log-probability), best first
 
 
 @dataclass(frozen=True)
@@ -140,7 +170,7 @@ class Failed:
     error: Exception
 
 
-Event = Draft | Committed | Finished | Failed
+Event = Draft | Settled | Committed | Finished | Failed
 
 
 @dataclass(frozen=True)
@@ -185,6 +215,7 @@ __all__ = [
     "Params",
     "Reply",
     "Request",
+    "Settled",
     "Timings",
     "ToolCall",
     "Usage",

@@ -18,8 +18,10 @@ from ..ops.attention import attend
 class _Layer:
     """One layer's buffers [kv_heads, capacity, D]; slot 0 holds the token at position `start`."""
 
-    def __init__(self, heads: int, head_dim: int, device: torch.device, dtype: torch.dtype) -> None:
-        self.start = 0
+    def __init__(
+        self, heads: int, head_dim: int, device: torch.device, dtype: torch.dtype, expected: int
+    ) -> None:
+        self.start, self.expected = 0, expected
         self.k = torch.empty(heads, 0, head_dim, device=device, dtype=dtype)
         self.v = torch.empty_like(self.k)
 
@@ -27,7 +29,7 @@ class _Layer:
         """Makes room for `slots` tokens, keeping the first `used`."""
         if slots <= self.k.shape[1]:
             return
-        capacity = max(slots, 2 * self.k.shape[1])
+        capacity = self.expected if slots <= self.expected else max(slots, 2 * self.k.shape[1])
         for name in ("k", "v"):
             old: Tensor = getattr(self, name)
             new = old.new_empty(old.shape[0], capacity, old.shape[2])
@@ -42,16 +44,29 @@ class _Layer:
 
 
 class KVCache:
-    """The encoded tokens of one sequence. `length` counts tokens, wherever sliding layers have dropped some."""
+    """The encoded tokens of one sequence. `length` counts tokens, wherever sliding layers have dropped some.
 
-    def __init__(self, config: ModelConfig, device: torch.device | str, dtype: torch.dtype) -> None:
+    `expected` is how many tokens (canvas included) it is likely to hold: room for these is made at once.
+    """
+
+    def __init__(
+        self, config: ModelConfig, device: torch.device | str, dtype: torch.dtype, expected: int = 0
+    ) -> None:
         self.config, self.length = config, 0
         self.device, self.dtype = torch.device(device), dtype
-        self.slack = max(config.sliding_window, 4 * config.canvas_length)
+        self.slack = _slack(config)
         self.layers = [
-            _Layer(config.kv_heads_of(i), config.head_dim_of(i), self.device, dtype)
-            for i in range(config.num_layers)
+            _Layer(config.kv_heads_of(i), config.head_dim_of(i), self.device, dtype, slots)
+            for i, slots in enumerate(_slots(config, expected))
         ]
+
+    @staticmethod
+    def estimate(config: ModelConfig, tokens: int, dtype: torch.dtype) -> int:
+        """Bytes that a cache of `tokens` tokens (canvas included) takes."""
+        widths = (2 * config.kv_heads_of(i) * config.head_dim_of(i) for i in range(config.num_layers))
+        return (
+            sum(n * width for n, width in zip(_slots(config, tokens), widths, strict=True)) * dtype.itemsize
+        )
 
     @property
     def bytes(self) -> int:
@@ -87,15 +102,27 @@ class KVCache:
         needed = max(0, count - (self.config.sliding_window - 1))
         return count if all(layer.start <= needed for layer in self.layers) else 0
 
-    def fork(self, count: int) -> KVCache:
+    def fork(self, count: int, expected: int = 0) -> KVCache:
         """An independent copy of the first `count` tokens; `reusable(count) == count` must hold."""
-        other = KVCache(self.config, self.device, self.dtype)
+        other = KVCache(self.config, self.device, self.dtype, expected)
         other.length = count
         for mine, new in zip(self.layers, other.layers, strict=True):
+            kept = count - mine.start
             new.start = mine.start
-            new.k = mine.k[:, : count - mine.start].clone()
-            new.v = mine.v[:, : count - mine.start].clone()
+            new.reserve(kept, 0)
+            new.k[:, :kept], new.v[:, :kept] = mine.k[:, :kept], mine.v[:, :kept]
         return other
+
+
+def _slack(config: ModelConfig) -> int:
+    """Tokens a sliding layer keeps beyond what the next canvas sees."""
+    return max(config.sliding_window, 4 * config.canvas_length)
+
+
+def _slots(config: ModelConfig, tokens: int) -> list[int]:
+    """Tokens each layer has to hold at most, of a sequence of `tokens`."""
+    sliding = min(tokens, config.sliding_window + 3 * _slack(config) + config.canvas_length)
+    return [sliding if config.is_sliding(i) else tokens for i in range(config.num_layers)]
 
 
 class EncodeContext:

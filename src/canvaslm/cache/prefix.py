@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 import numpy as np
 
 from .kv import KVCache
 
 
 class _Entry:
-    def __init__(self, tokens: tuple[int, ...], cache: KVCache) -> None:
+    def __init__(self, tokens: Sequence[int], cache: KVCache) -> None:
         self.tokens = np.asarray(tokens, dtype=np.int64)
         self.cache = cache
 
@@ -28,22 +30,29 @@ class PrefixCache:
         """Memory held, in bytes."""
         return sum(entry.cache.bytes for entry in self._entries)
 
-    def take(self, tokens: tuple[int, ...]) -> KVCache | None:
-        """A cache holding the longest remembered proper prefix of tokens, or None.
+    def take(
+        self,
+        tokens: tuple[int, ...],
+        live: Iterable[tuple[Sequence[int], KVCache]] = (),
+        expected: int = 0,
+    ) -> KVCache | None:
+        """A copy holding the longest proper prefix of tokens found here or in a `live` sequence's cache, or None.
 
-        One token at least is left to the caller, so that every prompt encodes something.
+        One token at least is left to the caller, so that every prompt encodes something. `expected`: see KVCache.
         """
         wanted = np.asarray(tokens[:-1], dtype=np.int64)
+        candidates = [*self._entries, *(_Entry(encoded, cache) for encoded, cache in live)]
         best, count = None, 0
-        for entry in self._entries:
+        for entry in candidates:
             shared = entry.cache.reusable(_common(entry.tokens, wanted))
             if shared > count:
                 best, count = entry, shared
         if best is None:
             return None
-        self._entries.remove(best)
-        self._entries.append(best)
-        return best.cache.fork(count)
+        if best in self._entries:
+            self._entries.remove(best)
+            self._entries.append(best)
+        return best.cache.fork(count, expected)
 
     def put(self, tokens: tuple[int, ...], cache: KVCache) -> None:
         """Remembers a finished sequence's cache, which the caller gives up. tokens: the `cache.length` encoded ones."""

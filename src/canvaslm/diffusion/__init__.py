@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .advance import advance
+from .advance import advance, settle
 from .canvas import Canvas, start_canvas
 from .samplers import SAMPLERS, Sampler
 from .schedule import PRESETS, check_params, temperature
@@ -14,6 +14,7 @@ __all__ = [
     "Sampler",
     "advance",
     "check_params",
+    "settle",
     "start_canvas",
     "temperature",
 ]

@@ -27,6 +27,9 @@ class Canvas:
     entropy: Tensor | None = None  # nats, fp32
     accepted: Tensor | None = None  # bool
     changed: Tensor | None = None  # bool, argmax differs from the step before
+    logprob: Tensor | None = None  # fp32, of the argmax token
+    top: tuple[Tensor, Tensor] | None = None  # (token ids int64, log-probabilities fp32), each [C, k]
+    held: Tensor | None = None  # int64, steps for which a place kept its argmax and was certain
     stop: CanvasStop | None = None  # set once the canvas is finished
 
     @property

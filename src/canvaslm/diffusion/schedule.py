@@ -41,8 +41,10 @@ _RANGES: dict[str, tuple[float, float]] = {
     "t_max": (1e-3, 100.0),
     "temperature": (0.0, 100.0),
     "confidence_threshold": (0.0, 1e6),
+    "settle_steps": (0, 1_000),
+    "settle_entropy": (0.0, 1e6),
 }
-_WHOLE = ("max_new_tokens", "max_denoising_steps", "stability_threshold")
+_WHOLE = ("max_new_tokens", "max_denoising_steps", "stability_threshold", "settle_steps")
 
 
 def check_params(params: Params) -> Params:
@@ -57,6 +59,11 @@ def check_params(params: Params) -> Params:
             raise UsageError(f"{name} = {value} is out of range: {low:g} to {high:g}", name)
     if params.t_max < params.t_min:
         raise UsageError(f"t_max = {params.t_max} is below t_min = {params.t_min}", "t_max")
+    if not isinstance(params.eos_aware_stopping, bool):
+        raise UsageError(
+            f"eos_aware_stopping should be true or false, found {params.eos_aware_stopping!r}",
+            "eos_aware_stopping",
+        )
     if params.sampler not in SAMPLERS:
         raise UsageError(
             f"unknown sampler {params.sampler!r}: choose one of {', '.join(SAMPLERS)}", "sampler"

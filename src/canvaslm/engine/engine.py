@@ -9,14 +9,16 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from ..cache import PrefixCache
-from ..diffusion import advance, check_params, start_canvas, temperature
+from ..cache import KVCache, PrefixCache
+from ..diffusion import advance, check_params, settle, start_canvas, temperature
 from ..errors import CanvasError, EngineFailure, PromptTooLong, UsageError
 from ..model import DiffusionGemma
-from ..types import Committed, Draft, Event, Failed, Finished, FinishReason, Request
+from ..types import Committed, Draft, Event, Failed, Finished, FinishReason, Request, Settled
 from .runner import Runner
 from .scheduler import Scheduler
 from .sequence import Sequence, State
+
+MAX_TOP_LOGPROBS = 20
 
 
 class Engine:
@@ -33,10 +35,15 @@ class Engine:
         max_rows: int = 16,
         max_context: int | None = None,
         prefix_memory: int = 2**30,
+        kv_memory: int | None = None,
+        deterministic: bool = False,
     ) -> None:
+        """max_rows: sequences denoised at once. kv_memory, prefix_memory: bytes for the keys and values of running
+        sequences (None: no limit) and of remembered ones (0: none are remembered). See Runner for `deterministic`.
+        """
         self.config = model.config
-        self.runner = Runner(model)
-        self.scheduler = Scheduler(max_rows)
+        self.runner = Runner(model, deterministic=deterministic)
+        self.scheduler = Scheduler(max_rows, kv_memory)
         self.prefixes = PrefixCache(prefix_memory)
         self.max_context = min(
             max_context or self.config.max_position_embeddings, self.config.max_position_embeddings
@@ -71,6 +78,8 @@ class Engine:
                 "messages",
             )
         sequence = Sequence(next(self._ids), request, params, min(wanted, fits))
+        sequence.kv_bytes = KVCache.estimate(self.config, self._expected(sequence), self.runner.dtype)
+        self._check_memory(sequence)
         self.scheduler.add(sequence)
         return sequence.id
 
@@ -98,12 +107,29 @@ class Engine:
             self.cancel(request_id)
             self._events = [e for e in self._events if e.request_id != request_id]
 
+    def _expected(self, sequence: Sequence) -> int:
+        """Tokens the sequence's cache may come to hold, the last canvas included."""
+        return len(sequence.request.tokens) + sequence.max_canvases * self.config.canvas_length
+
+    def _check_memory(self, sequence: Sequence) -> None:
+        limit = self.scheduler.kv_memory
+        if limit is not None and sequence.kv_bytes > limit:
+            raise UsageError(
+                f"the request may need {sequence.kv_bytes / 2**20:.1f} MiB of keys and values, kv_memory is "
+                f"{limit / 2**20:.1f} MiB: ask for fewer max_new_tokens or raise kv_memory",
+                "max_new_tokens",
+            )
+
     def _check_tokens(self, request: Request) -> None:
         if not request.tokens:
             raise UsageError("the prompt is empty", "messages")
         vocab, places = self.config.vocab_size, self.config.canvas_length
         if not all(0 <= token < vocab for token in (*request.tokens, *request.given.values())):
             raise UsageError(f"a token id is outside the vocabulary of {vocab}", "messages")
+        if request.top_logprobs is not None and not 0 <= request.top_logprobs <= MAX_TOP_LOGPROBS:
+            raise UsageError(
+                f"top_logprobs = {request.top_logprobs} is not in 0 .. {MAX_TOP_LOGPROBS}", "top_logprobs"
+            )
         if not all(0 <= place < places for place in request.given):
             raise UsageError(f"a given place is outside the canvas of {places}", "given")
 
@@ -111,7 +137,9 @@ class Engine:
         """Gives an admitted sequence its cache, with as much of its prompt as is remembered."""
         sequence.clock.mark("admitted")
         tokens = sequence.request.tokens
-        sequence.cache = self.prefixes.take(tokens) or self.runner.new_cache()
+        live = [(s.encoded, s.cache) for s in self.scheduler.running if s.cache is not None]
+        expected = self._expected(sequence)
+        sequence.cache = self.prefixes.take(tokens, live, expected) or self.runner.new_cache(expected)
         sequence.cached_tokens = sequence.cache.length
         sequence.encoded = list(tokens[: sequence.cached_tokens])
         sequence.pending = list(tokens[sequence.cached_tokens :])
@@ -139,32 +167,53 @@ class Engine:
         predictions = self.runner.denoise(sequences)
         for sequence, prediction in zip(sequences, predictions, strict=True):
             assert sequence.canvas is not None
-            sequence.canvas = advance(sequence.canvas, prediction, sequence.params, self.config.vocab_size)
+            sequence.canvas = advance(
+                sequence.canvas,
+                prediction,
+                sequence.params,
+                self.config.vocab_size,
+                sequence.request.eos_token_ids,
+            )
             sequence.clock.mark("first_draft")
             if sequence.request.drafts:
                 self._events.append(_draft(sequence))
+            if sequence.params.settle_steps and sequence.canvas.stop is None:
+                self._send_early(sequence)
         for sequence in sequences:
             sequence.clock.denoise += time.perf_counter() - begin
+
+    def _send_early(self, sequence: Sequence) -> None:
+        """Sends, and freezes, the part of a live canvas that has been certain for long enough."""
+        assert sequence.canvas is not None
+        before = sequence.settled
+        sequence.canvas, sequence.settled = settle(sequence.canvas, before, sequence.params)
+        kept, _ = self._cut(sequence)
+        if tokens := kept[before : sequence.settled]:
+            self._events.append(Settled(sequence.id, sequence.canvas.index, tuple(tokens)))
+
+    def _cut(self, sequence: Sequence) -> tuple[list[int], bool]:
+        """The canvas's tokens that belong to the answer, and whether an EOS is among them."""
+        assert sequence.canvas is not None
+        room = sequence.params.max_new_tokens - len(sequence.output)
+        tokens: list[int] = sequence.canvas.argmax[:room].tolist()
+        ends = [i for i, token in enumerate(tokens) if token in sequence.request.eos_token_ids]
+        return (tokens[: ends[0] + 1], True) if ends else (tokens, False)
 
     def _settle(self, sequence: Sequence) -> None:
         """Commits a finished canvas; then ends the sequence, or sends the canvas to be encoded."""
         assert sequence.canvas is not None
-        tokens: list[int] = sequence.canvas.argmax.tolist()
-        ends = [i for i, token in enumerate(tokens) if token in sequence.request.eos_token_ids]
-        room = sequence.params.max_new_tokens - len(sequence.output)
-        kept = (tokens[: ends[0] + 1] if ends else tokens)[:room]
+        kept, ended = self._cut(sequence)
         sequence.output += kept
         sequence.reports.append(sequence.report())
         sequence.clock.mark("first_commit")
-        self._events.append(
-            Committed(sequence.id, len(sequence.reports) - 1, tuple(kept), sequence.reports[-1])
-        )
-        if ends and ends[0] < room:
+        self._events.append(_committed(sequence, kept))
+        if ended:
             self._finish(sequence, "stop")
         elif len(sequence.reports) == sequence.max_canvases:
             self._finish(sequence, "length")
         else:
-            sequence.pending, sequence.canvas, sequence.state = tokens, None, State.ENCODE
+            sequence.pending = sequence.canvas.argmax.tolist()
+            sequence.canvas, sequence.settled, sequence.state = None, 0, State.ENCODE
 
     def _finish(self, sequence: Sequence, reason: FinishReason) -> None:
         self.scheduler.remove(sequence)
@@ -201,6 +250,19 @@ class Engine:
                 self.scheduler.remove(sequence)
                 sequence.cache = sequence.canvas = None
                 self._events.append(Failed(sequence.id, known))
+
+
+def _committed(sequence: Sequence, kept: list[int]) -> Committed:
+    canvas, wanted = sequence.canvas, sequence.request.top_logprobs
+    assert canvas is not None
+    event = Committed(sequence.id, canvas.index, tuple(kept[sequence.settled :]), sequence.reports[-1])
+    if wanted is None or canvas.logprob is None:
+        return event
+    logprobs, top = tuple(canvas.logprob[: len(kept)].tolist()), ()
+    if wanted and canvas.top is not None:
+        rows = zip(canvas.top[0].tolist(), canvas.top[1].tolist(), kept, strict=False)
+        top = tuple(tuple(zip(ids[:wanted], values[:wanted], strict=True)) for ids, values, _ in rows)
+    return replace(event, logprobs=logprobs, top_logprobs=top)
 
 
 def _draft(sequence: Sequence) -> Draft:

@@ -20,13 +20,18 @@ SMALLEST_CHUNK = 16
 class Runner:
     """The only part of the engine that calls the model. Not thread-safe; keeps no request state."""
 
-    def __init__(self, model: DiffusionGemma) -> None:
+    def __init__(self, model: DiffusionGemma, *, deterministic: bool = False) -> None:
+        """`deterministic` denoises one row at a time: for backends whose products depend on the batch's shape.
+
+        On a CPU in fp32 they do not (tests hold that down), so that batching changes no bit.
+        """
         self.model = model.eval().requires_grad_(False)
+        self.deterministic = deterministic
         weight = model.embed_tokens.weight
         self.device, self.dtype = weight.device, weight.dtype
 
-    def new_cache(self) -> KVCache:
-        return KVCache(self.model.config, self.device, self.dtype)
+    def new_cache(self, expected: int = 0) -> KVCache:
+        return KVCache(self.model.config, self.device, self.dtype, expected)
 
     @torch.inference_mode()
     def encode(self, sequence: Sequence) -> None:
@@ -42,9 +47,14 @@ class Runner:
         sequence.encoded += chunk
         del sequence.pending[: len(chunk)]
 
-    @torch.inference_mode()
     def denoise(self, sequences: list[Sequence]) -> list[Prediction]:
         """One denoise pass over the canvases of all sequences, each at its own step."""
+        if self.deterministic:
+            return [self._denoise([sequence])[0] for sequence in sequences]
+        return self._denoise(sequences)
+
+    @torch.inference_mode()
+    def _denoise(self, sequences: list[Sequence]) -> list[Prediction]:
         canvases, caches = [], []
         for sequence in sequences:
             assert sequence.canvas is not None and sequence.cache is not None
@@ -63,6 +73,7 @@ class Runner:
             softcap=self.model.config.softcap,
             temperature=[temperature(s.params, c.step) for s, c in zip(sequences, canvases, strict=True)],
             draws=[draw(c.seed, c.index, c.step, tokens.shape[1], vocab, self.device) for c in canvases],
+            top=max(s.request.top_logprobs or 0 for s in sequences),
             soft=any(
                 c.step + 1 < s.params.max_denoising_steps for s, c in zip(sequences, canvases, strict=True)
             ),

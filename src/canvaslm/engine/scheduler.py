@@ -8,10 +8,10 @@ from .sequence import Sequence, State
 
 
 class Scheduler:
-    """First come, first served, at most `max_rows` sequences at a time."""
+    """First come, first served, at most `max_rows` sequences and `kv_memory` bytes of keys and values at a time."""
 
-    def __init__(self, max_rows: int) -> None:
-        self.max_rows = max_rows
+    def __init__(self, max_rows: int, kv_memory: int | None = None) -> None:
+        self.max_rows, self.kv_memory = max_rows, kv_memory
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
 
@@ -21,12 +21,17 @@ class Scheduler:
     def admit(self) -> list[Sequence]:
         """Moves waiting sequences into free rows and returns them."""
         admitted = []
-        while self.waiting and len(self.running) < self.max_rows:
+        while self.waiting and len(self.running) < self.max_rows and self._fits(self.waiting[0]):
             sequence = self.waiting.popleft()
             sequence.state = State.ENCODE
             self.running.append(sequence)
             admitted.append(sequence)
         return admitted
+
+    def _fits(self, sequence: Sequence) -> bool:
+        if self.kv_memory is None:
+            return True
+        return sequence.kv_bytes + sum(s.kv_bytes for s in self.running) <= self.kv_memory
 
     def remove(self, sequence: Sequence) -> None:
         """Takes a sequence out, wherever it is."""

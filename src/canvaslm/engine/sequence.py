@@ -34,6 +34,8 @@ class Sequence:
     output: list[int] = field(default_factory=list)  # committed tokens
     reports: list[CanvasReport] = field(default_factory=list)
     cached_tokens: int = 0
+    settled: int = 0  # places of the live canvas that were sent early
+    kv_bytes: int = 0  # what its cache may come to take
     clock: Clock = field(default_factory=lambda: Clock())
 
     @property

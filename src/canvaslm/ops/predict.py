@@ -44,12 +44,20 @@ class Prediction:
     entropy: Tensor  # nats, of the temperature-scaled distribution, fp32
     logprob: Tensor  # of the argmax token under that distribution, fp32
     soft: Tensor | None  # [..., C, H], expected embedding times sqrt(H), in the embedding's dtype
+    top_tokens: Tensor | None = None  # [..., C, k] int64, the k most probable tokens, best first
+    top_logprobs: Tensor | None = None  # [..., C, k] fp32
 
     def row(self, index: int) -> Prediction:
-        soft = None if self.soft is None else self.soft[index]
-        return Prediction(
-            self.sampled[index], self.argmax[index], self.entropy[index], self.logprob[index], soft
+        fields = (
+            self.sampled,
+            self.argmax,
+            self.entropy,
+            self.logprob,
+            self.soft,
+            self.top_tokens,
+            self.top_logprobs,
         )
+        return Prediction(*(None if x is None else x[index] for x in fields))  # type: ignore[arg-type]
 
 
 def draw(seed: int, canvas: int, step: int, places: int, vocab_size: int, device: torch.device | str) -> Draw:
@@ -69,15 +77,18 @@ def predict(
     temperature: Sequence[float],
     draws: Sequence[Draw],
     soft: bool = True,
+    top: int = 0,
 ) -> Prediction:
     """Prediction for canvases of hidden states [R, C, H], each row at its own temperature.
 
     head [V, H] makes the logits, embedding [V, H] the soft embedding (the same tensor when tied). temperature: R
-    positive numbers. draws: R draws of `draw`. Peak memory beyond the result: a few times R * C * GEMM_TILE floats.
+    positive numbers. draws: R draws of `draw`. top: how many of the most probable tokens to name. Peak memory beyond the result: a few times R * C * GEMM_TILE floats.
     """
     rows, places, _ = hidden.shape
     heat = torch.tensor(list(temperature), device=hidden.device).repeat_interleave(places)[:, None]
-    state = _Running(hidden.flatten(0, 1), torch.cat([d.uniform for d in draws]), soft)
+    state = _Running(
+        hidden.flatten(0, 1), torch.cat([d.uniform for d in draws]), soft, min(top, head.shape[0])
+    )
     gumbel = torch.cat([d.gumbel for d in draws])
     for start in range(0, head.shape[0], GEMM_TILE):
         columns = slice(start, start + GEMM_TILE)
@@ -95,7 +106,10 @@ def _finish(state: _Running, shape: tuple[int, int], embedding: Tensor) -> Predi
         scale = torch.tensor(embedding.shape[1] ** 0.5, dtype=embedding.dtype, device=embedding.device)
         soft = ((state.soft / state.total[:, None]).to(embedding.dtype) * scale).unflatten(0, shape)
     flat = (state.sampled, state.argmax, entropy, state.best - lse)
-    return Prediction(*(x.view(shape) for x in flat), soft)
+    top = (None, None)
+    if state.top_values.shape[1]:
+        top = (state.top_tokens.unflatten(0, shape), (state.top_values - lse[:, None]).unflatten(0, shape))
+    return Prediction(*(x.view(shape) for x in flat), soft, *top)
 
 
 class _Running:
@@ -105,7 +119,7 @@ class _Running:
     sum exp(l - m) * embedding.
     """
 
-    def __init__(self, hidden: Tensor, uniform: Tensor, soft: bool) -> None:
+    def __init__(self, hidden: Tensor, uniform: Tensor, soft: bool, top: int = 0) -> None:
         places = hidden.shape[0]
         floats = torch.zeros(places, dtype=torch.float32, device=hidden.device)
         self.hidden, self.uniform = hidden, uniform
@@ -115,6 +129,8 @@ class _Running:
         self.argmax = torch.zeros(places, dtype=torch.int64, device=hidden.device)
         self.sampled = self.argmax.clone()
         self.soft = torch.zeros(places, hidden.shape[1], device=hidden.device) if soft else None
+        self.top_values = floats.new_full((places, top), -torch.inf)
+        self.top_tokens = self.argmax.new_zeros(places, top)
 
     def add(self, logits: Tensor, start: int, gumbel: Tensor, embedding: Tensor | None) -> None:
         """Takes in the logits [T, columns] of the tokens from `start` on."""
@@ -122,6 +138,8 @@ class _Running:
         better = top > self.best
         self.argmax = torch.where(better, where + start, self.argmax)
         self.best = torch.maximum(self.best, top)
+        if self.top_values.shape[1]:
+            self._rank(logits, start)
         peak = torch.maximum(self.peak, top)
         mass = torch.exp(logits - peak[:, None])
         keep = torch.exp(self.peak - peak)
@@ -134,6 +152,17 @@ class _Running:
         for offset in range(0, logits.shape[1], SAMPLE_TILE):
             tile = (start + offset) // SAMPLE_TILE
             self._sample(mass[:, offset : offset + SAMPLE_TILE], start + offset, gumbel[:, tile])
+
+    def _rank(self, logits: Tensor, start: int) -> None:
+        """Keeps the best of the tokens seen so far and these."""
+        count = self.top_values.shape[1]
+        values, where = logits.topk(min(count, logits.shape[1]), dim=-1)
+        values, tokens = (
+            torch.cat((self.top_values, values), -1),
+            torch.cat((self.top_tokens, where + start), -1),
+        )
+        self.top_values, kept = values.topk(count, dim=-1)
+        self.top_tokens = tokens.gather(-1, kept)
 
     def _sample(self, mass: Tensor, start: int, gumbel: Tensor) -> None:
         """Draws within one sampling tile for the places where it takes the lead. mass = exp(logit - peak)."""
