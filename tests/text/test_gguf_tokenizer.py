@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import contextlib
 import itertools
 import time
+from random import Random
 from typing import Any
 
+import numpy as np
 import pytest
 
 from canvaslm.errors import BadModelFile
@@ -69,6 +72,9 @@ KINDS = gguf_fields()["tokenizer.ggml.token_type"]
         ({"tokens": [t.replace("<0x41>", "<0xZZ>") for t in T]}, "'<0xZZ>'"),
         ({"tokens": [t.replace("<0x41>", "<0x141>") for t in T]}, "<0x141>"),
         ({"token_type": [1 if t == "<0x41>" else k for t, k in zip(T, KINDS, strict=True)]}, "255 of 256"),
+        ({"tokens": 5}, "tokens is no list"),
+        ({"tokens": "abc"}, "tokens is no list"),
+        ({"merges": True}, "merges is no list"),
         ({"merges": ["h"]}, "merge 0"),
         ({"merges": ["h e l"]}, "merge 0"),
         ({"merges": [" "]}, "merge 0"),
@@ -87,6 +93,29 @@ KINDS = gguf_fields()["tokenizer.ggml.token_type"]
 def test_hostile_metadata(changes: dict[str, Any], match: str) -> None:
     with pytest.raises(BadModelFile, match=match):
         Tokenizer.from_gguf(gguf_fields(**changes), source="evil.gguf")
+
+
+def test_numpy_values_are_welcome() -> None:
+    kinds = np.array(KINDS, dtype=np.int32)
+    scores = np.zeros(len(T), dtype=np.float32)
+    fields = gguf_fields(token_type=kinds, scores=scores, bos_token_id=np.uint32(2))
+    assert Tokenizer.from_gguf(fields).bos_id == 2
+
+
+def test_random_damage_ends_in_clean_errors() -> None:
+    random = Random(0)
+    values = [None, 0, -1, 2**40, "", "x", b"x", [], {}, [[]], True, 1.5, "\ud800", ["a"] * 378]
+    for _ in range(300):
+        fields = gguf_fields()
+        key = random.choice(list(fields))
+        if isinstance(fields[key], list) and random.random() < 0.7:
+            fields[key] = list(fields[key])
+            fields[key][random.randrange(len(fields[key]))] = random.choice(values)
+        else:
+            fields[key] = random.choice(values)
+        with contextlib.suppress(BadModelFile):
+            tokenizer = Tokenizer.from_gguf(fields)
+            tokenizer.decode(tokenizer.encode("hello <|turn> é 😀"))
 
 
 def test_too_many_merges_are_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:

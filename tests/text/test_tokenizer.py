@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import contextlib
+import functools
 import itertools
 import json
+import operator
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -196,3 +200,37 @@ def test_bad_named_tokens(tmp_path: Path, config: dict[str, Any]) -> None:
 def test_remote_code_entries_are_ignored(tmp_path: Path) -> None:
     config = {"auto_map": {"AutoTokenizer": ["evil.Tokenizer", None]}, "trust_remote_code": True}
     assert Tokenizer.from_folder(write_folder(tmp_path, config)).bos_id == 2
+
+
+def _places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Paths to everything in a JSON value, of long lists and objects to the first 20."""
+    keys = (
+        list(value)[:20]
+        if isinstance(value, dict)
+        else range(min(20, len(value)))
+        if isinstance(value, list)
+        else ()
+    )
+    return [path, *itertools.chain.from_iterable(_places(value[k], (*path, k)) for k in keys)]
+
+
+def test_random_damage_ends_in_clean_errors(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Whatever is changed in a tokenizer.json, it loads and works, or is refused as a bad file."""
+    path = write_folder(tmp_path) / "tokenizer.json"
+    whole = path.read_text()
+    random = Random(0)
+    places = _places(json.loads(whole))[1:]
+    values = [None, 0, -1, 2**31, 2**63, "", "x", "<|turn>", [], {}, [[]], True, 1.5, "a" * 1000]
+    for _ in range(300):
+        spec = json.loads(whole)
+        place = random.choice(places)
+        owner = functools.reduce(operator.getitem, place[:-1], spec)
+        if random.random() < 0.3:
+            del owner[place[-1]]
+        else:
+            owner[place[-1]] = random.choice(values)
+        path.write_text(json.dumps(spec))
+        with contextlib.suppress(BadModelFile):
+            tokenizer = Tokenizer.from_folder(tmp_path)
+            tokenizer.decode(tokenizer.encode("hello <|turn> é 😀"))
+    capfd.readouterr()  # panics of the library, which become BadModelFile, leave a trace on stderr

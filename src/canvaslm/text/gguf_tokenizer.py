@@ -7,6 +7,7 @@ The normaliser, the (idle) pre-tokeniser and the decoder are those of Gemma's to
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 from canvaslm.errors import BadModelFile
@@ -34,6 +35,9 @@ _ROLES = {
 def read_gguf(metadata: Mapping[str, Any], source: str) -> TokenizerParts:
     """Checks `metadata` (full key -> plain Python value) and builds the tokenizer. Raises BadModelFile."""
     fields = {k[len(_PREFIX) :]: v for k, v in metadata.items() if k.startswith(_PREFIX)}
+    for key in ("tokens", "token_type", "scores", "merges"):
+        if isinstance(value := fields.get(key, ()), (str, bytes)) or not hasattr(value, "__len__"):
+            raise BadModelFile(f"{source}: {_PREFIX}{key} is no list.")
     return from_gguf_fields(
         model=fields.get("model", ""),
         tokens=fields.get("tokens", ()),
@@ -124,9 +128,9 @@ def _check_types(tokens: Sequence[str], types: Sequence[int], source: str) -> No
 
 def _named(ids: Mapping[str, int], size: int, source: str) -> dict[str, int]:
     for role, token_id in ids.items():
-        if isinstance(token_id, bool) or not isinstance(token_id, int) or not 0 <= token_id < size:
+        if isinstance(token_id, bool) or not isinstance(token_id, Integral) or not 0 <= token_id < size:
             raise BadModelFile(f"{source}: {_ROLES[role]} is {token_id!r}, outside the {size} tokens.")
-    return dict(ids)
+    return {role: int(token_id) for role, token_id in ids.items()}
 
 
 def _merges(merges: Sequence[str], vocab: Mapping[str, int], source: str) -> list[tuple[str, str]]:

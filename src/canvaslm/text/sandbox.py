@@ -27,7 +27,7 @@ from canvaslm.errors import BadTemplate
 from canvaslm.text.limits import MAX_INT_BITS, Meter
 from canvaslm.text.pricing import FILTERS, check_method, format_size, repeat_size, sum_size, ticking_test
 
-MAX_SOURCE = 256 << 10  # characters; Gemma 4's template has 16 k
+MAX_SOURCE = 128 << 10  # characters; Gemma 4's template has 16 k; this many may take 2 s to compile
 MAX_RANGE = 100_000
 _CALLBACKS = frozenset({"tick", "passing", "weighed", "looped", "tilde"})
 
