@@ -1,7 +1,7 @@
 """Finds, loads and describes the compiled library; everything else asks `library()`.
 
 Order: the library installed with the package, then one compiled on first use (see `build`). `CANVASLM_NATIVE=0` turns
-it off; `CANVASLM_ISA=plain|avx2|avx512|neon` picks an instruction set; `CANVASLM_THREADS` sets the threads, which
+it off, `CANVASLM_NATIVE=/path/to/library` takes that one; `CANVASLM_ISA=plain|avx2|avx512|neon` picks an instruction set; `CANVASLM_THREADS` sets the threads, which
 otherwise follow the process's affinity mask.
 """
 
@@ -78,20 +78,28 @@ def library() -> ctypes.CDLL:
 
 
 def _open() -> ctypes.CDLL:
-    if os.environ.get("CANVASLM_NATIVE") == "0":
-        raise build.BuildFailed("switched off by CANVASLM_NATIVE=0")
-    installed = Path(__file__).parent / build.LIBRARY
-    lib = ctypes.CDLL(str(installed if installed.exists() else build.cached_library()))
+    path = _path()
+    lib = ctypes.CDLL(str(path))
     for name, (result, arguments) in _SIGNATURES.items():
         function = getattr(lib, name)
         function.restype, function.argtypes = result, arguments
     if lib.canvas_abi() != _ABI:
-        raise build.BuildFailed(f"{installed} is of another version; reinstall canvaslm")
+        raise build.BuildFailed(f"{path} is of another version; reinstall canvaslm")
     wanted = os.environ.get("CANVASLM_ISA")
     if wanted and lib.canvas_use_isa(wanted.encode()):
         raise build.BuildFailed(f"this machine cannot run CANVASLM_ISA={wanted}")
     lib.canvas_set_threads(default_threads())
     return lib
+
+
+def _path() -> Path:
+    choice = os.environ.get("CANVASLM_NATIVE", "")
+    if choice == "0":
+        raise build.BuildFailed("switched off by CANVASLM_NATIVE=0")
+    if os.sep in choice:
+        return Path(choice)
+    installed = Path(__file__).parent / build.LIBRARY
+    return installed if installed.exists() else build.cached_library()
 
 
 def default_threads() -> int:

@@ -179,25 +179,18 @@ INL void float_rows(const uint8_t* w, const float* x, float* c, int inputs, bool
     for (int h = 0; h < 2; h++) store(c + m * kTile + 16 * h, f[m][h]);
 }
 
-// Splits `rows` into register blocks of nearly equal height, at most MOST, and calls step.run<MR>(first row).
+// Calls step.run<height>(at), height in [MR, MOST].
+template <int MR, int MOST, class Step> INL void run_height(const Step& step, int height, int at) {
+  if (height == MR) step.template run<MR>(at);
+  else if constexpr (MR < MOST) run_height<MR + 1, MOST>(step, height, at);
+}
+
+// Splits `rows` into register blocks of nearly equal height, at most MOST.
 template <int MOST, class Step> INL void in_row_blocks(int rows, const Step& step) {
   int blocks = (rows + MOST - 1) / MOST, at = 0;
   for (int b = 0; b < blocks; b++) {
     int height = (rows - at + blocks - b - 1) / (blocks - b);
-    switch (height) {
-      case 1: step.template run<1>(at); break;
-      case 2: step.template run<2>(at); break;
-      case 3: step.template run<(MOST >= 3 ? 3 : 1)>(at); break;
-      case 4: step.template run<(MOST >= 4 ? 4 : 1)>(at); break;
-      case 5: step.template run<(MOST >= 5 ? 5 : 1)>(at); break;
-      case 6: step.template run<(MOST >= 6 ? 6 : 1)>(at); break;
-      case 7: step.template run<(MOST >= 7 ? 7 : 1)>(at); break;
-      case 8: step.template run<(MOST >= 8 ? 8 : 1)>(at); break;
-      case 9: step.template run<(MOST >= 9 ? 9 : 1)>(at); break;
-      case 10: step.template run<(MOST >= 10 ? 10 : 1)>(at); break;
-      case 11: step.template run<(MOST >= 11 ? 11 : 1)>(at); break;
-      default: step.template run<(MOST >= 12 ? 12 : 1)>(at); break;
-    }
+    run_height<1, MOST>(step, height, at);
     at += height;
   }
 }

@@ -13,8 +13,8 @@ struct I { int32_t v[16]; };
 struct B { alignas(64) uint8_t v[64]; };
 
 constexpr int kByteOffset = 0;
-constexpr int kGroupRows = 2;
-constexpr int kFlatRows = 2;
+constexpr int kGroupRows = 1;
+constexpr int kFlatRows = 1;
 constexpr bool kKeepHighNibble = false;
 
 #define LANES(expression) for (int i = 0; i < 16; i++) { expression; }
