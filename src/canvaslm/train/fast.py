@@ -14,6 +14,16 @@ import torch
 
 from ..model.diffusion_gemma import DiffusionGemma
 from ..model.text import TextLayer
+from .objective import Objective, soft_guess, token_losses
+
+
+def compile_objective(objective: Objective) -> None:
+    """Compiles what the objective's model and losses spend their time in; attention stays the fused kernel it is."""
+    compile_layers(objective.model)
+    objective.token_losses = compiled(token_losses)
+    objective.soft_guess = compiled(soft_guess)
+    mixer = objective.model.self_conditioning
+    mixer.forward = functools.partial(compiled(type(mixer).forward), mixer)
 
 
 def compile_layers(model: DiffusionGemma) -> None:
@@ -34,4 +44,4 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     return torch.compile(function, dynamic=True)
 
 
-__all__ = ["compile_layers", "compiled"]
+__all__ = ["compile_layers", "compile_objective", "compiled"]

@@ -83,42 +83,24 @@ def draw(clean: Tensor, vocab_size: int, settings: ObjectiveSettings, random: to
     return Draws(t, canvas, coin)
 
 
-def encoder_terms(model: DiffusionGemma, batch: Batch, aux: bool) -> tuple[Tensor, Tensor, PlainContext]:
-    """Encodes the batch: (sum of next-token cross-entropy, auxiliary loss, context)."""
-    context, log = TrainingContext(model.config), [] if aux else None
-    hidden = model.encode(batch.tokens, batch.positions, context, hidden=True, router_log=log)
-    if hidden is None:
-        raise RuntimeError("encode returned no states although hidden=True")
-    places = batch.encoder_places[..., None].expand(-1, -1, hidden.shape[-1])
-    logits = model.logits(hidden.gather(1, places))
-    loss = F.cross_entropy(
-        logits.flatten(0, 1), batch.encoder_targets.flatten(), ignore_index=IGNORE, reduction="sum"
-    )
-    return loss, _balance(model, log, (batch.positions >= 0).flatten()), context
+def token_losses(model: DiffusionGemma, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Cross-entropy [N] in fp32 (0 where the target is IGNORE) and the most probable token [N].
+
+    hidden [B, L, H], targets [B, L] int64; N = B * L.
+    """
+    logits = model.logits(hidden).flatten(0, 1)
+    losses = F.cross_entropy(logits, targets.flatten(), ignore_index=IGNORE, reduction="none")
+    return losses, logits.argmax(-1)
 
 
-def first_guess(model: DiffusionGemma, canvas: Tensor, positions: Tensor, context: PlainContext) -> Tensor:
-    """Pass 1: the soft embedding [B, C, H] of a denoise pass without self-conditioning, at T = 1."""
-    hidden = model.denoise(canvas, positions, context)
+def soft_guess(model: DiffusionGemma, hidden: Tensor) -> Tensor:
+    """The soft embedding [B, C, H] of the prediction from hidden [B, C, H] at T = 1."""
     return model.soft_embedding(model.logits(hidden).softmax(-1))
 
 
-def canvas_terms(
-    model: DiffusionGemma, batch: Batch, canvas: Tensor, soft: Tensor | None, context: PlainContext, aux: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Pass 2: (sum of cross-entropy over supervised places, auxiliary loss, wrong places)."""
-    log = [] if aux else None
-    hidden = model.denoise(canvas, batch.canvas_positions, context, soft, router_log=log)
-    logits = model.logits(hidden)
-    each = F.cross_entropy(logits.flatten(0, 1), batch.clean.flatten(), reduction="none").view_as(batch.clean)
-    wrong = ((logits.argmax(-1) != batch.clean) & batch.supervised).sum()
-    loss = torch.where(batch.supervised, each, 0.0).sum()
-    return loss, _balance(model, log, batch.supervised.any(1).repeat_interleave(canvas.shape[1])), wrong
-
-
-def subset(context: PlainContext, rows: Tensor) -> PlainContext:
+def subset(context: TrainingContext, rows: Tensor) -> TrainingContext:
     """The context of some rows of a batch."""
-    part = type(context)(context.config)
+    part = TrainingContext(context.config)
     for layer in context.keys:
         part.append(
             layer, context.keys[layer][rows], context.values[layer][rows], context.positions[layer][rows]
@@ -126,7 +108,7 @@ def subset(context: PlainContext, rows: Tensor) -> PlainContext:
     return part
 
 
-def _balance(model: DiffusionGemma, log: list[Any] | None, real: Tensor) -> Tensor:
+def _balance(log: list[Any] | None, real: Tensor) -> Tensor:
     """Switch load balancing, mean over layers: E * sum_e (share of choices) * (mean probability).
 
     1 when balanced. Only `real` [T] tokens count. Source: Fedus et al. 2021, eq. 4, with top-k choices as shares.
@@ -146,6 +128,7 @@ class Objective:
 
     def __init__(self, model: DiffusionGemma, settings: ObjectiveSettings) -> None:
         self.model, self.settings = model, settings
+        self.token_losses, self.soft_guess = token_losses, soft_guess  # `train.fast` compiles these
         for layer in model.layers:
             layer.experts.compute = experts_sorted
         for name, parameter in model.named_parameters():
@@ -161,26 +144,45 @@ class Objective:
 
     def terms(self, batch: Batch, draws: Draws) -> Terms:
         """Sums over the micro-batch; see `Terms`."""
-        aux = self.settings.aux_weight > 0
-        encoder, aux_encoder, context = encoder_terms(self.model, batch, aux)
+        encoder, aux_encoder, context = self._encode(batch)
         soft = self._soft(batch, draws, context)
-        canvas, aux_canvas, wrong = canvas_terms(self.model, batch, draws.canvas, soft, context, aux)
+        canvas, aux_canvas, wrong = self._denoise(batch, draws.canvas, soft, context)
         return Terms(canvas, encoder, (aux_encoder + aux_canvas) / 2, wrong)
 
-    def _soft(self, batch: Batch, draws: Draws, context: PlainContext) -> Tensor | None:
+    def _log(self) -> list[Any] | None:
+        return [] if self.settings.aux_weight > 0 else None
+
+    def _encode(self, batch: Batch) -> tuple[Tensor, Tensor, TrainingContext]:
+        """(sum of next-token cross-entropy, auxiliary loss, context)."""
+        context, log = TrainingContext(self.model.config), self._log()
+        hidden = self.model.encode(batch.tokens, batch.positions, context, hidden=True, router_log=log)
+        assert hidden is not None
+        places = batch.encoder_places[..., None].expand(-1, -1, hidden.shape[-1])
+        losses, _ = self.token_losses(self.model, hidden.gather(1, places), batch.encoder_targets)
+        return losses.sum(), _balance(log, (batch.positions >= 0).flatten()), context
+
+    def _denoise(
+        self, batch: Batch, canvas: Tensor, soft: Tensor | None, context: TrainingContext
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Pass 2: (sum of cross-entropy over supervised places, auxiliary loss, wrong places)."""
+        log, real = self._log(), batch.supervised.any(1).repeat_interleave(canvas.shape[1])
+        hidden = self.model.denoise(canvas, batch.canvas_positions, context, soft, router_log=log)
+        targets = torch.where(batch.supervised, batch.clean, IGNORE)
+        losses, likely = self.token_losses(self.model, hidden, targets)
+        wrong = (likely != batch.clean.flatten()) & batch.supervised.flatten()
+        return losses.sum(), _balance(log, real), wrong.sum()
+
+    def _soft(self, batch: Batch, draws: Draws, context: TrainingContext) -> Tensor | None:
         """Soft embeddings: of pass 1 where the coin says so, zero elsewhere. Only those rows are computed."""
         if self.settings.self_conditioning == 0:
             return None
-        hidden = self.model.config.hidden_size
-        soft = torch.zeros(
-            *batch.clean.shape, hidden, device=batch.clean.device, dtype=self.model.embed_tokens.weight.dtype
-        )
-        rows = draws.coin.nonzero()[:, 0]
+        weight, rows = self.model.embed_tokens.weight, draws.coin.nonzero()[:, 0]
+        soft = torch.zeros(*batch.clean.shape, weight.shape[1], device=weight.device, dtype=weight.dtype)
         if len(rows):
             with torch.no_grad():
                 part = subset(context, rows)
-                guess = first_guess(self.model, draws.canvas[rows], batch.canvas_positions[rows], part)
-                soft[rows] = guess.to(soft.dtype)
+                hidden = self.model.denoise(draws.canvas[rows], batch.canvas_positions[rows], part)
+                soft[rows] = self.soft_guess(self.model, hidden).to(soft.dtype)
         return soft
 
     def loss(self, terms: Terms, canvas_count: int, encoder_count: int, share: float = 1.0) -> Tensor:
@@ -196,11 +198,10 @@ __all__ = [
     "Objective",
     "Terms",
     "TrainingContext",
-    "canvas_terms",
     "corrupt",
     "draw",
-    "encoder_terms",
-    "first_guess",
     "generator",
+    "soft_guess",
     "subset",
+    "token_losses",
 ]

@@ -34,11 +34,19 @@ class Muon(torch.optim.Optimizer):
     """Momentum whose update is orthogonalised. Every parameter is a matrix [r, c] or a stack of them [E, r, c].
 
     `lr` is the size of the update's singular values; tall matrices get sqrt(rows / columns) times as much.
+    `low_precision` iterates in bf16, which changes the singular values by a percent.
     """
 
     def __init__(
-        self, parameters: Iterable[nn.Parameter], lr: float, momentum: float = 0.95, weight_decay: float = 0.0
+        self,
+        parameters: Iterable[nn.Parameter],
+        lr: float,
+        momentum: float = 0.95,
+        weight_decay: float = 0.0,
+        *,
+        low_precision: bool = False,
     ) -> None:
+        self.dtype = torch.bfloat16 if low_precision else torch.float32
         super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
@@ -47,7 +55,7 @@ class Muon(torch.optim.Optimizer):
         for group in self.param_groups:
             for same in _by_shape(p for p in group["params"] if p.grad is not None).values():
                 directions = torch.cat([self._direction(p, group["momentum"]) for p in same])
-                updates = orthogonalised(directions)
+                updates = orthogonalised(directions.to(self.dtype)).float()
                 scale = max(1.0, updates.shape[-2] / updates.shape[-1]) ** 0.5
                 self._apply(same, updates, group["lr"] * scale, 1 - group["lr"] * group["weight_decay"])
 
@@ -82,14 +90,26 @@ def is_matrix(name: str, parameter: Tensor) -> bool:
 class Optimizers:
     """Muon and AdamW over one model, driven as one. Parameter states are addressed by parameter name."""
 
-    def __init__(self, named: Iterable[tuple[str, nn.Parameter]], settings: OptimSettings) -> None:
+    def __init__(
+        self,
+        named: Iterable[tuple[str, nn.Parameter]],
+        settings: OptimSettings,
+        *,
+        low_precision: bool = False,
+    ) -> None:
         self.named = {name: p for name, p in named if p.requires_grad}
         self.settings = settings
         matrices = {n: p for n, p in self.named.items() if settings.muon_lr > 0 and is_matrix(n, p)}
         rest = [p for n, p in self.named.items() if n not in matrices]
         self.parts: list[tuple[torch.optim.Optimizer, float]] = []
         if matrices:
-            muon = Muon(matrices.values(), settings.muon_lr, settings.muon_momentum, settings.weight_decay)
+            muon = Muon(
+                matrices.values(),
+                settings.muon_lr,
+                settings.muon_momentum,
+                settings.weight_decay,
+                low_precision=low_precision,
+            )
             self.parts.append((muon, settings.muon_lr))
         if rest:
             beta1, beta2 = settings.betas

@@ -21,7 +21,7 @@ from ..errors import UsageError
 from ..model.diffusion_gemma import DiffusionGemma
 from .checkpoint import Progress, checkpoints, load_checkpoint, save_checkpoint
 from .data import Batch, Batcher, Source
-from .fast import compile_layers
+from .fast import compile_objective
 from .objective import Objective
 from .optim import Average, Optimizers, factor
 from .report import Metrics, Reporter
@@ -69,8 +69,10 @@ class Trainer:
         self.folder = Path(run.folder)
         self.objective = Objective(model, settings.objective)
         if run.compile:
-            compile_layers(model)
-        self.optimizers = Optimizers(model.named_parameters(), settings.optim)
+            compile_objective(self.objective)
+        self.optimizers = Optimizers(
+            model.named_parameters(), settings.optim, low_precision=run.autocast == "bf16"
+        )
         self.average = Average(model, settings.optim.ema) if settings.optim.ema else None
         self.batcher = Batcher(
             source, run.seed, data.batch, data.micro_batch, model.config.canvas_length,
