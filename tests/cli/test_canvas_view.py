@@ -90,7 +90,8 @@ def test_the_canvas_goes_on_where_the_committed_text_stopped() -> None:
 
 def test_the_status_line_gives_way_to_a_narrow_terminal() -> None:
     state = _state("a")
-    assert _text(render(state, 30, 10)[-1]) == "canvas 1 · step 3 of 8"
+    assert _text(render(state, 30, 10)[-1]) == "━━━╌╌╌╌ canvas 1 · step 3 of 8"
+    assert _text(render(state, 25, 10)[-1]) == "canvas 1 · step 3 of 8"
     assert _text(render(state, 8, 10)[-1]) == "canvas 1"
     assert _text(render(state, 80, 10, unicode=False)[-1]).startswith("####........ canvas 1 - step 3 of 8")
 

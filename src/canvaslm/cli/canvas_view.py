@@ -87,11 +87,11 @@ class Status:
         time = [f"{self.elapsed:.0f} s"] if self.elapsed >= 2 else []
         return [
             f"canvas {self.canvas + 1}",
-            f"step {self.step} of {self.steps_max}",
+            f"step {self.step:>{len(str(self.steps_max))}} of {self.steps_max}",
             *time,
             f"T {self.temperature:.2f}",
             f"mean entropy {self.mean_entropy:.2f}",
-            f"{self.accepted}/{self.places} accepted",
+            f"{self.accepted:>{len(str(self.places))}}/{self.places} accepted",
         ]
 
 
@@ -230,24 +230,25 @@ def _clip(lines: list[Line], height: int, target: int, width: int, color: bool) 
 
 
 def status_line(state: Canvas, width: int, color: bool, unicode: bool) -> Line:
-    """A bar of the steps and the figures, as many as fit."""
+    """The figures, as many as fit, after a bar of the steps where there is room for one."""
     faint = Style(dim=not color, shade=len(SHADES) // 2 if color else 0)
     if state.note or state.status is None:
         return [Span(cut(state.note, width), faint)]
-    separator = " · " if unicode else " - "
-    text = _bar(state.status.step, state.status.steps_max, unicode) if width >= 40 else ""
-    for number, part in enumerate(state.status.parts()):
-        longer = text + (separator if number else " " if text else "") + part
+    text = ""
+    for part in state.status.parts():
+        longer = f"{text}{' · ' if unicode else ' - '}{part}" if text else part
         if cell_width(longer) > width:
             break
         text = longer
-    return [Span(cut(text, width), faint)]
+    room = min(width - cell_width(text) - 1, _BAR_CELLS)
+    bar = _bar(state.status, room, unicode) + " " if room >= _BAR_CELLS // 2 else ""
+    return [Span(cut(bar + text, width), faint)]
 
 
-def _bar(done: int, total: int, unicode: bool) -> str:
+def _bar(status: Status, cells: int, unicode: bool) -> str:
     full, empty = ("━", "╌") if unicode else ("#", ".")
-    filled = min(_BAR_CELLS, round(_BAR_CELLS * done / max(total, 1)))
-    return full * filled + empty * (_BAR_CELLS - filled)
+    filled = min(cells, round(cells * status.step / max(status.steps_max, 1)))
+    return full * filled + empty * (cells - filled)
 
 
 __all__ = [

@@ -174,6 +174,8 @@ def canvaslm(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The `canvaslm` program: returns its exit code. See `errors` for the codes."""
+    if reconfigure := getattr(sys.stdout, "reconfigure", None):
+        reconfigure(errors="replace")  # a locale without a character is no reason to stop
     try:
         command = typer.main.get_command(app)
         result = command.main(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from contextlib import closing
 from dataclasses import asdict, replace
@@ -63,20 +62,24 @@ def command(
         raise UsageError(
             "there is no prompt: give one with -p, - for standard input; `canvaslm chat` talks", "prompt"
         )
-    session = loading.open(display.quiet)
-    notes(session, display)
     puzzle = None
     if asked is None:
         puzzle = show_puzzle(chosen.get("seed"), display)
         asked, display = puzzle.prompt, paced(display)
+    session = loading.open(display.quiet)
+    notes(session, display)
     reply = answer(
         session, asked, display, as_object, system=talk.system, thinking=talk.thinking, raw=raw, **chosen
     )
     if as_object:
         print_json(session, reply, chosen, puzzle)
-    elif not display.quiet:
+    solved = puzzle is None or check(puzzle, reply)
+    if not (as_object or display.quiet):
         log(figures(reply), faint=True)
-    conclude(reply, puzzle)
+    if not solved:
+        raise typer.Exit(1)
+    if puzzle is None:
+        conclude(reply)
 
 
 def read_prompt(prompt: str | None, file: str | None) -> str | None:
@@ -142,19 +145,21 @@ def print_json(session: Session, reply: Reply, chosen: dict[str, Any], puzzle: P
 
         solved, says = verdict(puzzle, reply.text)
         document["puzzle"] = {"prompt": puzzle.prompt, "solved": solved, "verdict": says}
-    print(json.dumps(document, ensure_ascii=os.environ.get("PYTHONIOENCODING") == "ascii"))
+    unicode = (sys.stdout.encoding or "").lower().startswith("utf")
+    print(json.dumps(document, ensure_ascii=not unicode))
 
 
-def conclude(reply: Reply, puzzle: Puzzle | None) -> None:
-    """The last word: whether the puzzle is solved, whether the answer is whole. Raises CanvasError if it is no good."""
-    if puzzle is not None:
-        from ..demo.puzzle import verdict
+def check(puzzle: Puzzle, reply: Reply) -> bool:
+    """Whether the puzzle is solved, and a line that says so, or what is wrong."""
+    from ..demo.puzzle import verdict
 
-        solved, says = verdict(puzzle, reply.text)
-        if not solved:
-            raise CanvasError(says)
-        log(says)
-        return
+    solved, says = verdict(puzzle, reply.text)
+    log(says)
+    return solved
+
+
+def conclude(reply: Reply) -> None:
+    """Says if the answer was cut. Raises CanvasError if there is none."""
     if not (reply.text.strip() or reply.tool_calls):
         thought = "the model was still thinking" if reply.thinking else "the model gave an empty answer"
         raise CanvasError(f"{thought}; try a larger -n or another --seed")
