@@ -45,8 +45,8 @@ def load_gguf(
     path = source.files[0] if isinstance(source, Checkpoint) else Path(source)
     with GGUFFile(path) as file:
         config = read_gguf_config(file)
-        model = _empty(config, file.path)
         places = place_weights(file, weight_shapes(config))
+        model = _empty(config, file.path)
         chosen = _dtype(dtype, torch.device(device), model)
         _check_memory(file, model, chosen, str(device))
         model = model.to(chosen).to_empty(device=device)
