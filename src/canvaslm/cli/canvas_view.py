@@ -122,15 +122,16 @@ class Canvas:
         return Canvas(note=f"canvas {canvas + 2}: reading what is settled", width=self.width)
 
     def fitted(self, width: int) -> Canvas:
-        """The state with its lines broken for `width`; all frames are drawn from such a state."""
-        known = self if width == self.width else replace(self, width=width, breaks=frozenset(), floor=0)
-        laid = known.layout()
-        rows = len(laid.rows) if self.cells or self.tail else 0
-        return replace(known, breaks=laid.breaks, floor=max(known.floor, rows))
+        """The state with its lines broken for `width`; the next frame keeps these breaks where it can."""
+        return self.laid_out(width)[0]
 
-    def layout(self) -> Layout:
+    def laid_out(self, width: int) -> tuple[Canvas, Layout]:
+        """The state as `fitted`, and its rows."""
+        known = self if width == self.width else replace(self, width=width, breaks=frozenset(), floor=0)
         texts = [(_TAIL, visible(self.tail)), *((i, cell.text) for i, cell in enumerate(self.cells))]
-        return lay_out(pieces(texts, self.width), self.width, self.breaks)
+        laid = lay_out(pieces(texts, width), width, known.breaks)
+        rows = len(laid.rows) if self.cells or self.tail else 0
+        return replace(known, breaks=laid.breaks, floor=max(known.floor, rows)), laid
 
 
 def cells_of(draft: Draft, vocabulary: Vocabulary, ends: Collection[int] = ()) -> tuple[Cell, ...]:
@@ -172,10 +173,8 @@ def render(state: Canvas, width: int, height: int, color: bool = True, unicode: 
     `color` False uses attributes only; `unicode` False keeps the bar and the rule to ASCII.
     """
     width, height = max(width, 4), max(height, 2)
-    state = state.fitted(width)
-    rows = list(state.layout().rows)
-    if not state.cells and not state.tail:
-        rows = []
+    state, laid = state.laid_out(width)
+    rows = list(laid.rows) if state.cells or state.tail else []
     lines = [_line(row, state.cells, color) for row in rows]
     lines += [[] for _ in range(min(state.floor, height - 1) - len(lines))]
     first_open = _first_open(rows, state.cells)
