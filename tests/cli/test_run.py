@@ -238,3 +238,9 @@ def test_the_stream_is_closed(program: Program) -> None:
     session = FakeSession()
     program("run", "-p", "x", session=session)
     assert session.closed == 1
+
+
+def test_a_prompt_from_a_locale_that_is_not_utf8(program: Program) -> None:
+    session = FakeSession()
+    program("run", "-p", "caf\udcc3\udca9 日本", session=session)
+    assert session.asked[0][0] == "café 日本"

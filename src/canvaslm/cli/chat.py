@@ -17,7 +17,7 @@ from ..errors import CanvasError, UsageError
 from ..types import Message, Reply
 from .lines import Reader, line_reader, read_entry
 from .options import Display, Loading, Sampling, Talk, grouped
-from .output import figures, log
+from .output import figures, log, tokens_in
 from .run import answer, notes
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ def _report(chat: Chat, act: Callable[[], Reply]) -> None:
     if not (reply.text.strip() or reply.tool_calls):
         log("note: the answer is empty; /retry asks again with another seed")
     if reply.finish_reason == "length":
-        log(f"note: cut at {reply.usage.completion_tokens} tokens; a larger -n allows more")
+        log(f"note: cut at {tokens_in(reply)}; a larger -n allows more")
     if not chat.display.quiet:
         log(figures(reply), faint=True)
 

@@ -255,7 +255,7 @@ class Display:
         float | None,
         typer.Option(
             "--pace", metavar="SECONDS", min=0.0, max=10.0, rich_help_panel=_DISPLAY,
-            help="Show every step for so long at least; the model is not slowed. Without it: 0, and 0.15 for the Sudoku.",
+            help="Show every step for so long at least; the model is not slowed. Without it: 0, and 0.3 for the Sudoku.",
         ),
     ] = None  # fmt: skip
     color: Annotated[

@@ -107,14 +107,18 @@ def call_line(call: ToolCall) -> str:
 def figures(reply: Reply) -> str:
     """One line of honest figures: committed tokens over wall time, never canvas places times steps."""
     steps = sum(canvas.steps for canvas in reply.canvases)
-    tokens, wall = reply.usage.completion_tokens, reply.timings.total
-    parts = [
-        f"{tokens} tokens in {wall:.2f} s: {tokens / wall:.1f} tokens/s" if wall > 0 else f"{tokens} tokens"
-    ]
+    wall, count = reply.timings.total, tokens_in(reply)
+    parts = [f"{count} in {wall:.2f} s: {_rate(reply):.1f} tokens/s" if wall > 0 else count]
     if steps:
         parts.append(f"{reply.timings.denoise / steps * 1000:.1f} ms/step")
         parts.append(f"steps per canvas {canvas_steps(reply.canvases)}")
     return " · ".join([*parts, f"seed {reply.seed}"])
+
+
+def tokens_in(reply: Reply) -> str:
+    """As `1 token`, `20 tokens`."""
+    count = reply.usage.completion_tokens
+    return f"{count} token{'' if count == 1 else 's'}"
 
 
 def canvas_steps(canvases: tuple[CanvasReport, ...]) -> str:
@@ -148,4 +152,14 @@ def _rate(reply: Reply) -> float:
     return reply.usage.completion_tokens / reply.timings.total if reply.timings.total > 0 else 0.0
 
 
-__all__ = ["Answer", "PlainAnswer", "Presenter", "as_json", "call_line", "canvas_steps", "figures", "log"]
+__all__ = [
+    "Answer",
+    "PlainAnswer",
+    "Presenter",
+    "as_json",
+    "call_line",
+    "canvas_steps",
+    "figures",
+    "log",
+    "tokens_in",
+]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from contextlib import closing
 from dataclasses import asdict, replace
@@ -13,13 +14,13 @@ import typer
 from ..errors import CanvasError, UsageError
 from ..types import Reply
 from .options import Display, Loading, Sampling, Talk, grouped
-from .output import Answer, as_json, figures, log
+from .output import Answer, as_json, figures, log, tokens_in
 
 if TYPE_CHECKING:
     from ..demo.puzzle import Puzzle
     from ..session import Session
 
-SHOW_PACE = 0.15  # seconds that a step of the Sudoku stays on the screen
+SHOW_PACE = 0.3  # seconds that a step of the Sudoku stays on the screen
 
 
 @grouped
@@ -94,7 +95,8 @@ def read_prompt(prompt: str | None, file: str | None) -> str | None:
     if file is not None:
         with open(file, encoding="utf-8", errors="replace") as opened:
             return opened.read()
-    return prompt
+    # In a locale that is not UTF-8, Python keeps the bytes it could not decode as lone surrogates.
+    return None if prompt is None else os.fsencode(prompt).decode("utf-8", "replace")
 
 
 def notes(session: Session, display: Display) -> None:
@@ -164,7 +166,7 @@ def conclude(reply: Reply) -> None:
         thought = "the model was still thinking" if reply.thinking else "the model gave an empty answer"
         raise CanvasError(f"{thought}; try a larger -n or another --seed")
     if reply.finish_reason == "length":
-        log(f"note: cut at {reply.usage.completion_tokens} tokens; -n allows more")
+        log(f"note: cut at {tokens_in(reply)}; -n allows more")
 
 
 __all__ = [
