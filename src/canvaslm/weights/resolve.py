@@ -32,6 +32,7 @@ _PICKLE_REMEDY = (
 )
 # Sizes that would cost memory before the weights' shapes can contradict them.
 _LIMITS = {"num_hidden_layers": 4096, "head_dim": 1 << 16, "global_head_dim": 1 << 16}
+_PART = re.compile(r"-\d{5}-of-\d{5}(?=\.gguf$)")
 _SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.safetensors")
 
 
@@ -205,7 +206,7 @@ def _listing(text: str, folder: Path) -> list[str]:
 
 def _without_safetensors(text: str, folder: Path, names: list[str]) -> Checkpoint:
     ggufs = [name for name in names if name.lower().endswith(".gguf") and not name.startswith("mmproj")]
-    if len(ggufs) == 1:
+    if len({_PART.sub("", name) for name in ggufs}) == 1:  # one file, or the parts of one; the first stands for all
         return Checkpoint("gguf", text, folder, (inside(folder, ggufs[0]),))
     if ggufs:
         raise UsageError(
