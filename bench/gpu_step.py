@@ -128,7 +128,7 @@ class Ours:
         weight = self.model.embed_tokens.weight
         predict(
             self.hidden(),
-            self.model.head_weight,
+            self.model.head,
             weight,
             softcap=self.model.config.softcap,
             temperature=[0.7],
@@ -150,7 +150,7 @@ def reference_of(model: DiffusionGemma, device: str) -> Any:
     for prefix in ("model.decoder.", "model.encoder.language_model."):
         mine = {k: v for k, v in ours.items() if not k.endswith("encoder_layer_scalar")}
         theirs.get_submodule(prefix.rstrip(".")).load_state_dict(mine, strict=False, assign=True)
-    theirs.lm_head.weight = torch.nn.Parameter(model.head_weight, requires_grad=False)
+    theirs.lm_head.weight = torch.nn.Parameter(model.head, requires_grad=False)
     for name, module in theirs.named_modules():
         if name.endswith("rotary_emb") and "vision" not in name:
             fresh = type(module)(module.config)

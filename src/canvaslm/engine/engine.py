@@ -67,7 +67,7 @@ class Engine:
     def submit(self, request: Request) -> int:
         """Queues a request and returns its id. Raises UsageError (PromptTooLong) for what can never run."""
         params = check_params(request.params)
-        params = params if params.seed is not None else replace(params, seed=secrets.randbits(63))
+        params = params if params.seed is not None else replace(params, seed=secrets.randbits(32))  # JSON readers round above 2^53
         self._check_tokens(request)
         wanted = math.ceil(params.max_new_tokens / self.config.canvas_length)
         fits = (self.max_context - len(request.tokens)) // self.config.canvas_length
@@ -258,7 +258,8 @@ def _committed(sequence: Sequence, kept: list[int]) -> Committed:
     event = Committed(sequence.id, canvas.index, tuple(kept[sequence.settled :]), sequence.reports[-1])
     if wanted is None or canvas.logprob is None:
         return event
-    logprobs, top = tuple(canvas.logprob[: len(kept)].tolist()), ()
+    logprobs = tuple(canvas.logprob[: len(kept)].tolist())
+    top: tuple[tuple[tuple[int, float], ...], ...] = ()
     if wanted and canvas.top is not None:
         rows = zip(canvas.top[0].tolist(), canvas.top[1].tolist(), kept, strict=False)
         top = tuple(tuple(zip(ids[:wanted], values[:wanted], strict=True)) for ids, values, _ in rows)

@@ -27,8 +27,7 @@ class Runner:
         """
         self.model = model.eval().requires_grad_(False)
         self.deterministic = deterministic
-        weight = model.embed_tokens.weight
-        self.device, self.dtype = weight.device, weight.dtype
+        self.device, self.dtype = model.device, model.dtype
 
     def new_cache(self, expected: int = 0) -> KVCache:
         return KVCache(self.model.config, self.device, self.dtype, expected)
@@ -68,8 +67,8 @@ class Runner:
         vocab = self.model.config.vocab_size
         prediction = predict(
             hidden,
-            self.model.head_weight,
-            self.model.embed_tokens.weight,
+            self.model.head,
+            self.model.embedding,
             softcap=self.model.config.softcap,
             temperature=[temperature(s.params, c.step) for s, c in zip(sequences, canvases, strict=True)],
             draws=[draw(c.seed, c.index, c.step, tokens.shape[1], vocab, self.device) for c in canvases],

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from ..ops.linear import Linear
 from ..ops.norm import RMSNorm
+from ..ops.predict import Table
 from ..ops.rotary import rotary_frequencies, rotary_table
 from .config import ModelConfig
 from .context import Context
@@ -44,28 +45,44 @@ class DiffusionGemma(nn.Module):
         )
 
     @property
-    def head_weight(self) -> Tensor:
+    def dtype(self) -> torch.dtype:
+        """The type of activations."""
+        return self.norm.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.norm.weight.device
+
+    @property
+    def embedding(self) -> Table:
+        """The embedding [V, H]: a tensor, or a quantised table (`ops.quantised.QuantVocabulary`)."""
+        return self.embed_tokens.weight if isinstance(self.embed_tokens, nn.Embedding) else self.embed_tokens
+
+    @property
+    def head(self) -> Table:
         """The output matrix [V, H]; the embedding itself when they are tied."""
-        return self.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
+        if self.lm_head is None:
+            return self.embedding
+        return self.lm_head.weight if isinstance(self.lm_head, Linear) else self.lm_head
 
     @property
     def embedding_scale(self) -> Tensor:
         """sqrt(H), rounded to the embedding's dtype: that rounding is part of the model."""
-        return torch.tensor(self.config.hidden_size**0.5, dtype=self.embed_tokens.weight.dtype)
+        return torch.tensor(self.config.hidden_size**0.5, dtype=self.dtype)
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Token ids [B, L] -> embeddings [B, L, H], times sqrt(H)."""
         return self.embed_tokens(tokens) * self.embedding_scale.to(tokens.device)
 
     def soft_embedding(self, probabilities: Tensor) -> Tensor:
-        """Expected embedding [..., H] under probabilities [..., V], times sqrt(H)."""
+        """Expected embedding [..., H] under probabilities [..., V], times sqrt(H). Unquantised models only."""
         weight = self.embed_tokens.weight
         return (probabilities.to(weight.dtype) @ weight) * self.embedding_scale.to(weight.device)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Soft-capped logits [..., V] in fp32. For training and small vocabularies; see `ops.predict` otherwise."""
+        """Soft-capped logits [..., V] in fp32. For training and small vocabularies, unquantised; see `ops.predict`."""
         cap = self.config.softcap
-        return torch.tanh(F.linear(hidden, self.head_weight).float() / cap) * cap
+        return torch.tanh(F.linear(hidden, self.head).float() / cap) * cap
 
     def encode(
         self,
@@ -110,9 +127,8 @@ class DiffusionGemma(nn.Module):
 
     def _ropes(self, positions: Tensor) -> list[Rope]:
         """Rotary tables of each layer; layers of one kind share theirs."""
-        dtype = self.embed_tokens.weight.dtype
-        sliding = rotary_table(positions, self._sliding_frequencies, dtype)
-        full = rotary_table(positions, self._full_frequencies, dtype)
+        sliding = rotary_table(positions, self._sliding_frequencies, self.dtype)
+        full = rotary_table(positions, self._full_frequencies, self.dtype)
         return [sliding if self.config.is_sliding(i) else full for i in range(len(self.layers))]
 
 

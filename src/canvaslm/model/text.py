@@ -55,15 +55,21 @@ class Attention(nn.Module):
 
 
 class GatedMLP(nn.Module):
-    """down(gelu_tanh(gate x) * up x)."""
+    """down(gelu_tanh(gate x) * up x).
+
+    `fused`, when a loader sets it, computes all of it in one kernel, and the three projections are gone.
+    """
 
     def __init__(self, hidden_size: int, intermediate_size: int, **factory: Any) -> None:
         super().__init__()
         self.gate_proj = Linear(hidden_size, intermediate_size, **factory)
         self.up_proj = Linear(hidden_size, intermediate_size, **factory)
         self.down_proj = Linear(intermediate_size, hidden_size, **factory)
+        self.fused: nn.Module | None = None
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.fused is not None:
+            return self.fused(x)
         return self.down_proj(F.gelu(self.gate_proj(x), approximate="tanh") * self.up_proj(x))
 
 
@@ -144,7 +150,9 @@ class TextLayer(nn.Module):
         q, k, v = self.before(x, rope)
         see = context.encode_attention if encode else context.denoise_attention
         seen = see(self.self_attn.layer, q, k, v, positions)
-        x, probabilities, index = self.after(x, seen, self.encoder_layer_scalar if encode else self.layer_scalar)
+        x, probabilities, index = self.after(
+            x, seen, self.encoder_layer_scalar if encode else self.layer_scalar
+        )
         if router_log is not None:
             router_log.append((probabilities, index))
         return x

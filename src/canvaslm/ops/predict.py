@@ -21,10 +21,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from . import noise
+from .quantised import QuantVocabulary
 
 SAMPLE_TILE = 1024
 # Columns computed at once: a multiple of SAMPLE_TILE, wide enough for the matrix product, small enough for the cache.
 GEMM_TILE = 4 * SAMPLE_TILE
+
+
+# A matrix [V, H]: a tensor, or one that unpacks its rows when asked.
+Table = Tensor | QuantVocabulary
 
 
 @dataclass(frozen=True)
@@ -70,8 +75,8 @@ def draw(seed: int, canvas: int, step: int, places: int, vocab_size: int, device
 
 def predict(
     hidden: Tensor,
-    head: Tensor,
-    embedding: Tensor,
+    head: Table,
+    embedding: Table,
     *,
     softcap: float,
     temperature: Sequence[float],
@@ -81,7 +86,7 @@ def predict(
 ) -> Prediction:
     """Prediction for canvases of hidden states [R, C, H], each row at its own temperature.
 
-    head [V, H] makes the logits, embedding [V, H] the soft embedding (the same tensor when tied). temperature: R
+    head [V, H] makes the logits, embedding [V, H] the soft embedding (the same table when tied). temperature: R
     positive numbers. draws: R draws of `draw`. top: how many of the most probable tokens to name. Peak memory beyond the result: a few times R * C * GEMM_TILE floats.
     """
     rows, places, _ = hidden.shape
@@ -91,14 +96,22 @@ def predict(
     )
     gumbel = torch.cat([d.gumbel for d in draws])
     for start in range(0, head.shape[0], GEMM_TILE):
-        columns = slice(start, start + GEMM_TILE)
-        logits = F.linear(state.hidden, head[columns]).float()
+        rows_of_head = _tile(head, start)
+        logits = F.linear(state.hidden, rows_of_head).float()
         logits = torch.tanh_(logits.div_(softcap)).mul_(softcap).div_(heat)
-        state.add(logits, start, gumbel, embedding[columns] if soft else None)
+        table = None if not soft else rows_of_head if embedding is head else _tile(embedding, start)
+        state.add(logits, start, gumbel, table)
     return _finish(state, (rows, places), embedding)
 
 
-def _finish(state: _Running, shape: tuple[int, int], embedding: Tensor) -> Prediction:
+def _tile(table: Table, start: int) -> Tensor:
+    """Rows start .. start + GEMM_TILE."""
+    if isinstance(table, Tensor):
+        return table[start : start + GEMM_TILE]
+    return table.tile(start, start + GEMM_TILE)
+
+
+def _finish(state: _Running, shape: tuple[int, int], embedding: Table) -> Prediction:
     lse = state.peak + state.total.log()
     entropy = (lse - state.weighted / state.total).clamp_(min=0)
     soft = None
@@ -191,4 +204,4 @@ def sample(logits: Tensor, one: Draw) -> Tensor:
     return winner * SAMPLE_TILE + _inverse_cdf(mass, one.uniform)
 
 
-__all__ = ["GEMM_TILE", "SAMPLE_TILE", "Draw", "Prediction", "draw", "predict", "sample"]
+__all__ = ["GEMM_TILE", "SAMPLE_TILE", "Draw", "Prediction", "Table", "draw", "predict", "sample"]

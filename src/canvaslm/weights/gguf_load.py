@@ -24,7 +24,7 @@ from .memory import available_memory, gigabytes
 from .names import weight_shapes
 from .resolve import Checkpoint
 
-__all__ = ["load_gguf"]
+__all__ = ["empty_model", "load_gguf", "unpack_into"]
 
 _SLICE_VALUES = 4 << 20
 
@@ -36,17 +36,22 @@ def load_gguf(
     dtype: torch.dtype | str | None = None,
     progress: Progress | None = None,
 ) -> Loaded:
-    """Loads a model with all weights unpacked to `dtype`.
+    """Loads a model; with a `dtype`, or on a GPU, with all weights unpacked to floating point.
 
-    `dtype` None: float32 on a CPU below 10^9 parameters, else bfloat16. Peak memory is the weights plus a slice.
+    `dtype` None on a CPU keeps quantised weights quantised (`load_packed`); an unquantised file becomes float32 below
+    10^9 parameters, else bfloat16. Peak memory is the weights plus a slice.
     Raises NotFound, BadModelFile (one error lists every tensor missing, left over or of the wrong shape; another names
     the first with NaN or infinities), OutOfMemory before reading.
     """
     path = source.files[0] if isinstance(source, Checkpoint) else Path(source)
+    from .gguf_packed import is_quantised, load_packed
+
     with GGUFFile(path) as file:
+        if dtype is None and torch.device(device).type == "cpu" and is_quantised(file):
+            return load_packed(source, progress=progress)
         config = read_gguf_config(file)
         places = place_weights(file, weight_shapes(config))
-        model = _empty(config, file.path)
+        model = empty_model(config, file.path)
         chosen = _dtype(dtype, torch.device(device), model)
         _check_memory(file, model, chosen, str(device))
         model = model.to(chosen).to_empty(device=device)
@@ -56,7 +61,7 @@ def load_gguf(
     return Loaded(model.eval(), config, generation, None, notes)
 
 
-def _empty(config: ModelConfig, where: object) -> DiffusionGemma:
+def empty_model(config: ModelConfig, where: object) -> DiffusionGemma:
     """The model on torch's meta device: shapes without storage."""
     try:
         return DiffusionGemma(config, device="meta")
@@ -99,12 +104,12 @@ def _fill(file: GGUFFile, places: Places, model: DiffusionGemma, progress: Progr
         target = targets[ours].detach()
         parts = [target] if len(names) == 1 else target.chunk(2, dim=1)
         for name, part in zip(names, parts, strict=True):
-            _unpack_into(file, name, part, on_bytes)
+            unpack_into(file, name, part, on_bytes)
     for name in places.shared_scalars:
         targets[name].copy_(targets[name.replace("encoder_layer_scalar", "layer_scalar")])
 
 
-def _unpack_into(file: GGUFFile, name: str, target: Tensor, on_bytes: Callable[[int], None]) -> None:
+def unpack_into(file: GGUFFile, name: str, target: Tensor, on_bytes: Callable[[int], None]) -> None:
     """Unpacks by rows into a tensor of any dtype, device and stride of its first dimension."""
     packed = file.tensor(name)
     step = max(1, _SLICE_VALUES // packed.shape[-1])

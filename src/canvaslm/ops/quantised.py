@@ -1,0 +1,93 @@
+"""Layers whose weights stay in their quantised format, in plain torch: unpacked a slice at a time, where they are used.
+
+They run anywhere and hold no second copy of a weight. `ops.packed_layers` has the fast ones with the same signatures.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .formats import QuantTensor
+
+# Values unpacked at once: 16 MiB in fp32.
+SLICE_VALUES = 4 << 20
+
+
+class QuantLinear(nn.Module):
+    """`x @ weight.T` for a quantised weight [out_features, in_features]; x any float dtype, computed in fp32."""
+
+    def __init__(self, weight: QuantTensor) -> None:
+        super().__init__()
+        self.weight = weight
+        self.out_features, self.in_features = weight.shape
+
+    def forward(self, x: Tensor) -> Tensor:
+        step = max(1, SLICE_VALUES // self.in_features)
+        slices = (
+            self.weight.rows(i, min(i + step, self.out_features)) for i in range(0, self.out_features, step)
+        )
+        return torch.cat([F.linear(x.float(), piece.unpack()) for piece in slices], dim=-1).to(x.dtype)
+
+    def extra_repr(self) -> str:
+        return f"{self.in_features} -> {self.out_features}, {self.weight.format}"
+
+
+class QuantExperts(nn.Module):
+    """`ops.experts.experts` for quantised weights: gate_up [E, 2I, H], or gate and up apart [E, I, H]; down [E, H, I]."""
+
+    def __init__(self, gate_up: tuple[QuantTensor, ...], down: QuantTensor) -> None:
+        super().__init__()
+        self.gate_up, self.down = gate_up, down
+
+    def forward(self, x: Tensor, index: Tensor, weights: Tensor) -> Tensor:
+        out = torch.zeros(x.shape[0], self.down.shape[1], device=x.device)
+        for expert in index.unique().tolist():
+            rows, choice = (index == expert).nonzero(as_tuple=True)
+            inputs = x[rows].float()
+            parts = [F.linear(inputs, weight[expert].unpack()) for weight in self.gate_up]
+            gate, up = torch.cat(parts, dim=-1).chunk(2, dim=-1)
+            hidden = F.gelu(gate, approximate="tanh") * up
+            out.index_add_(
+                0, rows, F.linear(hidden, self.down[expert].unpack()) * weights[rows, choice, None]
+            )
+        return out.to(x.dtype)
+
+    def extra_repr(self) -> str:
+        formats = "+".join(weight.format for weight in (*self.gate_up, self.down))
+        return f"{self.down.shape[0]} experts, {formats}"
+
+
+class QuantVocabulary(nn.Module):
+    """A quantised table [vocabulary, hidden]: embeds tokens, and serves `ops.predict` tile by tile."""
+
+    def __init__(self, table: QuantTensor) -> None:
+        super().__init__()
+        self.table = table
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        rows, columns = self.table.shape
+        return rows, columns
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.float32
+
+    @property
+    def device(self) -> torch.device:
+        return self.table.raw.device
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Rows of token ids [...] as fp32 [..., hidden]."""
+        raw = self.table.raw.view(self.table.row_count, -1)[tokens.flatten()]
+        rows = QuantTensor(self.table.format, (tokens.numel(), self.shape[1]), raw)
+        return rows.unpack().view(*tokens.shape, -1)
+
+    def tile(self, start: int, stop: int) -> Tensor:
+        """Rows start..stop in fp32."""
+        return self.table.rows(start, min(stop, self.table.row_count)).unpack()
+
+
+__all__ = ["SLICE_VALUES", "QuantExperts", "QuantLinear", "QuantVocabulary"]

@@ -1,0 +1,123 @@
+"""Models whose weights stay quantised: in plain torch equal to the unpacked model, on native kernels close to it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from canvaslm.demo.config import MODEL_FOLDER
+from canvaslm.engine import Engine
+from canvaslm.model import DiffusionGemma, PlainContext
+from canvaslm.ops import native
+from canvaslm.ops.predict import Prediction, draw, predict
+from canvaslm.ops.quantised import QuantExperts, QuantLinear, QuantVocabulary
+from canvaslm.types import Finished, Params, Request
+from canvaslm.weights import gguf_packed
+from canvaslm.weights.export import save_folder
+from canvaslm.weights.gguf_packed import load_packed
+from canvaslm.weights.gguf_source import open_source
+from canvaslm.weights.load import load_model
+from canvaslm.weights.quantize import write_gguf
+from tests.tiny import tiny_model
+
+KINDS = ["Q8_0", "Q4_K_M", "Q5_K_M", "Q6_K", "Q4_0"]
+SIZES = {
+    "vocab_size": 1024,
+    "hidden_size": 256,
+    "intermediate_size": 160,
+    "moe_intermediate_size": 96,
+    "top_k_experts": 4,
+}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """One random model in every type. All experts run, so that rounding cannot choose another expert."""
+    root = tmp_path_factory.mktemp("packed")
+    model = tiny_model(seed=2, **SIZES)
+    folder = save_folder(model, model.config, root / "model")
+    (folder / "tokenizer.json").write_text((MODEL_FOLDER / "tokenizer.json").read_text())
+    made = {}
+    for kind in KINDS:
+        made[kind] = root / f"{kind}.gguf"
+        write_gguf(open_source(folder), made[kind], kind)
+    return made
+
+
+@torch.inference_mode()
+def one_step(model: DiffusionGemma) -> Prediction:
+    """Encodes a prompt and denoises a canvas on a soft embedding."""
+    context, places = PlainContext(model.config), model.config.canvas_length
+    model.encode(torch.arange(20)[None] + 20, torch.arange(20)[None], context)
+    soft = torch.randn(1, places, model.config.hidden_size, generator=torch.Generator().manual_seed(0))
+    hidden = model.denoise(
+        torch.arange(places)[None] + 30, torch.arange(20, 20 + places)[None], context, soft
+    )
+    draws = [draw(0, 0, 0, places, model.config.vocab_size, "cpu")]
+    return predict(hidden, model.head, model.embedding, softcap=30.0, temperature=[0.7], draws=draws)
+
+
+def relative(a: torch.Tensor | None, b: torch.Tensor | None) -> float:
+    assert a is not None
+    assert b is not None
+    return float((a - b).norm() / a.norm())
+
+
+@pytest.fixture
+def plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gguf_packed.native, "available", lambda: False)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.usefixtures("plain")
+def test_unpacking_where_used_equals_unpacking_at_once(kind: str, files: dict[str, Path]) -> None:
+    loaded = load_packed(files[kind])
+    kinds = {type(m) for m in loaded.model.modules()}
+    assert {QuantLinear, QuantExperts, QuantVocabulary} <= kinds
+    assert "plain PyTorch" in loaded.notes[-1]
+    mine, whole = one_step(loaded.model), one_step(load_model(files[kind], dtype="float32").model)
+    assert torch.equal(mine.argmax, whole.argmax)
+    assert torch.equal(mine.sampled, whole.sampled)
+    torch.testing.assert_close(mine.entropy, whole.entropy, atol=1e-3, rtol=1e-3)
+    assert relative(whole.soft, mine.soft) < 1e-4
+
+
+@pytest.mark.skipif(not native.available(), reason="no native kernels here")
+@pytest.mark.parametrize("kind", KINDS)
+def test_native_kernels_are_close(kind: str, files: dict[str, Path]) -> None:
+    """int8 activations cost about 1 % a product; two layers of a random model make a few of it."""
+    loaded = load_packed(files[kind])
+    assert "native kernels" in loaded.notes[-1]
+    mine, whole = one_step(loaded.model), one_step(load_model(files[kind], dtype="float32").model)
+    assert (mine.argmax == whole.argmax).float().mean() >= 0.75
+    assert 0 < relative(whole.soft, mine.soft) < 0.25
+    assert relative(whole.entropy, mine.entropy) < 0.35
+
+
+@pytest.mark.skipif(not native.available(), reason="no native kernels here")
+def test_a_crowd_changes_nothing_on_native_kernels(files: dict[str, Path]) -> None:
+    model = load_packed(files["Q4_K_M"]).model
+    params = Params(max_new_tokens=16, max_denoising_steps=6)
+    requests = [
+        Request(tuple(range(5 + i, 30 + i)), Params(**{**params.__dict__, "seed": i})) for i in range(5)
+    ]
+
+    def outputs(batch: list[Request]) -> list[tuple[int, ...]]:
+        engine = Engine(model)
+        ids = [engine.submit(request) for request in batch]
+        tokens: dict[int, tuple[int, ...]] = {}
+        while engine.has_work:
+            for event in engine.step():
+                if not isinstance(event, Finished):
+                    tokens[event.request_id] = tokens.get(event.request_id, ()) + event.tokens
+        return [tokens[i] for i in ids]
+
+    assert outputs(requests) == [outputs([request])[0] for request in requests]
+
+
+def test_load_model_keeps_quantised_files_quantised(files: dict[str, Path]) -> None:
+    model = load_model(files["Q8_0"]).model
+    assert not isinstance(model.embed_tokens, torch.nn.Embedding)
+    assert model.dtype == torch.float32
