@@ -156,7 +156,9 @@ def test_chats_supervise_the_last_answer_and_its_marker(tmp_path) -> None:
     def say(role, content):
         return {"role": role, "content": content}
 
-    chats = [[say("user", "a"), say("assistant", "b"), say("user", "c"), say("assistant", "d"), say("user", "e")]]
+    chats = [
+        [say("user", "a"), say("assistant", "b"), say("user", "c"), say("assistant", "d"), say("user", "e")]
+    ]
     chats.append([say("user", "nothing to learn")])
     file = tmp_path / "chats.jsonl"
     file.write_text("\n\n".join(json.dumps({"messages": chat}) for chat in chats))
