@@ -13,6 +13,7 @@ import torch
 from .diffusion import PRESETS, check_params
 from .engine import Engine
 from .errors import UsageError
+from .ops import native
 from .text.chat import ChatTemplate
 from .text.parse import Delta, ReplyParser
 from .text.tokenizer import Tokenizer
@@ -61,6 +62,8 @@ def load(
             raise UsageError(f"threads = {threads} is out of range: 1 to 1024", "threads")
         torch.set_num_threads(threads)
     checkpoint = resolve(source)
+    if threads is not None and checkpoint.kind == "gguf" and native.available():
+        native.set_threads(threads)
     is_demo = checkpoint.source == DEMO
     loaded = load_model(checkpoint, device=device, dtype=dtype, progress=progress)
     tokenizer, template = _open_text(checkpoint)
@@ -202,10 +205,10 @@ class Transcript:
     """Turns one request's token events into text events: answer, thinking and tool calls apart."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
-        self._committed: list[int] = []
-        self._before = 0  # how many of these precede the live canvas
+        self._text = ""  # the answer so far
+        self._before = ""  # the answer before the live canvas
         self._parser = ReplyParser(tokenizer)
+        self._fork = self._parser.copy()  # as it was when the live canvas began
         self._calls = False
 
     def read(self, event: Event) -> Event:
@@ -213,10 +216,10 @@ class Transcript:
         if isinstance(event, Draft):
             return replace(event, text=self._draft(event.tokens))
         if isinstance(event, Committed | Settled):
-            self._committed += event.tokens
-            if isinstance(event, Committed):
-                self._before = len(self._committed)
             delta = self._note(self._parser.feed(event.tokens))
+            self._text += delta.text
+            if isinstance(event, Committed):
+                self._fork, self._before = self._parser.copy(), self._text
             return replace(event, text=delta.text, thinking=delta.thinking, tool_calls=delta.tool_calls)
         if isinstance(event, Finished):
             delta = self._note(self._parser.close())
@@ -238,9 +241,8 @@ class Transcript:
 
     def _draft(self, tokens: tuple[int, ...]) -> str:
         """The answer's text if the draft were final."""
-        parser = ReplyParser(self._tokenizer)
-        parts = (parser.feed(self._committed[: self._before]), parser.feed(tokens), parser.close())
-        return "".join(part.text for part in parts)
+        parser = self._fork.copy()
+        return self._before + parser.feed(tokens).text + parser.close().text
 
 
 __all__ = ["Session", "Transcript", "load"]

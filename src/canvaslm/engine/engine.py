@@ -67,7 +67,9 @@ class Engine:
     def submit(self, request: Request) -> int:
         """Queues a request and returns its id. Raises UsageError (PromptTooLong) for what can never run."""
         params = check_params(request.params)
-        params = params if params.seed is not None else replace(params, seed=secrets.randbits(32))  # JSON readers round above 2^53
+        if params.seed is None:
+            # 32 bits: readers of JSON that know only doubles round what is above 2^53.
+            params = replace(params, seed=secrets.randbits(32))
         self._check_tokens(request)
         wanted = math.ceil(params.max_new_tokens / self.config.canvas_length)
         fits = (self.max_context - len(request.tokens)) // self.config.canvas_length
