@@ -63,7 +63,9 @@ class PackedMatrix:
         return cls.pack(format, raw, *weight.shape, kind=kind)
 
     @classmethod
-    def transposed(cls, format: str, raw: Tensor, rows: int, columns: int, *, kind: str = "INT8") -> PackedMatrix:
+    def transposed(
+        cls, format: str, raw: Tensor, rows: int, columns: int, *, kind: str = "INT8"
+    ) -> PackedMatrix:
         """A table [rows, columns] as the matrix [columns, rows]; kind INT8 or F32 (see `soft_embed`)."""
         if kind not in ("INT8", "F32"):
             raise ValueError(f"a transposed table is INT8 or F32, not {kind!r}")

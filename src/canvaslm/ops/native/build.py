@@ -52,10 +52,16 @@ def _is_zig(compiler: list[str]) -> bool:
 def units(machine: str | None = None) -> list[tuple[str, str, list[str]]]:
     """(object name, source, extra flags) of every compilation on `machine` (default: this one)."""
     machine = (machine or platform.machine()).lower()
-    parts = [("plain", "kernels.cpp", ["-DCANVAS_ISA=plain"]), ("pack", "pack.cpp", []), ("pool", "pool.cpp", [])]
+    parts = [
+        ("plain", "kernels.cpp", ["-DCANVAS_ISA=plain"]),
+        ("pack", "pack.cpp", []),
+        ("pool", "pool.cpp", []),
+    ]
     if machine in ("x86_64", "amd64"):
         parts.append(("avx512", "kernels.cpp", ["-DCANVAS_ISA=avx512", "-DCANVAS_AVX512", *_AVX512]))
-        parts.append(("avx2", "kernels.cpp", ["-DCANVAS_ISA=avx2", "-DCANVAS_AVX2", "-mavx2", "-mfma", "-mf16c"]))
+        parts.append(
+            ("avx2", "kernels.cpp", ["-DCANVAS_ISA=avx2", "-DCANVAS_AVX2", "-mavx2", "-mfma", "-mf16c"])
+        )
         return [*parts, ("api", "api.cpp", ["-DCANVAS_X86"])]
     if machine in ("aarch64", "arm64"):
         parts.append(("neon", "kernels.cpp", ["-DCANVAS_ISA=neon", "-march=armv8.2-a+dotprod"]))

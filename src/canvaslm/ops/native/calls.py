@@ -46,9 +46,7 @@ def matmul(weight: PackedMatrix, x: Tensor, out: Tensor | None = None) -> Tensor
     return out
 
 
-def experts(
-    x: Tensor, index: Tensor, weights: Tensor, gate_up: PackedExperts, down: PackedExperts
-) -> Tensor:
+def experts(x: Tensor, index: Tensor, weights: Tensor, gate_up: PackedExperts, down: PackedExperts) -> Tensor:
     """Sum over each token's experts of weight * down(gelu(gate x) * up x), as `ops.experts.experts`.
 
     x [T, H]; index [T, K] int64; weights [T, K]; gate_up [E, 2I, H] (gate rows first), down [E, H', I]; I in

@@ -22,26 +22,31 @@ INL void any_record(int kind, const uint8_t* r, Unpacked& u, const Activations& 
   }
 }
 
-// Tiles [tile, tile + count) of W times rows [0, rows) of `a` -> c[count][rows][32]. Inputs outermost, so that a panel
-// of activations is read `count` times while it is near. `then`: the weights needed next, if not those that follow.
-static void tiles_times_rows(const Matrix& w, int tile, int count, const Activations& a, int rows, float* c, Unpacked& u,
-                             const uint8_t* then = nullptr) {
+// Tiles [tile, tile + count) of W times rows [0, rows) of `a`, over input blocks [from, to) only -> c[count][rows][32],
+// added to what is there unless from == 0. Panels of `a` count from `from`. Inputs outermost, so that a panel of
+// activations is read `count` times while it is near. `then`: the weights needed next, if not those that follow.
+static void blocks_times_rows(const Matrix& w, int tile, int count, int from, int to, const Activations& a, int rows,
+                              float* c, Unpacked& u, const uint8_t* then) {
   const size_t stride = tile_bytes(w.kind, w.k), full = record_bytes(w.kind, 8);
   const uint8_t* base = w.data + (size_t)tile * stride;
-  const int blocks = blocks_of(w.k);
-  if (!then) then = base + (size_t)count * stride;
-  for (int b = 0; b < blocks; b++) {
+  if (!then) then = base + (size_t)count * stride + (size_t)from * full;
+  for (int b = from; b < to; b++) {
     const int groups = groups_in(w.k, b);
-    const size_t bytes = record_bytes(w.kind, groups), at = (size_t)b * (size_t)a.rows;
+    const size_t bytes = record_bytes(w.kind, groups), at = (size_t)(b - from) * (size_t)a.rows;
     Activations panel = {a.rows, a.q ? a.q + at * kBlock : nullptr, a.sums ? a.sums + at : nullptr,
                          a.x ? a.x + at * kBlock : nullptr};
     for (int t = 0; t < count; t++) {
       const uint8_t* r = base + (size_t)t * stride + (size_t)b * full;
-      const uint8_t* next = t + 1 < count ? r + stride : b + 1 < blocks ? base + (size_t)(b + 1) * full : then;
+      const uint8_t* next = t + 1 < count ? r + stride : b + 1 < to ? base + (size_t)(b + 1) * full : then;
       const Ahead ahead = {(const char*)next, (const char*)next + bytes};
       any_record(w.kind, r, u, panel, rows, c + (size_t)t * (size_t)rows * kTile, groups, b == 0, ahead);
     }
   }
+}
+
+INL void tiles_times_rows(const Matrix& w, int tile, int count, const Activations& a, int rows, float* c, Unpacked& u,
+                          const uint8_t* then = nullptr) {
+  blocks_times_rows(w, tile, count, 0, blocks_of(w.k), a, rows, c, u, then);
 }
 
 // The `rows` x `count` tiles of c into y [.., n], leaving out the padding past n.

@@ -1,4 +1,177 @@
+// Head, soft-cap, temperature, softmax statistics and sampling in one pass over tiles of the vocabulary.
+//
+// A sampling tile is 1024 tokens, the same as in ops/predict.py: its score is its log-sum-exp plus Gumbel noise, the
+// best tile wins, and inside it the token is one inverse-CDF draw. The draw is made whenever a tile takes the lead,
+// while its logits are at hand. Every (row, tile) leaves its maximum and mass, which are added up in tile order.
 #pragma once
+#include <cmath>
+
 #include "gemm.h"
 #include "kernels.h"
-namespace CANVAS_ISA { static void head(const HeadCall&) {} }
+
+namespace CANVAS_ISA {
+
+constexpr int kSampleTile = 1024;
+constexpr float kNothing = -3.0e38f;
+// Lowest logit below the tile's maximum that is told apart: its mass is nothing in fp32.
+constexpr float kFloor = -1000.f;
+
+// What a thread has seen of one row.
+struct Lead {
+  float score, best;
+  int tile, best_tile;
+  int64_t sampled, argmax;
+};
+
+struct TileView {  // one row of a result tile: vector i covers columns 16 i .. 16 i + 15
+  float* c;
+  int rows, row, columns;
+  INL_MEMBER float* vector(int i) const {
+    return c + ((size_t)(i / 2) * (size_t)rows + (size_t)row) * kTile + (size_t)(i % 2) * 16;
+  }
+  INL_MEMBER int vectors() const { return (columns + 15) / 16; }
+};
+
+// Raw logits -> processed ones, in place; returns their maximum. Columns past the vocabulary become -inf.
+INL float process(const TileView& v, float cap, float inverse_temperature, const float* bias) {
+  const float scale = cap > 0 ? cap * inverse_temperature : inverse_temperature;
+  const F twice = set1(cap > 0 ? 2.f / cap : 0.f), out = set1(scale), fall = set1(-2.f * scale), one = set1(1.f);
+  F top = set1(-INFINITY);
+  for (int i = 0; i < v.vectors(); i++) {
+    F y = load(v.vector(i));
+    // cap * tanh(x / cap) = cap - 2 cap / (e^(2 x / cap) + 1)
+    y = cap > 0 ? fma(fall, div(one, add(exp(mul(y, twice)), one)), out) : mul(y, out);
+    const int left = v.columns - 16 * i;
+    if (bias) y = add(y, load_n(bias + 16 * i, left));
+    if (left < 16) {
+      float t[16];
+      store(t, y);
+      for (int j = left; j < 16; j++) t[j] = -INFINITY;
+      y = load(t);
+    }
+    top = max(top, y);
+    store(v.vector(i), y);
+  }
+  return peak(top);
+}
+
+struct TileSums {
+  float mass, weighted;  // sum e, sum e * t with t = logit - maximum, e = exp(t)
+};
+
+INL TileSums add_up(const TileView& v, float top, uint16_t* keep) {
+  F mass = zero(), weighted = zero();
+  const F shift = set1(top), bottom = set1(kFloor);
+  for (int i = 0; i < v.vectors(); i++) {
+    const F t = max(sub(load(v.vector(i)), shift), bottom), e = exp(t);
+    mass = add(mass, e);
+    weighted = fma(e, t, weighted);
+    if (keep) store_half(keep + 16 * i, t);
+  }
+  return {sum(mass), sum(weighted)};
+}
+
+static int first_equal(const TileView& v, float value) {
+  for (int i = 0; i < v.vectors(); i++) {
+    const uint32_t hit = equal(load(v.vector(i)), set1(value));
+    if (hit) return 16 * i + __builtin_ctz(hit);
+  }
+  return 0;
+}
+
+// First column whose cumulative mass exceeds uniform * total.
+static int draw(const TileView& v, float top, double uniform) {
+  float e[kSampleTile];
+  for (int i = 0; i < v.vectors(); i++) store(e + 16 * i, exp(max(sub(load(v.vector(i)), set1(top)), set1(kFloor))));
+  double total = 0, seen = 0;
+  for (int i = 0; i < v.columns; i++) total += e[i];
+  const double target = uniform * total;
+  for (int i = 0; i < v.columns; i++)
+    if ((seen += e[i]) > target) return i;
+  return v.columns - 1;
+}
+
+static void head_tile(const HeadCall& h, const Activations& a, int tile, int row, int rows, Lead* leads, float* weighted,
+                      int slot) {
+  Unpacked* u = (Unpacked*)scratch(slot, 0, sizeof(Unpacked));
+  float* c = (float*)scratch(slot, 1, (size_t)kSampleTile * kRowBlock * sizeof(float));
+  const int first = tile * (kSampleTile / kTile), tiles = tiles_of(h.head.n);
+  const int count = least(kSampleTile / kTile, tiles - first), columns = least(kSampleTile, h.head.n - tile * kSampleTile);
+  const Activations part = rows_from(a, row);
+  for (int i = 0; i < count; i += 4)
+    tiles_times_rows(h.head, first + i, least(4, count - i), part, rows, c + (size_t)i * (size_t)rows * kTile, *u);
+
+  const int sampling = (h.head.n + kSampleTile - 1) / kSampleTile;
+  for (int m = 0; m < rows; m++) {
+    const TileView v = {c, rows, m, columns};
+    const size_t r = (size_t)(row + m), at = r * (size_t)sampling + (size_t)tile;
+    const float* bias = h.bias ? h.bias + r * (size_t)h.head.n + (size_t)tile * kSampleTile : nullptr;
+    const float top = process(v, h.softcap, 1.f / h.temperature[r], bias);
+    uint16_t* keep = h.store ? h.store + at * kSampleTile : nullptr;
+    if (!(top > kNothing)) {  // every token forbidden: no mass
+      h.tile_peak[at] = kNothing, h.tile_mass[at] = 0.f, weighted[at] = 0.f;
+      for (int i = 0; keep && i < kSampleTile; i += 16) store_half(keep + i, set1(kFloor));
+      continue;
+    }
+    const TileSums s = add_up(v, top, keep);
+    h.tile_peak[at] = top, h.tile_mass[at] = s.mass, weighted[at] = s.weighted;
+    Lead& lead = leads[r];
+    if (top > lead.best || (top == lead.best && tile < lead.best_tile)) {
+      lead.best = top, lead.best_tile = tile;
+      lead.argmax = (int64_t)tile * kSampleTile + first_equal(v, top);
+    }
+    const float score = top + std::log(s.mass) + h.gumbel[at];
+    if (score > lead.score || (score == lead.score && tile < lead.tile)) {
+      lead.score = score, lead.tile = tile;
+      lead.sampled = (int64_t)tile * kSampleTile + draw(v, top, h.uniform[r]);
+    }
+  }
+}
+
+// The statistics of one row from those of its tiles.
+static void finish_row(const HeadCall& h, const float* weighted, int sampling, int r) {
+  const float *tops = h.tile_peak + (size_t)r * (size_t)sampling, *masses = h.tile_mass + (size_t)r * (size_t)sampling;
+  float top = kNothing;
+  for (int t = 0; t < sampling; t++) top = most(top, tops[t]);
+  double mass = 0, sum = 0;
+  for (int t = 0; t < sampling; t++) {
+    if (!(masses[t] > 0)) continue;
+    const double shift = (double)tops[t] - top, e = std::exp(shift);
+    mass += e * masses[t];
+    sum += e * (weighted[(size_t)r * (size_t)sampling + (size_t)t] + shift * masses[t]);
+  }
+  const double log_mass = std::log(mass);
+  h.lse[r] = (float)(top + log_mass);
+  h.entropy[r] = most(0.f, (float)(log_mass - sum / mass));
+  h.logprob[r] = (float)-log_mass;
+}
+
+static void head(const HeadCall& h) {
+  const bool floats = is_float(h.head.kind);
+  Activations a = place_activations(scratch(-1, 0, activation_bytes(floats, h.head.k, h.rows)), floats, h.head.k, h.rows);
+  take_rows(a, h.hidden, (size_t)h.head.k, h.head.k);
+  const int sampling = (h.head.n + kSampleTile - 1) / kSampleTile, row_blocks = (h.rows + kRowBlock - 1) / kRowBlock;
+  const int threads = pool_threads();
+  Lead* leads = (Lead*)scratch(-1, 1, (size_t)threads * (size_t)h.rows * sizeof(Lead));
+  float* weighted = (float*)scratch(-1, 2, (size_t)h.rows * (size_t)sampling * 4);
+  for (int i = 0; i < threads * h.rows; i++) leads[i] = {-INFINITY, -INFINITY, 0, 0, 0, 0};
+  parallel(sampling * row_blocks, [&](int item, int slot) {
+    const int row = item % row_blocks * kRowBlock;
+    head_tile(h, a, item / row_blocks, row, least(kRowBlock, h.rows - row), leads + (size_t)slot * (size_t)h.rows, weighted,
+              slot);
+  });
+  for (int r = 0; r < h.rows; r++) {
+    Lead one = leads[r];
+    for (int t = 1; t < threads; t++) {
+      const Lead& other = leads[(size_t)t * (size_t)h.rows + (size_t)r];
+      if (other.best > one.best || (other.best == one.best && other.best_tile < one.best_tile))
+        one.best = other.best, one.best_tile = other.best_tile, one.argmax = other.argmax;
+      if (other.score > one.score || (other.score == one.score && other.tile < one.tile))
+        one.score = other.score, one.tile = other.tile, one.sampled = other.sampled;
+    }
+    h.sampled[r] = one.sampled, h.argmax[r] = one.argmax;
+    finish_row(h, weighted, sampling, r);
+  }
+}
+
+}  // namespace CANVAS_ISA
