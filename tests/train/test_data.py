@@ -145,7 +145,7 @@ def test_chats_supervise_the_last_answer_and_its_marker(tmp_path) -> None:
         def encode(self, text):
             return [ord(c) for c in text]
 
-        def encode_markup(self, pieces):
+        def encode_pieces(self, pieces):
             return [ord(c) for c in "".join(pieces)]
 
     class Template:

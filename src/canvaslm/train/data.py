@@ -285,11 +285,11 @@ def read_chats(files: Iterable[str | Path], encode: Callable[[list[Any]], Exampl
 
     Raises NotFound for a missing file, UsageError with file and line for a broken line or when nothing is left.
     """
-    files = [Path(file) for file in files]
-    examples = [example for file in files for example in _read_file(file, encode)]
+    paths = [Path(file) for file in files]
+    examples = [example for file in paths for example in _read_file(file, encode)]
     if not examples:
         raise UsageError(
-            f"data.files: no usable conversation in {', '.join(map(str, files))}", param="data.files"
+            f"data.files: no usable conversation in {', '.join(map(str, paths))}", param="data.files"
         )
     return Shuffled(examples)
 
@@ -327,7 +327,7 @@ def chat_encoder(tokenizer: Any, template: Any, turn_end: int) -> Callable[[list
         if last < 0 or not messages[last].get("content"):
             return None
         pieces = template.render(messages[:last], add_generation_prompt=True)
-        prompt = tokenizer.encode_markup(pieces)
+        prompt = tokenizer.encode_pieces(pieces)
         return Example(tuple(prompt), (*tokenizer.encode(messages[last]["content"]), turn_end))
 
     return encode

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import nn
 
 from ..model.diffusion_gemma import DiffusionGemma
 from ..model.text import TextLayer
@@ -23,7 +24,7 @@ def compile_objective(objective: Objective) -> None:
     objective.token_losses = compiled(token_losses)
     objective.soft_guess = compiled(soft_guess)
     mixer = objective.model.self_conditioning
-    mixer.forward = functools.partial(compiled(type(mixer).forward), mixer)
+    _replace(mixer, "forward", compiled(type(mixer).forward))
 
 
 def compile_layers(model: DiffusionGemma) -> None:
@@ -33,8 +34,13 @@ def compile_layers(model: DiffusionGemma) -> None:
     """
     before, after = compiled(TextLayer.before), compiled(TextLayer.after)
     for layer in model.layers:
-        layer.before = functools.partial(before, layer)
-        layer.after = functools.partial(after, layer)
+        _replace(layer, "before", before)
+        _replace(layer, "after", after)
+
+
+def _replace(module: nn.Module, method: str, function: Callable[..., Any]) -> None:
+    """Puts `function` in the place of one module's method. It is no attribute of the module in torch's sense."""
+    module.__dict__[method] = functools.partial(function, module)
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:

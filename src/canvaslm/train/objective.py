@@ -130,7 +130,8 @@ class Objective:
         self.model, self.settings = model, settings
         self.token_losses, self.soft_guess = token_losses, soft_guess  # `train.fast` compiles these
         for layer in model.layers:
-            layer.experts.compute = experts_sorted
+            experts: Any = layer.experts
+            experts.compute = experts_sorted
         for name, parameter in model.named_parameters():
             if ".router." in name:
                 parameter.requires_grad_(not settings.freeze_router)

@@ -59,11 +59,13 @@ class Muon(torch.optim.Optimizer):
                 scale = max(1.0, updates.shape[-2] / updates.shape[-1]) ** 0.5
                 self._apply(same, updates, group["lr"] * scale, 1 - group["lr"] * group["weight_decay"])
 
-    def _direction(self, parameter: Tensor, momentum: float) -> Tensor:
+    def _direction(self, parameter: nn.Parameter, momentum: float) -> Tensor:
         """Nesterov momentum as a stack [E, r, c]."""
+        gradient = parameter.grad
+        assert gradient is not None
         buffer = self.state[parameter].setdefault("momentum", torch.zeros_like(parameter))
-        buffer.lerp_(parameter.grad, 1 - momentum)
-        direction = parameter.grad.lerp(buffer, momentum)
+        buffer.lerp_(gradient, 1 - momentum)
+        direction = gradient.lerp(buffer, momentum)
         return direction if direction.ndim == 3 else direction[None]
 
     @staticmethod

@@ -68,8 +68,14 @@ def _source(settings: Settings, folder: Path) -> Source:
     from ..text.tokenizer import Tokenizer
 
     tokenizer = Tokenizer.from_folder(folder)
-    template = ChatTemplate.from_folder(folder)
-    return read_chats(settings.data.files, chat_encoder(tokenizer, template, tokenizer.id_of(TURN_END)))
+    template = ChatTemplate.from_folder(folder, tokenizer)
+    turn_end = tokenizer.marker_id(TURN_END)
+    if turn_end is None:
+        raise UsageError(
+            f"data.files: the tokenizer in {folder} has no {TURN_END}, which closes a turn",
+            param="data.files",
+        )
+    return read_chats(settings.data.files, chat_encoder(tokenizer, template, turn_end))
 
 
 def _export(settings: Settings, folder: Path) -> Export:
