@@ -22,12 +22,13 @@ from .errors import (
 from .types import Committed, Draft, Failed, Finished, Message, Params, Reply, Usage
 
 if TYPE_CHECKING:
+    from .server.app import create_app
     from .session import Session, load
 
 __version__ = "0.1.0"
 
 # Public names that need torch: name -> module that has it.
-_LAZY = {"Session": "canvaslm.session", "load": "canvaslm.session"}
+_LAZY = {"Session": "canvaslm.session", "create_app": "canvaslm.server.app", "load": "canvaslm.session"}
 
 __all__ = [
     "BadConfig",
@@ -50,6 +51,7 @@ __all__ = [
     "Usage",
     "UsageError",
     "__version__",
+    "create_app",
     "load",
 ]
 

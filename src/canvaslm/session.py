@@ -50,12 +50,15 @@ def load(
     progress: Progress | None = None,
     max_rows: int = 16,
     max_context: int | None = None,
+    kv_memory: int | None = None,
+    prefix_memory: int = 2**30,
+    deterministic: bool = False,
 ) -> Session:
     """Opens a checkpoint: a folder, a `.safetensors` or `.gguf` file, a hub id; None is the demo model that ships.
 
     `dtype` names a floating-point type ("float32", "bfloat16", "float16"); None chooses (see `weights.load_model`).
-    `progress(done, total)` is called with bytes while weights are read. Raises NotFound, Offline, BadModelFile,
-    OutOfMemory, UsageError.
+    `progress(done, total)` is called with bytes while weights are read. For `max_rows` and what follows see `Engine`.
+    Raises NotFound, Offline, BadModelFile, OutOfMemory, UsageError.
     """
     if threads is not None:
         if not 1 <= threads <= 1024:
@@ -69,7 +72,14 @@ def load(
     tokenizer, template = _open_text(checkpoint)
     given, origins = sampling_defaults(loaded.generation)
     return Session(
-        Engine(loaded.model, max_rows=max_rows, max_context=max_context),
+        Engine(
+            loaded.model,
+            max_rows=max_rows,
+            max_context=max_context,
+            kv_memory=kv_memory,
+            prefix_memory=prefix_memory,
+            deterministic=deterministic,
+        ),
         tokenizer,
         template,
         params=Params(**given),

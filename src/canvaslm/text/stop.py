@@ -42,6 +42,11 @@ class StopStrings:
         passed, self._held = self._held[:open_from], self._held[open_from:]
         return passed
 
+    @property
+    def held(self) -> str:
+        """What is held back."""
+        return self._held
+
     def close(self) -> str:
         """The end of the stream: what was held back, up to a match in it."""
         if self.matched is not None:

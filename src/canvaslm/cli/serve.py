@@ -1,0 +1,242 @@
+"""`canvaslm serve`: a model over HTTP, until Ctrl-C."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..errors import NotFound, UsageError
+from .options import Loading, grouped
+from .output import log
+from .serve_options import MIB, Access, Budget, Listening
+
+if TYPE_CHECKING:
+    import uvicorn
+
+    from ..session import Session
+
+
+@grouped
+def command(
+    source: Annotated[
+        str | None, typer.Argument(metavar="[MODEL]", help="The model, as with --model.")
+    ] = None,
+    loading: Loading = Loading(),
+    listening: Listening = Listening(),
+    access: Access = Access(),
+    budget: Budget = Budget(),
+) -> None:
+    """Serve a model over HTTP, to the clients of OpenAI, Anthropic, Ollama and llama-server.
+
+    It listens at once and answers 503 until the model is loaded. Ctrl-C lets answers finish; a second one does not.
+    """
+    keys = read_keys(access.api_key_file, os.environ.get("CANVASLM_API_KEY"))
+    host = listening.host
+    check_exposure(host, keys)
+    if source is not None and loading.model is not None:
+        raise UsageError("MODEL is given twice: as an argument and with --model", "model")
+    opening = Opening(replace(loading, model=source or loading.model), budget)
+    opening.listener = listen(host, listening.port)
+    log(f"canvaslm listens at {opening.address}" + (" (a key is needed)" if keys else ""))
+    run(
+        opening,
+        listening,
+        api_key=keys or None,
+        allowed_hosts=hosts_of(host, split(access.allowed_hosts)),
+        allowed_origins=split(access.allowed_origins),
+        max_queue=budget.max_queue,
+        max_body=budget.max_body * MIB,
+    )
+
+
+def split(names: str | None) -> list[str]:
+    """The entries of a list with commas."""
+    return [name.strip() for name in (names or "").split(",") if name.strip()]
+
+
+def read_keys(path: str | None, variable: str | None) -> tuple[str, ...]:
+    """The keys in a file, one a line, and the one in the environment. Raises UsageError, NotFound."""
+    if variable is not None and not variable.strip():
+        raise UsageError("CANVASLM_API_KEY is empty: set a key, or unset it")
+    keys = [] if variable is None else [variable.strip()]
+    if path is not None:
+        try:
+            lines = Path(path).read_text(encoding="utf-8").splitlines()
+        except FileNotFoundError:
+            raise NotFound(f"{path}: no such file") from None
+        except UnicodeDecodeError:
+            raise UsageError(f"{path}: is not a text file", "api_key_file") from None
+        found = [line.strip() for line in lines if line.strip()]
+        if not found:
+            raise UsageError(f"{path}: holds no key: write one a line", "api_key_file")
+        keys += found
+    return tuple(keys)
+
+
+def check_exposure(host: str, keys: tuple[str, ...]) -> None:
+    """Raises UsageError if anybody on the network could ask."""
+    if not is_loopback(host) and not keys:
+        raise UsageError(
+            f"--host {host} can be reached from other machines: set a key with --api-key-file or CANVASLM_API_KEY",
+            "host",
+        )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def hosts_of(host: str, more: list[str]) -> list[str]:
+    """Names the server may be called by. Reached from outside, it also answers to its name and to addresses."""
+    from ..server.guard import ANY_ADDRESS, LOOPBACK
+
+    outside = [] if is_loopback(host) else [ANY_ADDRESS, socket.gethostname()]
+    return [*LOOPBACK, host, *outside, *more]
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises UsageError where the address cannot be had."""
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listener = socket.create_server((host, port), family=family, backlog=128)
+    except OSError as error:
+        reason = error.strerror or error
+        raise UsageError(
+            f"cannot listen at {host}:{port}: {reason}; choose another --port", "port"
+        ) from error
+    listener.set_inheritable(False)
+    return listener
+
+
+class Opening:
+    """Loads the session, on the engine's thread, and says on standard error what is served."""
+
+    listener: socket.socket
+    server: uvicorn.Server | None = None
+
+    def __init__(self, loading: Loading, budget: Budget) -> None:
+        self.loading, self.budget = loading, budget
+        self.failure: BaseException | None = None
+
+    @property
+    def address(self) -> str:
+        """Where the server is, as a URL."""
+        host, port = self.listener.getsockname()[:2]
+        return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+    def __call__(self) -> Session:
+        try:
+            session = self._load()
+        except BaseException as error:
+            self.failure = error
+            if self.server is not None:
+                self.server.should_exit = True
+            raise
+        for line in banner(session, self.address, self.budget.max_queue):
+            log(line)
+        return session
+
+    def _load(self) -> Session:
+        from .loading import progress_line
+
+        given = self.loading
+        with progress_line(given.model or "the demo model") as progress:
+            from ..session import load
+
+            return load(
+                given.model,
+                device=given.device,
+                dtype=given.dtype,
+                threads=given.threads,
+                progress=progress,
+                **self.budget.engine(),
+            )
+
+
+def banner(session: Session, address: str, max_queue: int) -> list[str]:
+    """What is served, in a few lines."""
+    engine = session.engine
+    tensors = [*engine.runner.model.parameters(), *engine.runner.model.buffers()]
+    weights = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    kind = str(engine.runner.dtype).removeprefix("torch.")
+    return [
+        f"  model    {session.name} on {engine.runner.device}, {kind}",
+        f"  memory   {_size(weights)} of weights, up to {_size(engine.prefixes.limit)} of remembered prompts",
+        f"  limits   {engine.scheduler.max_rows} rows, {max_queue} waiting, {engine.max_context} tokens of context",
+        f"  ready    OPENAI_BASE_URL={address}/v1   reference: {address}/docs",
+        *(f"  note     {note}" for note in session.notes),
+    ]
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
+
+
+def run(opening: Opening, listening: Listening, **options: Any) -> None:
+    """Serves until a signal. Raises what made loading the model fail."""
+    import uvicorn
+
+    from ..server.app import create_app
+
+    class Server(uvicorn.Server):
+        """Ends with an exit code of its own instead of raising the signal again."""
+
+        def handle_exit(self, sig: int, frame: Any) -> None:
+            if self.should_exit:
+                os._exit(130)
+            self.should_exit = True
+            log("finishing the answers being written; once more to stop at once")
+
+    log_to_stderr(listening.access_log)
+    config = uvicorn.Config(
+        create_app(opening, **options),
+        http="h11",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=max(1, round(listening.drain_seconds)),
+        timeout_keep_alive=30,
+        h11_max_incomplete_event_size=64 * 1024,
+    )
+    opening.server = Server(config)
+    opening.server.run(sockets=[opening.listener])
+    if opening.failure is not None:
+        raise opening.failure
+    log("canvaslm has stopped")
+
+
+def log_to_stderr(access_log: bool) -> None:
+    """Sends the server's loggers to standard error."""
+    import logging
+
+    class Lines(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            log(record.getMessage(), faint=record.levelno <= logging.INFO)
+
+    for name, level in (
+        ("canvaslm.server", logging.WARNING),
+        ("canvaslm.access", logging.INFO if access_log else logging.ERROR),
+        ("uvicorn", logging.CRITICAL),
+    ):
+        logger = logging.getLogger(name)
+        logger.handlers[:] = [Lines()]
+        logger.setLevel(level)
+        logger.propagate = False
+
+
+__all__ = ["Opening", "banner", "check_exposure", "command", "hosts_of", "listen", "read_keys", "run"]

@@ -1,0 +1,127 @@
+"""Flags of `canvaslm serve`, in groups (see `options`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import typer
+
+_SERVER, _ACCESS, _LIMITS = "Server", "Access", "Limits"
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Listening:
+    """Where, and until when."""
+
+    host: Annotated[
+        str,
+        typer.Option("--host", metavar="ADDRESS", rich_help_panel=_SERVER, help="The address to listen at."),
+    ] = "127.0.0.1"
+    port: Annotated[
+        int,
+        typer.Option("--port", min=0, max=65535, metavar="N", rich_help_panel=_SERVER, help="The port; 0 takes a free one."),
+    ] = 8642  # fmt: skip
+    drain_seconds: Annotated[
+        float,
+        typer.Option(
+            "--drain-seconds", min=0.0, metavar="X", rich_help_panel=_SERVER,
+            help="How long Ctrl-C waits for the answers being written.",
+        ),
+    ] = 30.0  # fmt: skip
+    access_log: Annotated[
+        bool,
+        typer.Option(
+            "--access-log/--no-access-log", rich_help_panel=_SERVER,
+            help="A line on standard error for every request; without prompts and keys.",
+        ),
+    ] = True  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Access:
+    """Who may ask."""
+
+    api_key_file: Annotated[
+        str | None,
+        typer.Option(
+            "--api-key-file", metavar="FILE", rich_help_panel=_ACCESS,
+            help="Keys that clients need one of, one a line. Or one key in the variable CANVASLM_API_KEY.",
+        ),
+    ] = None  # fmt: skip
+    allowed_hosts: Annotated[
+        str | None,
+        typer.Option(
+            "--allowed-hosts", metavar="NAMES", rich_help_panel=_ACCESS,
+            help="More names that clients may call the server by, with commas between them; * for any.",
+        ),
+    ] = None  # fmt: skip
+    allowed_origins: Annotated[
+        str | None,
+        typer.Option(
+            "--allowed-origins", metavar="ORIGINS", rich_help_panel=_ACCESS,
+            help="Pages that may ask from a browser, as https://example.org, with commas between them.",
+        ),
+    ] = None  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much at a time."""
+
+    max_rows: Annotated[
+        int,
+        typer.Option("--max-rows", min=1, max=4096, metavar="N", rich_help_panel=_LIMITS, help="Answers written at a time."),
+    ] = 16  # fmt: skip
+    max_queue: Annotated[
+        int,
+        typer.Option("--max-queue", min=0, metavar="N", rich_help_panel=_LIMITS, help="Requests that may wait; more get 429."),
+    ] = 64  # fmt: skip
+    max_context: Annotated[
+        int | None,
+        typer.Option(
+            "--max-context", min=1, metavar="N", rich_help_panel=_LIMITS,
+            help="Tokens of prompt and answer together. Without it: what the model allows.",
+        ),
+    ] = None  # fmt: skip
+    kv_memory: Annotated[
+        int | None,
+        typer.Option(
+            "--kv-memory", min=1, metavar="MIB", rich_help_panel=_LIMITS,
+            help="MiB for keys and values of the answers being written; what does not fit waits.",
+        ),
+    ] = None  # fmt: skip
+    prefix_memory: Annotated[
+        int,
+        typer.Option(
+            "--prefix-memory", min=0, metavar="MIB", rich_help_panel=_LIMITS,
+            help="MiB for remembered prompts; 0 remembers none.",
+        ),
+    ] = 1024  # fmt: skip
+    deterministic: Annotated[
+        bool,
+        typer.Option(
+            "--deterministic", rich_help_panel=_LIMITS,
+            help="One row at a time, for devices whose results depend on the batch.",
+        ),
+    ] = False  # fmt: skip
+    max_body: Annotated[
+        int,
+        typer.Option(
+            "--max-body", min=1, metavar="MIB", rich_help_panel=_LIMITS, help="MiB of a request's body."
+        ),
+    ] = 8
+
+    def engine(self) -> dict[str, Any]:
+        """What `canvaslm.load` takes of it."""
+        return {
+            "max_rows": self.max_rows,
+            "max_context": self.max_context,
+            "kv_memory": None if self.kv_memory is None else self.kv_memory * MIB,
+            "prefix_memory": self.prefix_memory * MIB,
+            "deterministic": self.deterministic,
+        }
+
+
+__all__ = ["MIB", "Access", "Budget", "Listening"]

@@ -1,0 +1,326 @@
+"""Between asyncio and the engine: one thread steps the engine and alone touches it; requests go in through a queue,
+events come out through `loop.call_soon_threadsafe`.
+
+A `Flight` is what one client asked for: one or more requests and a buffer of their events. Its size is bounded by the
+answers' own: drafts that nobody has read are overwritten by newer ones, so that a client that never reads costs
+neither memory nor time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from ..errors import EngineFailure
+from ..types import Committed, Draft, Event, Failed, Finished, Request
+from .problems import Problem, busy, loading
+
+if TYPE_CHECKING:
+    from ..engine import Engine
+    from ..session import Session
+
+T = TypeVar("T")
+# Gets the engine, or None when its thread has ended.
+Command = Callable[["Engine | None"], object]
+log = logging.getLogger("canvaslm.server")
+_BACKLOG = 8  # unread events from which on a committed canvas displaces its draft
+
+
+class Observer(Protocol):
+    """Is told of every event, on the engine's thread."""
+
+    def accepted(self, request: Request) -> None: ...
+
+    def event(self, event: Event) -> None: ...
+
+
+class Flight:
+    """Requests submitted together, and their events as an asynchronous iterator of (index, event).
+
+    It ends after every request's terminal event. `aclose` cancels what still runs. Belongs to one event loop.
+    """
+
+    def __init__(self, bridge: Bridge, requests: Sequence[Request]) -> None:
+        self.requests = tuple(requests)
+        self.loop = asyncio.get_running_loop()
+        self.ids: list[int] = []  # the engine's; written by its thread
+        self._bridge = bridge
+        self._open = set(range(len(requests)))
+        self._buffer: deque[list[Any]] = deque()  # [index, event], or [index, None] for what was displaced
+        self._drafts: dict[int, list[Any]] = {}
+        self._news = asyncio.Event()
+
+    def put(self, index: int, event: Event) -> None:
+        """Buffers an event. On the flight's loop."""
+        draft = self._drafts.get(index)
+        if isinstance(event, Draft):
+            if draft is not None:
+                draft[1] = event
+                self._news.set()
+                return
+            self._drafts[index] = slot = [index, event]
+            self._buffer.append(slot)
+        else:
+            if draft is not None and len(self._buffer) > _BACKLOG:
+                draft[1] = None
+            self._drafts.pop(index, None)
+            self._buffer.append([index, event])
+        if isinstance(event, Finished | Failed):
+            self._open.discard(index)
+        self._news.set()
+
+    def __aiter__(self) -> Flight:
+        return self
+
+    async def __anext__(self) -> tuple[int, Event]:
+        while True:
+            while self._buffer:
+                index, event = slot = self._buffer.popleft()
+                if self._drafts.get(index) is slot:
+                    del self._drafts[index]
+                if event is not None:
+                    return index, event
+            if not self._open:
+                raise StopAsyncIteration
+            self._news.clear()
+            await self._news.wait()
+
+    def cancel(self, index: int) -> None:
+        """Ends one request; its Finished event still comes."""
+        if index in self._open:
+            self._bridge.post(lambda engine: engine.cancel(self.ids[index]) if engine and self.ids else None)
+
+    def close(self) -> None:
+        """Cancels what runs and drops what is buffered."""
+        for index in tuple(self._open):
+            self.cancel(index)
+        self._buffer.clear()
+        self._drafts.clear()
+
+    @property
+    def backlog(self) -> int:
+        """Events buffered."""
+        return len(self._buffer)
+
+
+class Bridge:
+    """The engine thread. `source` is a session, or a callable that loads one, which the thread then calls.
+
+    States: loading, ready, failed (loading raised `failure`), closed.
+    """
+
+    def __init__(
+        self, source: Session | Callable[[], Session], *, max_queue: int, observer: Observer
+    ) -> None:
+        self._source = source
+        self._max_queue = max_queue
+        self._observer = observer
+        self._commands: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
+        self._flights: dict[int, tuple[Flight, int]] = {}  # by the engine's request id; the thread's own
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._loaded: Session | None = None
+        self.failure: BaseException | None = None
+        self.closed = self._ended = False
+        self.reserved = 0  # requests from the moment they are let in until their terminal event
+        self.running = self.waiting = 0  # as the engine counts them, after its last step
+
+    # -- for the event loop -----------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Starts the thread; a second call does nothing."""
+        with self._lock:
+            if self._thread is None and not self.closed:
+                self._thread = threading.Thread(target=self._live, name="canvaslm-engine", daemon=True)
+                self._thread.start()
+
+    @property
+    def session(self) -> Session:
+        """The session. Raises Problem (503) while it loads, when that failed, and during shutdown."""
+        if self.closed:
+            raise Problem(503, "the server is shutting down", code="shutting_down")
+        if self.failure is not None:
+            raise Problem(503, "the model could not be loaded", code="load_failed")
+        if self._loaded is None:
+            self.start()
+            raise loading()
+        return self._loaded
+
+    def reserve(self, count: int) -> None:
+        """Takes `count` places among running and waiting requests. Raises Problem (429) if they are not there."""
+        rows = self.session.engine.scheduler.max_rows
+        with self._lock:
+            if self.reserved + count > rows + self._max_queue:
+                raise busy(max(0, self.reserved - rows))
+            self.reserved += count
+
+    def release(self, count: int) -> None:
+        """Gives places back."""
+        with self._lock:
+            self.reserved -= count
+
+    async def launch(self, requests: Sequence[Request]) -> Flight:
+        """Submits requests whose places are reserved. Raises what the engine refuses.
+
+        The places are free again after the terminal events, or at once where nothing was submitted.
+        """
+        flight = Flight(self, requests)
+        try:
+            await self.ask(lambda engine: self._submit(engine, flight))
+        except asyncio.CancelledError:
+            flight.close()  # the thread submits it all the same, and then sees this
+            raise
+        return flight
+
+    async def ask(self, question: Callable[[Engine], T]) -> T:
+        """What a function says of the engine, run on its thread between two steps."""
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[T] = loop.create_future()
+
+        def run(engine: Engine | None) -> None:
+            try:
+                if engine is None:
+                    raise Problem(503, "the server is shutting down", code="shutting_down")
+                result = question(engine)
+            except BaseException as error:
+                _call(loop, _settle, answer, None, error)
+            else:
+                _call(loop, _settle, answer, result, None)
+
+        self.post(run)
+        return await answer
+
+    def post(self, command: Command) -> None:
+        """Has a function run on the engine's thread; without effect once that has ended."""
+        with self._lock:
+            if not self._ended:
+                self._commands.put(command)
+                return
+        command(None)
+
+    async def close(self, seconds: float = 10.0) -> None:
+        """Cancels what runs and ends the thread, waiting for it no longer than given."""
+        self.closed = True
+        self._commands.put(None)
+        if self._thread is not None:
+            await asyncio.to_thread(self._thread.join, seconds)
+
+    # -- the engine's thread ----------------------------------------------------------------------------------
+
+    def _live(self) -> None:
+        try:
+            self._loaded = self._source() if callable(self._source) else self._source
+        except BaseException as error:
+            self.failure = error
+            log.error("the model could not be loaded: %s", type(error).__name__)
+            self._end()
+            return
+        engine = self._loaded.engine
+        while self._obey(engine):
+            if engine.has_work:
+                self._step(engine)
+            self.running, self.waiting = len(engine.scheduler.running), len(engine.scheduler.waiting)
+        for request_id in list(self._flights):
+            engine.cancel(request_id)
+        self._step(engine)
+        self._end()
+
+    def _end(self) -> None:
+        """Answers what is still in the queue; from now on, `post` does so itself."""
+        with self._lock:
+            self._ended = True
+        with contextlib.suppress(queue.Empty):
+            while True:
+                command = self._commands.get_nowait()
+                if command is not None:
+                    command(None)
+
+    def _obey(self, engine: Engine) -> bool:
+        """Runs what was posted, waiting for something if there is no other work; False once it is time to end."""
+        wait = not engine.has_work
+        while True:
+            try:
+                command = self._commands.get(block=wait)
+            except queue.Empty:
+                return True
+            if command is None:
+                return False
+            wait = False
+            try:
+                command(engine)
+            except Exception as error:
+                log.error("a command to the engine failed: %s", type(error).__name__)
+
+    def _step(self, engine: Engine) -> None:
+        try:
+            events = engine.step()
+        except Exception as error:
+            log.error("the engine failed: %s", type(error).__name__)
+            events = self._all_fail(engine, error)
+        for event in events:
+            self._route(event)
+
+    def _all_fail(self, engine: Engine, error: Exception) -> list[Event]:
+        """An exception that the engine itself did not catch: nothing that runs can be trusted any more."""
+        failed: list[Event] = []
+        for request_id in list(self._flights):
+            with contextlib.suppress(Exception):
+                engine.cancel(request_id)
+            failed.append(Failed(request_id, EngineFailure(type(error).__name__)))
+        return failed
+
+    def _submit(self, engine: Engine, flight: Flight) -> None:
+        """Submits all or nothing; where nothing, the places that were reserved are given back."""
+        try:
+            _ = self.session
+            for index, request in enumerate(flight.requests):
+                request_id = engine.submit(request)
+                flight.ids.append(request_id)
+                self._flights[request_id] = flight, index
+        except BaseException:
+            for request_id in flight.ids:
+                self._flights.pop(request_id)
+                engine.cancel(request_id)
+            flight.ids.clear()
+            self.release(len(flight.requests))
+            raise
+        for request in flight.requests:
+            self._observer.accepted(request)
+
+    def _route(self, event: Event) -> None:
+        flight, index = self._flights.get(event.request_id, (None, 0))
+        if flight is None:
+            return
+        self._observer.event(event)
+        if isinstance(event, Finished | Failed):
+            del self._flights[event.request_id]
+            self.release(1)
+        if not _call(flight.loop, flight.put, index, event) and isinstance(event, Committed | Draft):
+            self.post(lambda engine: engine and engine.cancel(event.request_id))
+
+
+def _call(loop: asyncio.AbstractEventLoop, function: Callable[..., object], *arguments: Any) -> bool:
+    """Runs a function on a loop; False if the loop is gone."""
+    try:
+        loop.call_soon_threadsafe(function, *arguments)
+    except RuntimeError:
+        return False
+    return True
+
+
+def _settle(answer: asyncio.Future[T], result: Any, error: BaseException | None) -> None:
+    if answer.done():  # nobody waits any more
+        return
+    if error is None:
+        answer.set_result(result)
+    else:
+        answer.set_exception(error)
+
+
+__all__ = ["Bridge", "Flight", "Observer"]

@@ -1,0 +1,53 @@
+"""The dialects that the server speaks. A new one is a module with a router, and a line here.
+
+A route reads its body into an `Ask`, calls `service.start` and words the pieces:
+
+    @router.post("/api/chat", responses=errors(...))
+    async def chat(body: ChatBody, http: Request, service: Ready) -> Response:
+        answers = await service.start(Ask(messages=..., params=..., names={"max_new_tokens": "num_predict"}))
+        if body.stream:
+            chunks = wording_errors(words(answers), word_error)
+            return Stream(chunks, answers.close, limits=service.limits, media_type="application/x-ndjson", pulse=b"")
+        return JsonAnswer(whole(await unless_gone(http, gather(answers))))
+
+What it raises (`Problem`, any `CanvasError`) is answered in the envelope of the dialect whose path it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import APIRouter
+
+from . import llama, models, openai_chat, openai_completions, openai_responses
+from .problems import Problem, openai_envelope
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """Routes, the paths (and all below them) whose errors are its own, and how it words an error."""
+
+    name: str
+    routers: tuple[APIRouter, ...]
+    paths: tuple[str, ...] = ()
+    envelope: Callable[[Problem], dict[str, Any]] = openai_envelope
+
+
+OPENAI = Dialect(
+    "openai", (openai_chat.router, openai_completions.router, openai_responses.router, models.router)
+)
+LLAMA = Dialect("llama-server", (llama.router,))
+DIALECTS: tuple[Dialect, ...] = (OPENAI, LLAMA)
+
+
+def envelope_of(path: str) -> Callable[[Problem], dict[str, Any]]:
+    """How errors at a path are worded; OpenAI's way where nobody claims it."""
+    for dialect in DIALECTS:
+        if any(path == prefix or path.startswith(prefix.rstrip("/") + "/") for prefix in dialect.paths):
+            return dialect.envelope
+    return openai_envelope
+
+
+__all__ = ["DIALECTS", "LLAMA", "OPENAI", "Dialect", "envelope_of"]

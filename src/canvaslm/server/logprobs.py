@@ -1,0 +1,108 @@
+"""Log-probabilities of the tokens that make up an answer's text."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..types import Committed, Event, Settled
+
+if TYPE_CHECKING:
+    from ..text.tokenizer import Tokenizer
+
+# Between these markers stands what is not the answer's text.
+_ASIDE = {"<|channel>": "<channel|>", "<|tool_call>": "<tool_call|>"}
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """A token of the answer, its log-probability in nats at the step that settled it, and the best at its place."""
+
+    token: str
+    bytes: bytes
+    logprob: float
+    top: tuple[tuple[str, bytes, float], ...] = ()
+
+
+class LogprobReader:
+    """Picks the tokens of the answer out of committed canvases and hands them out as far as the text has got."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        ids = {tokenizer.marker_id(a): tokenizer.marker_id(b) for a, b in _ASIDE.items()}
+        self._asides = {a: b for a, b in ids.items() if a is not None}
+        self._until: int | None = None  # the marker that ends an aside
+        self._settled: list[int] = []  # tokens sent before their canvas was done
+        self._waiting: deque[TokenLogprob] = deque()
+        self._given = 0  # bytes handed out
+
+    def feed(self, event: Event) -> None:
+        """Takes the next event; only those that commit tokens matter."""
+        if isinstance(event, Settled):
+            self._settled += event.tokens
+        elif isinstance(event, Committed):
+            tokens, self._settled = [*self._settled, *event.tokens], []
+            tops = event.top_logprobs or ((),) * len(tokens)
+            for token, logprob, top in zip(tokens, event.logprobs, tops, strict=False):
+                if self._is_text(token):
+                    best = tuple((*self._shown(i), value) for i, value in top)
+                    self._waiting.append(TokenLogprob(*self._shown(token), logprob, best))
+
+    def take(self, passed: int | None) -> tuple[TokenLogprob, ...]:
+        """The tokens that begin within the first `passed` bytes of the answer; None: all."""
+        ready = []
+        while self._waiting and (passed is None or self._given < passed):
+            token = self._waiting.popleft()
+            self._given += len(token.bytes)
+            ready.append(token)
+        return tuple(ready)
+
+    def _is_text(self, token: int) -> bool:
+        if self._until is not None:
+            if token == self._until:
+                self._until = None
+            return False
+        if token in self._asides:
+            self._until = self._asides[token]
+            return False
+        return not self._tokenizer.is_control(token)
+
+    def _shown(self, token: int) -> tuple[str, bytes]:
+        data = self._tokenizer.token_bytes(token)
+        return data.decode("utf-8", "replace"), data
+
+
+def as_content(tokens: tuple[TokenLogprob, ...]) -> dict[str, Any]:
+    """As chat completions have them."""
+    return {
+        "content": [
+            {**_one(t.token, t.bytes, t.logprob), "top_logprobs": [_one(*best) for best in t.top]}
+            for t in tokens
+        ],
+        "refusal": None,
+    }
+
+
+def _one(token: str, data: bytes, logprob: float) -> dict[str, Any]:
+    return {"token": token, "logprob": _finite(logprob), "bytes": list(data)}
+
+
+def as_columns(tokens: tuple[TokenLogprob, ...], offset: int) -> dict[str, Any]:
+    """As completions have them; `offset` is the number of characters before the first token."""
+    columns: dict[str, Any] = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
+    for t in tokens:
+        columns["tokens"].append(t.token)
+        columns["token_logprobs"].append(_finite(t.logprob))
+        columns["top_logprobs"].append({text: _finite(value) for text, _, value in t.top})
+        columns["text_offset"].append(offset)
+        offset += len(t.token)
+    return columns
+
+
+def _finite(value: float) -> float:
+    """JSON has no infinity: OpenAI writes -9999 for the impossible."""
+    return value if value > -9999.0 else -9999.0
+
+
+__all__ = ["LogprobReader", "TokenLogprob", "as_columns", "as_content"]

@@ -1,0 +1,88 @@
+"""Prometheus metrics of one application, in a registry of its own. Times in seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from ..types import Committed, Event, Failed, Finished, Request
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_STEPS = (1, 2, 4, 6, 8, 12, 16, 20, 24, 32, 40, 48, 64, 96, 128, 256)
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320)
+
+
+class Metrics:
+    """Counts what the engine's events tell. Safe to call from any thread."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._requests = self._counter("requests", "Requests ended, by how", ["outcome"])
+        self._accepted = self._counter("requests_accepted", "Requests that the engine took")
+        self._prompt_tokens = self._counter(
+            "prompt_tokens", "Prompt tokens encoded, those remembered left out"
+        )
+        self._cached_tokens = self._counter("prompt_tokens_cached", "Prompt tokens that were remembered")
+        self._prompt_seconds = self._counter("prompt_seconds", "Time spent encoding")
+        self._tokens = self._counter("tokens_predicted", "Committed tokens")
+        self._token_seconds = self._counter(
+            "tokens_predicted_seconds", "Wall time of requests after their queueing"
+        )
+        self._canvases = self._counter("diffusion_canvases", "Canvases committed")
+        self._steps = self._counter("diffusion_steps", "Denoise steps of committed canvases")
+        self._per_canvas = self._histogram(
+            "diffusion_steps_per_canvas", "Denoise steps that a canvas took", _STEPS
+        )
+        self._first_token = self._histogram(
+            "time_to_first_token_seconds", "Until the first committed canvas", _SECONDS
+        )
+        self._first_draft = self._histogram("time_to_first_draft_seconds", "Until the first draft", _SECONDS)
+        self._queued = self._histogram("request_queue_time_seconds", "Until a row was free", _SECONDS)
+        self._whole = self._histogram("e2e_request_latency_seconds", "From submission to the end", _SECONDS)
+
+    def _counter(self, name: str, text: str, labels: list[str] | None = None) -> Counter:
+        return Counter(f"canvaslm_{name}", text, labels or [], registry=self.registry)
+
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+        return Histogram(f"canvaslm_{name}", text, buckets=buckets, registry=self.registry)
+
+    def gauge(self, name: str, text: str, value: Callable[[], float]) -> None:
+        """Adds a value that is looked up whenever the metrics are read."""
+        Gauge(f"canvaslm_{name}", text, registry=self.registry).set_function(value)
+
+    def accepted(self, request: Request) -> None:
+        self._accepted.inc()
+
+    def event(self, event: Event) -> None:
+        """Counts an event."""
+        if isinstance(event, Committed):
+            self._canvases.inc()
+            self._steps.inc(event.report.steps)
+            self._per_canvas.observe(event.report.steps)
+        elif isinstance(event, Failed):
+            self._requests.labels("failed").inc()
+        elif isinstance(event, Finished):
+            self._finished(event)
+
+    def _finished(self, event: Finished) -> None:
+        usage, timings = event.usage, event.timings
+        self._requests.labels(event.reason).inc()
+        self._prompt_tokens.inc(max(0, usage.prompt_tokens - usage.cached_tokens))
+        self._cached_tokens.inc(usage.cached_tokens)
+        self._prompt_seconds.inc(timings.encode)
+        self._tokens.inc(usage.completion_tokens)
+        self._token_seconds.inc(max(0.0, timings.total - timings.queued))
+        self._queued.observe(timings.queued)
+        self._whole.observe(timings.total)
+        if timings.first_draft is not None:
+            self._first_draft.observe(timings.first_draft)
+        if timings.first_commit is not None:
+            self._first_token.observe(timings.first_commit)
+
+    def text(self) -> bytes:
+        """What /metrics answers."""
+        return generate_latest(self.registry)
+
+
+__all__ = ["CONTENT_TYPE", "Metrics"]

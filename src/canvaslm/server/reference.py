@@ -1,0 +1,164 @@
+"""The reference of all routes, made from the OpenAPI schema: as Markdown (docs/http.md) and as a page (/docs).
+
+`scripts/http-docs` writes the former.
+"""
+
+from __future__ import annotations
+
+import html
+from typing import Any
+
+PAGE_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
+_STYLE = (
+    "body{font:16px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#222;background:#fff}"
+    "table{border-collapse:collapse;width:100%;margin:.5rem 0 1.5rem}"
+    "td,th{border:1px solid #ccc;padding:.3rem .6rem;text-align:left;vertical-align:top}"
+    "code{font-family:ui-monospace,monospace}h2{margin-top:2.5rem}"
+    "@media(prefers-color-scheme:dark){body{color:#ddd;background:#181818}td,th{border-color:#555}a{color:#8bf}}"
+)
+_INTRO = """\
+Errors are `{"error": {"message", "type", "param", "code"}}`, inside a stream too. A field that is not known is ignored
+and named in the answer's `warnings`; one that is known and cannot be served is refused with 400 and its name in
+`param`. With a key set, send it as `Authorization: Bearer KEY` or `x-api-key: KEY`.
+
+Streams hold committed text only, so that it can be appended. Drafts are asked for: with `"diffusing": true` each
+content delta is the whole text so far, drafts included, and replaces what came before; with
+`"stream_options": {"include_diffusion": true}` chunks with an empty delta carry a `diffusion` object after every step:
+`canvas`, `step`, `steps_max`, `state`, `temperature`, `text` (the canvas up to its first EOS), `pieces` (each place's
+text), `accepted` and `changed` (a 1 or 0 for each place), `entropy` (nats, for each place), `mean_entropy`,
+`stop_reason`.
+
+The same request with the same `seed` gives the same answer, whatever else the server does; answer number i of `n` has
+the seed plus i. An answer names the seed it was made with."""
+
+
+def markdown(schema: dict[str, Any]) -> str:
+    """The reference as Markdown."""
+    lines = [
+        "# HTTP reference",
+        "",
+        "Made from the OpenAPI schema (`/openapi.json`) by `scripts/http-docs`.",
+        "",
+        _INTRO,
+        "",
+    ]
+    for method, path, operation in operations(schema):
+        lines += [f"## {method} {path}", "", operation.get("description", ""), ""]
+        rows = fields(schema, operation)
+        if rows:
+            lines += ["| field | type | |", "|---|---|---|"]
+            lines += [
+                f"| `{name}`{' *' if needed else ''} | {_cell(kind)} | {_cell(text)} |"
+                for name, kind, needed, text in rows
+            ]
+            lines.append("")
+        lines += [f"Answers: {', '.join(sorted(operation['responses']))}.", ""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def page(schema: dict[str, Any]) -> str:
+    """The reference as a page without scripts."""
+    parts = [f"<h1>canvaslm {html.escape(schema['info']['version'])}</h1>"]
+    parts += [f"<p>{_inline(paragraph)}</p>" for paragraph in _INTRO.split("\n\n")]
+    parts.append('<p>The <a href="/openapi.json">OpenAPI schema</a>.</p>')
+    for method, path, operation in operations(schema):
+        parts.append(
+            f"<h2><code>{method} {html.escape(path)}</code></h2><p>{_inline(operation.get('description', ''))}</p>"
+        )
+        rows = fields(schema, operation)
+        if rows:
+            cells = "".join(
+                f"<tr><td><code>{html.escape(name)}</code>{' *' if needed else ''}</td>"
+                f"<td>{html.escape(kind)}</td><td>{_inline(text)}</td></tr>"
+                for name, kind, needed, text in rows
+            )
+            parts.append(f"<table><tr><th>field</th><th>type</th><th></th></tr>{cells}</table>")
+        parts.append(f"<p>Answers: {html.escape(', '.join(sorted(operation['responses'])))}.</p>")
+    return f'<!doctype html><html lang="en"><meta charset="utf-8"><title>canvaslm</title><style>{_STYLE}</style>{"".join(parts)}</html>'
+
+
+def operations(schema: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
+    """(method, path, operation) of every route."""
+    return [
+        (method.upper(), path, operation)
+        for path, methods in schema["paths"].items()
+        for method, operation in methods.items()
+    ]
+
+
+def fields(schema: dict[str, Any], operation: dict[str, Any]) -> list[tuple[str, str, bool, str]]:
+    """(name, type, whether it is needed, description) of the fields of an operation's body."""
+    body = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema")
+    if body is None:
+        return []
+    model = _resolved(schema, body)
+    needed = model.get("required", [])
+    return [
+        (name, kind_of(schema, field), name in needed, _described(field))
+        for name, field in sorted(model.get("properties", {}).items(), key=lambda item: item[0] not in needed)
+    ]
+
+
+def _described(field: dict[str, Any]) -> str:
+    own = [field, *field.get("anyOf", [])]
+    return next(
+        (option["description"] for option in own if "description" in option and "$ref" not in option), ""
+    )
+
+
+def kind_of(schema: dict[str, Any], field: dict[str, Any]) -> str:
+    """A field's type in words."""
+    if "anyOf" in field:
+        return " or ".join(
+            dict.fromkeys(kind_of(schema, o) for o in field["anyOf"] if o.get("type") != "null")
+        )
+    if "$ref" in field:
+        return f"object ({', '.join(_resolved(schema, field).get('properties', {}))})"
+    if "enum" in field or "const" in field:
+        return " or ".join(f'"{value}"' for value in field.get("enum", [field.get("const")]))
+    if field.get("type") == "array":
+        return f"list of {kind_of(schema, field.get('items', {}))}"
+    return f"{field.get('type', 'any')}{_range(field)}"
+
+
+def _range(field: dict[str, Any]) -> str:
+    low = field.get("minimum", field.get("exclusiveMinimum"))
+    high = field.get("maximum")
+    if low is None and high is None:
+        return ""
+    return f" {_number(low)}..{_number(high)}"
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else str(value) if isinstance(value, int) else f"{value:g}"
+
+
+def _resolved(schema: dict[str, Any], node: dict[str, Any]) -> dict[str, Any]:
+    while "$ref" in node:
+        name = node["$ref"].rsplit("/", 1)[1]
+        node = schema["components"]["schemas"][name]
+    return node
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.replace("|", "\\|").split())
+
+
+def _inline(text: str) -> str:
+    """Escaped, with `code` set as code."""
+    parts = html.escape(text, quote=False).split("`")
+    return "".join(f"<code>{part}</code>" if i % 2 else part for i, part in enumerate(parts))
+
+
+def schema_of_server() -> dict[str, Any]:
+    """The schema, without a model."""
+    from .app import create_app
+
+    def never() -> Any:
+        raise AssertionError("the schema needs no model")
+
+    schema: dict[str, Any] = create_app(never).openapi()
+    return schema
+
+
+__all__ = ["PAGE_POLICY", "fields", "kind_of", "markdown", "operations", "page", "schema_of_server"]

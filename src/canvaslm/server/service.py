@@ -1,0 +1,224 @@
+"""What all dialects share: from wishes (`Ask`) to a running answer (`Answers`) whose events carry text.
+
+    answers = await service.start(Ask(messages=[...], params={"seed": 1}))      # raises before anything is sent
+    async for piece in answers: ...                                             # ends after the last choice's end
+    answers.close()                                                             # cancels what still runs
+
+The engine is never touched here: prompts are rendered and encoded on a few worker threads, and all else is the
+bridge's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import secrets
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Annotated, Any
+
+from fastapi import Depends
+from starlette.requests import Request as HttpRequest
+
+from ..errors import CanvasError, UsageError
+from ..types import Failed, Finished, Request
+from .bridge import Bridge, Flight
+from .limits import Limits
+from .metrics import Metrics
+from .problems import Problem, problem_of
+from .reading import Piece, Reader
+
+if TYPE_CHECKING:
+    from ..session import Session
+
+Prompt = str | Sequence[int]
+_SEEDS = 2**63
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What a client wants, in our words.
+
+    Either `messages`, put through the chat template, or `prompts`, texts or token ids taken as they are. `params` are
+    fields of `Params`; those that are None take the checkpoint's default. `names` are the client's names for such
+    fields, for error messages. Of `n` answers to each prompt, number i has the seed plus i.
+    """
+
+    messages: Any = None
+    prompts: Sequence[Prompt] = ()
+    tools: Sequence[Mapping[str, Any]] | None = None
+    thinking: bool = False
+    params: Mapping[str, Any] = field(default_factory=dict)
+    preset: str | None = None
+    n: int = 1
+    stop: str | Sequence[str] | None = None
+    drafts: bool = False
+    top_logprobs: int | None = None
+    names: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def count(self) -> int:
+        """Requests that the engine will get."""
+        return self.n * (1 if self.messages is not None else len(self.prompts))
+
+
+class Answers:
+    """The pieces of all choices as they come. Choices are numbered prompt by prompt.
+
+    Raises what a choice failed with; the others are then cancelled.
+    """
+
+    def __init__(self, flight: Flight, readers: Sequence[Reader]) -> None:
+        self.requests = flight.requests
+        self._flight, self._readers = flight, readers
+        self._stopped: set[int] = set()
+
+    @property
+    def seed(self) -> int:
+        """The first choice's."""
+        seed = self.requests[0].params.seed
+        assert seed is not None
+        return seed
+
+    async def __aiter__(self) -> AsyncIterator[Piece]:
+        try:
+            async for index, event in self._flight:
+                if isinstance(event, Failed):
+                    raise event.error
+                piece = self._readers[index].read(index, event)
+                if self._readers[index].stopped and index not in self._stopped:
+                    self._stopped.add(index)
+                    self._flight.cancel(index)
+                if isinstance(piece.event, Finished) and piece.event.reason == "cancelled":
+                    raise Problem(
+                        503, "the request was cancelled: the server is shutting down", code="cancelled"
+                    )
+                yield piece
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Cancels what still runs."""
+        self._flight.close()
+
+
+class Service:
+    """The server's core. Routes get it by a parameter of type `Ready` (or `Anytime`, also while the model loads)."""
+
+    def __init__(self, bridge: Bridge, limits: Limits, metrics: Metrics) -> None:
+        self.bridge, self.limits, self.metrics = bridge, limits, metrics
+        self.started = int(time.time())
+        self._workers = ThreadPoolExecutor(2, "canvaslm-prompts")
+        self._fingerprint: str | None = None
+
+    @property
+    def session(self) -> Session:
+        """Raises Problem (503) while there is none."""
+        return self.bridge.session
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when the same seed may give another answer: with the model, its settings and our version."""
+        if self._fingerprint is None:
+            from .. import __version__
+
+            runner = self.session.engine.runner
+            facts = (__version__, self.session.name, self.session.engine.config, runner.device, runner.dtype)
+            self._fingerprint = "fp_" + hashlib.sha256(repr(facts).encode()).hexdigest()[:12]
+        return self._fingerprint
+
+    def now(self) -> int:
+        """Unix time, for answers."""
+        return int(time.time())
+
+    async def start(self, ask: Ask) -> Answers:
+        """Submits what is asked for. Raises Problem or CanvasError with nothing running."""
+        self._check(ask)
+        self.bridge.reserve(ask.count)
+        try:
+            readers = [self._reader(ask) for _ in range(ask.count)]
+            requests = await self.work(self._prepare, ask)
+        except BaseException:
+            self.bridge.release(ask.count)
+            raise
+        try:
+            return Answers(await self.bridge.launch(requests), readers)
+        except CanvasError as error:
+            raise problem_of(error, ask.names) from error
+
+    async def encode(self, ask: Ask) -> list[tuple[int, ...]]:
+        """Token ids of the prompts, without running anything."""
+        return await self.work(self._tokens, ask)
+
+    async def work(self, function: Any, *arguments: Any) -> Any:
+        """Runs what takes long, and is not the engine's, on a worker thread."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._workers, function, *arguments)
+
+    def close(self) -> None:
+        self._workers.shutdown(wait=False, cancel_futures=True)
+
+    def _check(self, ask: Ask) -> None:
+        if not 1 <= ask.n <= self.limits.max_n:
+            raise Problem(400, f"n = {ask.n} is out of range: 1 to {self.limits.max_n}", param="n")
+        if ask.count < 1:
+            raise Problem(400, "the prompt is empty", param="prompt")
+        if ask.count > self.limits.max_queue + self.session.engine.scheduler.max_rows:
+            raise Problem(400, f"{ask.count} answers at once are more than this server takes", param="n")
+
+    def _reader(self, ask: Ask) -> Reader:
+        return Reader(
+            self.session.tokenizer,
+            stop=ask.stop,
+            raw=ask.messages is None,
+            logprobs=ask.top_logprobs is not None,
+        )
+
+    def _prepare(self, ask: Ask) -> list[Request]:
+        try:
+            params = self.session.merge(ask.preset, ask.params)
+        except UsageError as error:
+            raise problem_of(error, ask.names) from error
+        base = secrets.randbits(62) if params.seed is None else params.seed
+        return [
+            Request(
+                tokens,
+                replace(params, seed=(base + i) % _SEEDS),
+                self.session.eos_token_ids,
+                drafts=ask.drafts,
+                top_logprobs=ask.top_logprobs,
+            )
+            for tokens in self._tokens(ask)
+            for i in range(ask.n)
+        ]
+
+    def _tokens(self, ask: Ask) -> list[tuple[int, ...]]:
+        session = self.session
+        try:
+            if ask.messages is not None:
+                return [tuple(session.encode(ask.messages, thinking=ask.thinking, tools=ask.tools or None))]
+            return [
+                tuple(session.encode(prompt, raw=True)) if isinstance(prompt, str) else tuple(prompt)
+                for prompt in ask.prompts
+            ]
+        except CanvasError as error:
+            raise problem_of(error, ask.names) from error
+
+
+def _service(request: HttpRequest) -> Service:
+    service: Service = request.app.state.service
+    return service
+
+
+def _ready(request: HttpRequest) -> Service:
+    service = _service(request)
+    _ = service.session
+    return service
+
+
+Anytime = Annotated[Service, Depends(_service)]
+Ready = Annotated[Service, Depends(_ready)]
+
+__all__ = ["Answers", "Anytime", "Ask", "Prompt", "Ready", "Service"]

@@ -1,0 +1,187 @@
+"""A tiny server: a random model with the demo model's tokenizer and template, in this process or in another."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import uvicorn
+
+from canvaslm.demo.config import MODEL_FOLDER
+from canvaslm.engine import Engine
+from canvaslm.server import create_app
+from canvaslm.session import Session
+from canvaslm.text.chat import ChatTemplate
+from canvaslm.text.tokenizer import Tokenizer
+from canvaslm.types import Params
+from tests.tiny import tiny_model
+
+VOCAB = 1024
+HELLO = [{"role": "user", "content": "Hello"}]
+EXTRAS = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+
+
+def tiny_session(seed: int = 0, max_rows: int = 8, **options: Any) -> Session:
+    """A session that answers nonsense, quickly: canvases of 8 places, at most 6 steps each."""
+    model = tiny_model(seed, vocab_size=VOCAB, max_position_embeddings=512)
+    tokenizer = Tokenizer.from_folder(MODEL_FOLDER)
+    return Session(
+        Engine(model, max_rows=max_rows, **options),
+        tokenizer,
+        ChatTemplate.from_folder(MODEL_FOLDER, tokenizer),
+        params=Params(max_new_tokens=24, max_denoising_steps=6),
+        eos_token_ids=tokenizer.eos_ids,
+        name="tiny",
+    )
+
+
+def scripted_session(*answers: str | list[str], max_rows: int = 8) -> Session:
+    """A tiny session whose canvases settle on given texts; markers such as `<|tool_call>` become control tokens.
+
+    The answer is that of the request's place in `answers`, by its seed.
+    """
+    session = tiny_session(max_rows=max_rows)
+    scripts = [_ids(session, answer) for answer in answers]
+    engine = session.engine
+    denoise = engine.runner.denoise
+
+    def scripted(sequences: list[Any]) -> list[Any]:
+        predictions = denoise(sequences)
+        for sequence, prediction in zip(sequences, predictions, strict=True):
+            script = scripts[sequence.seed % len(scripts)]
+            begin = len(sequence.output)
+            for place in range(len(prediction.argmax)):
+                at = begin + place
+                prediction.argmax[place] = script[at] if at < len(script) else script[-1]
+        return predictions
+
+    engine.runner.denoise = scripted  # type: ignore[method-assign]
+    return session
+
+
+def _ids(session: Session, answer: str | list[str]) -> list[int]:
+    from canvaslm.text.markers import Special
+
+    tokenizer = session.tokenizer
+    text = answer if isinstance(answer, str) else "".join(answer)
+    pieces = [p for p in re.split(r"(<\|?[a-z_\"]+\|?>)", text) if p]
+    marked = [Special(p) if tokenizer.marker_id(p) is not None else p for p in pieces]
+    return [*tokenizer.encode_pieces(marked), tokenizer.eos_ids[0]]
+
+
+@dataclass
+class Running:
+    """A server on a socket of its own."""
+
+    url: str
+    app: Any = None
+    log: list[str] = field(default_factory=list)
+    process: subprocess.Popen[str] | None = None
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rsplit(":", 1)[1])
+
+    def client(self, **options: Any) -> httpx.Client:
+        return httpx.Client(base_url=self.url, timeout=30, **options)
+
+    def connect(self) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.port), timeout=20)
+
+    def metric(self, name: str) -> float:
+        """The sum of a metric over its labels."""
+        text = httpx.get(f"{self.url}/metrics").text
+        return sum(
+            float(line.rsplit(" ", 1)[1])
+            for line in text.splitlines()
+            if re.match(rf"canvaslm_{name}[ {{]", line)
+        )
+
+
+@contextlib.contextmanager
+def serving(session: Session | Callable[[], Session], **options: Any) -> Iterator[Running]:
+    """The application behind uvicorn, on a thread of this process."""
+    app = create_app(session, **options)
+    config = uvicorn.Config(
+        app, host="127.0.0.1", port=0, http="h11", ws="none", lifespan="on", log_config=None, access_log=False,
+        timeout_graceful_shutdown=2,
+    )  # fmt: skip
+    server = uvicorn.Server(config)
+    listener = socket.create_server(("127.0.0.1", 0))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    wait_for(lambda: server.started)
+    try:
+        yield Running(f"http://127.0.0.1:{listener.getsockname()[1]}", app)
+    finally:
+        server.should_exit = True
+        thread.join(20)
+        assert not thread.is_alive()
+
+
+@contextlib.contextmanager
+def program(*arguments: str, **environment: str) -> Iterator[Running]:
+    """`canvaslm serve` in a process of its own, once it answers."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "canvaslm.cli.main", "serve", "--port", "0", *arguments],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", **environment},
+    )
+    lines: list[str] = []
+    assert process.stderr is not None
+    reader = threading.Thread(target=lambda: lines.extend(process.stderr or ()), daemon=True)
+    lines_iter = process.stderr
+
+    def read() -> None:
+        for line in lines_iter:
+            lines.append(line)
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    try:
+        wait_for(lambda: any("listens at" in line for line in lines) or process.poll() is not None, 60)
+        found = re.search(r"listens at (http://\S+)", "".join(lines))
+        assert found, "".join(lines)
+        yield Running(found[1], log=lines, process=process)
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+        process.wait(20)
+        reader.join(5)
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 20.0) -> None:
+    """Returns once the condition holds; fails the test if it does not."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.01)
+
+
+def tiny_folder(path: Path) -> Path:
+    """A checkpoint of a random model with the demo model's tokenizer."""
+    from canvaslm.weights.export import save_folder
+
+    model = tiny_model(0, vocab_size=VOCAB, max_position_embeddings=512)
+    files = {name: MODEL_FOLDER / name for name in EXTRAS}
+    generation = {"max_new_tokens": 24, "max_denoising_steps": 6, "eos_token_id": [1]}
+    return save_folder(model, model.config, path, generation=generation, files=files)
+
+
+__all__ = [
+    "HELLO", "Running", "program", "scripted_session", "serving", "tiny_folder", "tiny_session", "wait_for",
+]  # fmt: skip
