@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ..session import Session
 
 _ABOUT = "A block-diffusion language model behind the interfaces that its clients know."
-_NO_TELEMETRY = {
+_NO_TELEMETRY: Any = {
     "tracing": False,
     "metrics": False,
     "logs": False,

@@ -302,7 +302,7 @@ class Bridge:
             del self._flights[event.request_id]
             self.release(1)
         if not _call(flight.loop, flight.put, index, event) and isinstance(event, Committed | Draft):
-            self.post(lambda engine: engine and engine.cancel(event.request_id))
+            self.post(lambda engine: engine.cancel(event.request_id) if engine else None)
 
 
 def _call(loop: asyncio.AbstractEventLoop, function: Callable[..., object], *arguments: Any) -> bool:

@@ -52,6 +52,10 @@ class Props(Told):
     model_alias: str
     chat_template: str
     modalities: dict[str, bool]
+    bos_token: str
+    eos_token: str
+    build_info: str
+    canvas_length: int
 
 
 @router.get("/props", responses=READ_ERRORS)
@@ -78,6 +82,12 @@ class Slot(Told):
     id: int
     is_processing: bool
     n_ctx: int
+    id_task: int | None = None
+    state: str = "idle"
+    canvas: int = 0
+    step: int = 0
+    n_prompt_tokens: int = 0
+    n_decoded: int = 0
 
 
 @router.get("/slots", responses=READ_ERRORS)

@@ -20,7 +20,7 @@ class TokenLogprob:
     """A token of the answer, its log-probability in nats at the step that settled it, and the best at its place."""
 
     token: str
-    bytes: bytes
+    data: bytes
     logprob: float
     top: tuple[tuple[str, bytes, float], ...] = ()
 
@@ -54,7 +54,7 @@ class LogprobReader:
         ready = []
         while self._waiting and (passed is None or self._given < passed):
             token = self._waiting.popleft()
-            self._given += len(token.bytes)
+            self._given += len(token.data)
             ready.append(token)
         return tuple(ready)
 
@@ -77,7 +77,7 @@ def as_content(tokens: tuple[TokenLogprob, ...]) -> dict[str, Any]:
     """As chat completions have them."""
     return {
         "content": [
-            {**_one(t.token, t.bytes, t.logprob), "top_logprobs": [_one(*best) for best in t.top]}
+            {**_one(t.token, t.data, t.logprob), "top_logprobs": [_one(*best) for best in t.top]}
             for t in tokens
         ],
         "refusal": None,

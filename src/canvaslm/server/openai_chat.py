@@ -104,7 +104,7 @@ class Chat:
 
     async def stream(self) -> AsyncIterator[bytes]:
         """The answer in chunks: roles; reasoning, content and tool calls; why each choice ended; usage; `[DONE]`."""
-        extra = {"warnings": self._warnings} if self._warnings else {}
+        extra: dict[str, Any] = {"warnings": self._warnings} if self._warnings else {}
         for index in range(len(self._answers.requests)):
             yield self._chunk(index, {"role": "assistant", "content": ""}, **extra)
         wholes = [Whole() for _ in self._answers.requests]

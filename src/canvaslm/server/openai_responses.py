@@ -156,7 +156,7 @@ class Items:
         assert self._open is not None
         self._text += text
         name = "response.reasoning_text.delta" if kind == "reasoning" else "response.output_text.delta"
-        more = {} if kind == "reasoning" else {"logprobs": []}
+        more: dict[str, Any] = {} if kind == "reasoning" else {"logprobs": []}
         yield name, {**self._place(self._open), "content_index": 0, "delta": text, **more}
 
     def _begin(self, kind: str) -> Iterator[Event]:

@@ -174,7 +174,7 @@ class CompletionRequest(Sampled):
         prompt = self.prompt
         if isinstance(prompt, str):
             return [prompt]
-        return [prompt] if isinstance(prompt[0], int) else list(prompt)  # type: ignore[list-item, arg-type]
+        return [prompt] if isinstance(prompt[0], int) else list(prompt)
 
 
 class Usage(Told):

@@ -80,7 +80,7 @@ def problem_of(error: BaseException, names: Mapping[str, str] | None = None) -> 
 
 
 def _renamed(message: str, param: str | None, code: str | None, names: Mapping[str, str]) -> Problem:
-    if param in names:
+    if param is not None and param in names:
         message, param = message.replace(param, names[param]), names[param]
     return Problem(400, message, param=param, code=code)
 

@@ -48,7 +48,7 @@ class Ask:
 
     messages: Any = None
     prompts: Sequence[Prompt] = ()
-    tools: Sequence[Mapping[str, Any]] | None = None
+    tools: list[dict[str, Any]] | None = None
     thinking: bool = False
     params: Mapping[str, Any] = field(default_factory=dict)
     preset: str | None = None
@@ -150,7 +150,8 @@ class Service:
 
     async def encode(self, ask: Ask) -> list[tuple[int, ...]]:
         """Token ids of the prompts, without running anything."""
-        return await self.work(self._tokens, ask)
+        tokens: list[tuple[int, ...]] = await self.work(self._tokens, ask)
+        return tokens
 
     async def work(self, function: Any, *arguments: Any) -> Any:
         """Runs what takes long, and is not the engine's, on a worker thread."""
