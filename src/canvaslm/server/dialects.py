@@ -21,7 +21,16 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from . import llama, models, openai_chat, openai_completions, openai_responses
+from . import (
+    anthropic,
+    llama,
+    models,
+    ollama,
+    ollama_models,
+    openai_chat,
+    openai_completions,
+    openai_responses,
+)
 from .problems import Problem, openai_envelope
 
 
@@ -39,7 +48,9 @@ OPENAI = Dialect(
     "openai", (openai_chat.router, openai_completions.router, openai_responses.router, models.router)
 )
 LLAMA = Dialect("llama-server", (llama.router,))
-DIALECTS: tuple[Dialect, ...] = (OPENAI, LLAMA)
+ANTHROPIC = Dialect("anthropic", (anthropic.router,), ("/v1/messages",), anthropic.envelope)
+OLLAMA = Dialect("ollama", (ollama.router, ollama_models.router), ("/api",), ollama.envelope)
+DIALECTS: tuple[Dialect, ...] = (OPENAI, ANTHROPIC, OLLAMA, LLAMA)
 
 
 def envelope_of(path: str) -> Callable[[Problem], dict[str, Any]]:
@@ -50,4 +61,4 @@ def envelope_of(path: str) -> Callable[[Problem], dict[str, Any]]:
     return openai_envelope
 
 
-__all__ = ["DIALECTS", "LLAMA", "OPENAI", "Dialect", "envelope_of"]
+__all__ = ["ANTHROPIC", "DIALECTS", "LLAMA", "OLLAMA", "OPENAI", "Dialect", "envelope_of"]

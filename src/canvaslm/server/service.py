@@ -99,6 +99,10 @@ class Answers:
         finally:
             self.close()
 
+    def stop_string(self, choice: int = 0) -> str | None:
+        """The stop string that ended a choice; None while none has."""
+        return self._readers[choice].stop_string
+
     def close(self) -> None:
         """Cancels what still runs."""
         self._flight.close()
