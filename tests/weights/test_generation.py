@@ -42,6 +42,9 @@ def test_a_full_file_sets_everything_it_names() -> None:
         "accept_threshold",
         "temperature",
         "seed",
+        "eos_aware_stopping",
+        "settle_steps",
+        "settle_entropy",
     }
 
 
