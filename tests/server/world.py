@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import signal
@@ -11,12 +12,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import httpx
+import torch
 import uvicorn
 
 from canvaslm.demo.config import MODEL_FOLDER
@@ -58,17 +60,19 @@ def scripted_session(*answers: str | list[str], max_rows: int = 8) -> Session:
     denoise = engine.runner.denoise
 
     def scripted(sequences: list[Any]) -> list[Any]:
-        predictions = denoise(sequences)
-        for sequence, prediction in zip(sequences, predictions, strict=True):
-            script = scripts[sequence.seed % len(scripts)]
-            begin = len(sequence.output)
-            for place in range(len(prediction.argmax)):
-                at = begin + place
-                prediction.argmax[place] = script[at] if at < len(script) else script[-1]
-        return predictions
+        return [
+            replace(prediction, argmax=_script(scripts[sequence.seed % len(scripts)], sequence, prediction.argmax))
+            for sequence, prediction in zip(sequences, denoise(sequences), strict=True)
+        ]
 
     engine.runner.denoise = scripted  # type: ignore[method-assign]
     return session
+
+
+def _script(script: list[int], sequence: Any, argmax: torch.Tensor) -> torch.Tensor:
+    begin = len(sequence.output)
+    wanted = script[begin : begin + len(argmax)]
+    return torch.tensor(wanted + script[-1:] * (len(argmax) - len(wanted)))
 
 
 def _ids(session: Session, answer: str | list[str]) -> list[int]:
@@ -143,14 +147,7 @@ def program(*arguments: str, **environment: str) -> Iterator[Running]:
     )
     lines: list[str] = []
     assert process.stderr is not None
-    reader = threading.Thread(target=lambda: lines.extend(process.stderr or ()), daemon=True)
-    lines_iter = process.stderr
-
-    def read() -> None:
-        for line in lines_iter:
-            lines.append(line)
-
-    reader = threading.Thread(target=read, daemon=True)
+    reader = threading.Thread(target=_read, args=(process.stderr, lines), daemon=True)
     reader.start()
     try:
         wait_for(lambda: any("listens at" in line for line in lines) or process.poll() is not None, 60)
@@ -164,12 +161,25 @@ def program(*arguments: str, **environment: str) -> Iterator[Running]:
         reader.join(5)
 
 
+def _read(stream: Iterable[str], lines: list[str]) -> None:
+    for line in stream:
+        lines.append(line)
+
+
 def wait_for(condition: Callable[[], Any], seconds: float = 20.0) -> None:
     """Returns once the condition holds; fails the test if it does not."""
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited too long"
         time.sleep(0.01)
+
+
+def chunks_of(response: httpx.Response) -> list[dict[str, Any]]:
+    """The objects of a finished stream of events, which must end as OpenAI's do."""
+    assert response.headers["content-type"].startswith("text/event-stream")
+    lines = [line[6:] for line in response.text.split("\n") if line.startswith("data: ")]
+    assert lines[-1] == "[DONE]"
+    return [json.loads(line) for line in lines[:-1]]
 
 
 def tiny_folder(path: Path) -> Path:
@@ -183,5 +193,5 @@ def tiny_folder(path: Path) -> Path:
 
 
 __all__ = [
-    "HELLO", "Running", "program", "scripted_session", "serving", "tiny_folder", "tiny_session", "wait_for",
+    "HELLO", "Running", "chunks_of", "program", "scripted_session", "serving", "tiny_folder", "tiny_session", "wait_for",
 ]  # fmt: skip

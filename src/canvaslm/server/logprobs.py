@@ -28,10 +28,13 @@ class TokenLogprob:
 class LogprobReader:
     """Picks the tokens of the answer out of committed canvases and hands them out as far as the text has got."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, *, raw: bool = False) -> None:
+        """`raw`: everything but control tokens is text."""
         self._tokenizer = tokenizer
+        self._ended = False
+        self._ends: set[int | None] = set() if raw else {*tokenizer.eos_ids, tokenizer.marker_id("<|turn>")}
         ids = {tokenizer.marker_id(a): tokenizer.marker_id(b) for a, b in _ASIDE.items()}
-        self._asides = {a: b for a, b in ids.items() if a is not None}
+        self._asides = {} if raw else {a: b for a, b in ids.items() if a is not None}
         self._until: int | None = None  # the marker that ends an aside
         self._settled: list[int] = []  # tokens sent before their canvas was done
         self._waiting: deque[TokenLogprob] = deque()
@@ -59,6 +62,9 @@ class LogprobReader:
         return tuple(ready)
 
     def _is_text(self, token: int) -> bool:
+        self._ended = self._ended or token in self._ends
+        if self._ended:
+            return False
         if self._until is not None:
             if token == self._until:
                 self._until = None

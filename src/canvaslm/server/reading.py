@@ -52,7 +52,7 @@ class Reader:
         self._tokenizer = tokenizer
         self._parser: ReplyParser | PlainParser = PlainParser(tokenizer) if raw else ReplyParser(tokenizer)
         self._stops = StopStrings([] if stop is None else stop)
-        self._logprobs = LogprobReader(tokenizer) if logprobs else None
+        self._logprobs = LogprobReader(tokenizer, raw=raw) if logprobs else None
         self._text: list[str] = []
         self._calls = False
 
