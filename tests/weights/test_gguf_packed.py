@@ -10,10 +10,11 @@ import torch
 from canvaslm.demo.config import MODEL_FOLDER
 from canvaslm.engine import Engine
 from canvaslm.model import DiffusionGemma, PlainContext
+from canvaslm.model.packed import PackedTextLayer
 from canvaslm.ops import native
 from canvaslm.ops.predict import Prediction, draw, predict
 from canvaslm.ops.quantised import QuantExperts, QuantLinear, QuantVocabulary
-from canvaslm.types import Finished, Params, Request
+from canvaslm.types import Committed, Finished, Params, Request
 from canvaslm.weights import gguf_packed
 from canvaslm.weights.export import save_folder
 from canvaslm.weights.gguf_packed import load_packed
@@ -90,10 +91,45 @@ def test_native_kernels_are_close(kind: str, files: dict[str, Path]) -> None:
     """int8 activations cost about 1 % a product; two layers of a random model make a few of it."""
     loaded = load_packed(files[kind])
     assert "native kernels" in loaded.notes[-1]
+    assert all(isinstance(layer, PackedTextLayer) for layer in loaded.model.layers)
     mine, whole = one_step(loaded.model), one_step(load_model(files[kind], dtype="float32").model)
     assert (mine.argmax == whole.argmax).float().mean() >= 0.75
     assert 0 < relative(whole.soft, mine.soft) < 0.25
     assert relative(whole.entropy, mine.entropy) < 0.35
+
+
+@pytest.mark.skipif(not native.available(), reason="no native kernels here")
+@pytest.mark.parametrize("encode", [True, False])
+@torch.inference_mode()
+def test_a_fused_layer_equals_the_plain_one_over_the_same_weights(
+    encode: bool, files: dict[str, Path]
+) -> None:
+    model = load_packed(files["Q8_0"]).model
+    x = torch.randn(2, 24, 256)
+    positions = torch.arange(24).expand(2, -1)
+    for i, layer in enumerate(model.layers):
+        rope = model._ropes(positions)[i]
+        outputs = []
+        for one in (layer, layer.plain):
+            context = PlainContext(model.config)
+            outputs.append(one(x, positions, rope, context, encode=encode))
+        assert relative(outputs[1], outputs[0]) < 0.01  # a rounding to int8 may fall the other way
+        fused, plain = PlainContext(model.config), PlainContext(model.config)
+        layer.remember(x, positions, rope, fused)
+        layer.plain.remember(x, positions, rope, plain)
+        torch.testing.assert_close(fused.keys[i], plain.keys[i], atol=0.02, rtol=0.02)
+        torch.testing.assert_close(fused.values[i], plain.values[i], atol=0.02, rtol=0.02)
+
+
+@pytest.mark.skipif(not native.available(), reason="no native kernels here")
+def test_top_tokens_of_a_packed_head(files: dict[str, Path]) -> None:
+    engine = Engine(load_packed(files["Q8_0"]).model)
+    params = Params(max_new_tokens=8, max_denoising_steps=3, seed=1)
+    (event,) = [e for e in engine.run(Request((5, 6, 7), params, top_logprobs=4)) if isinstance(e, Committed)]
+    for token, logprob, best in zip(event.tokens, event.logprobs, event.top_logprobs, strict=True):
+        assert len(best) == 4
+        assert best[0][1] == pytest.approx(logprob, abs=0.02)  # the ranking reads logits kept in fp16
+        assert token in [t for t, p in best if p > best[0][1] - 0.02]
 
 
 @pytest.mark.skipif(not native.available(), reason="no native kernels here")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..model.config import ModelConfig
 from ..model.masks import encode_mask
-from ..ops.attention import attend
+from ..ops.attention import attend, attend_natively
 
 
 class _Layer:
@@ -50,9 +50,16 @@ class KVCache:
     """
 
     def __init__(
-        self, config: ModelConfig, device: torch.device | str, dtype: torch.dtype, expected: int = 0
+        self,
+        config: ModelConfig,
+        device: torch.device | str,
+        dtype: torch.dtype,
+        expected: int = 0,
+        *,
+        native: bool = False,
     ) -> None:
-        self.config, self.length = config, 0
+        """`native` reads it with the native attention kernel (CPU; fp32 or bf16), else with plain torch."""
+        self.config, self.length, self.native = config, 0, native
         self.device, self.dtype = torch.device(device), dtype
         self.slack = _slack(config)
         self.layers = [
@@ -104,7 +111,7 @@ class KVCache:
 
     def fork(self, count: int, expected: int = 0) -> KVCache:
         """An independent copy of the first `count` tokens; `reusable(count) == count` must hold."""
-        other = KVCache(self.config, self.device, self.dtype, expected)
+        other = KVCache(self.config, self.device, self.dtype, expected, native=self.native)
         other.length = count
         for mine, new in zip(self.layers, other.layers, strict=True):
             kept = count - mine.start
@@ -138,7 +145,16 @@ class EncodeContext:
     def encode_attention(self, layer: int, q: Tensor, k: Tensor, v: Tensor, positions: Tensor) -> Tensor:
         self.append(layer, k, v, positions)
         keys, values, first = self.cache.read(layer, k.shape[2])
-        return attend(q, keys[None], values[None], self._mask(layer, positions, first, keys.shape[1]))
+        if self.cache.native:
+            window = self.cache.config.window_of(layer)
+            start = self.cache.length - first
+            return attend_natively(q[0], [(keys, values)], causal=True, first_query=start, window=window)
+        return attend(
+            q,
+            keys[None].to(q.dtype),
+            values[None].to(q.dtype),
+            self._mask(layer, positions, first, keys.shape[1]),
+        )
 
     def denoise_attention(self, layer: int, q: Tensor, k: Tensor, v: Tensor, positions: Tensor) -> Tensor:
         raise NotImplementedError("an EncodeContext encodes; denoise with a DenoiseContext")
@@ -173,9 +189,12 @@ class DenoiseContext:
 
     def _row(self, cache: KVCache, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         # The canvas's keys go into the slots behind the context, uncounted: one buffer, no copy of the context.
+        if cache.native:
+            keys, values, _ = cache.read(layer, 0)
+            return attend_natively(q, [(keys, values), (k, v)])
         cache.write(layer, k, v)
         keys, values, _ = cache.read(layer, k.shape[1])
-        return attend(q[None], keys[None], values[None])
+        return attend(q[None], keys[None].to(q.dtype), values[None].to(q.dtype))
 
 
 __all__ = ["DenoiseContext", "EncodeContext", "KVCache"]

@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
+import torch
+
 from ..cache import KVCache, PrefixCache
 from ..diffusion import advance, check_params, settle, start_canvas, temperature
 from ..errors import CanvasError, EngineFailure, PromptTooLong, UsageError
@@ -37,12 +39,13 @@ class Engine:
         prefix_memory: int = 2**30,
         kv_memory: int | None = None,
         deterministic: bool = False,
+        kv_type: torch.dtype | None = None,
     ) -> None:
         """max_rows: sequences denoised at once. kv_memory, prefix_memory: bytes for the keys and values of running
-        sequences (None: no limit) and of remembered ones (0: none are remembered). See Runner for `deterministic`.
+        sequences (None: no limit) and of remembered ones (0: none are remembered). See Runner for `deterministic` and `kv_type`.
         """
         self.config = model.config
-        self.runner = Runner(model, deterministic=deterministic)
+        self.runner = Runner(model, deterministic=deterministic, kv_type=kv_type)
         self.scheduler = Scheduler(max_rows, kv_memory)
         self.prefixes = PrefixCache(prefix_memory)
         self.max_context = min(
@@ -80,7 +83,7 @@ class Engine:
                 "messages",
             )
         sequence = Sequence(next(self._ids), request, params, min(wanted, fits))
-        sequence.kv_bytes = KVCache.estimate(self.config, self._expected(sequence), self.runner.dtype)
+        sequence.kv_bytes = KVCache.estimate(self.config, self._expected(sequence), self.runner.kv_type)
         self._check_memory(sequence)
         self.scheduler.add(sequence)
         return sequence.id

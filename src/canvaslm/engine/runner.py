@@ -8,6 +8,7 @@ from torch import Tensor
 from ..cache import DenoiseContext, EncodeContext, KVCache
 from ..diffusion import temperature
 from ..model import DiffusionGemma
+from ..model.packed import PackedTextLayer
 from ..ops.predict import Prediction, draw, predict
 from .sequence import Sequence
 
@@ -20,17 +21,22 @@ SMALLEST_CHUNK = 16
 class Runner:
     """The only part of the engine that calls the model. Not thread-safe; keeps no request state."""
 
-    def __init__(self, model: DiffusionGemma, *, deterministic: bool = False) -> None:
+    def __init__(
+        self, model: DiffusionGemma, *, deterministic: bool = False, kv_type: torch.dtype | None = None
+    ) -> None:
         """`deterministic` denoises one row at a time: for backends whose products depend on the batch's shape.
 
-        On a CPU in fp32 they do not (tests hold that down), so that batching changes no bit.
+        On a CPU in fp32 they do not (tests hold that down), so that batching changes no bit. `kv_type` is what keys and
+        values are kept in; None: the activations' type, or bfloat16 where the native kernels read them.
         """
         self.model = model.eval().requires_grad_(False)
         self.deterministic = deterministic
         self.device, self.dtype = model.device, model.dtype
+        self.native = any(isinstance(layer, PackedTextLayer) for layer in model.layers)
+        self.kv_type = kv_type or (torch.bfloat16 if self.native else self.dtype)
 
     def new_cache(self, expected: int = 0) -> KVCache:
-        return KVCache(self.model.config, self.device, self.dtype, expected)
+        return KVCache(self.model.config, self.device, self.kv_type, expected, native=self.native)
 
     @torch.inference_mode()
     def encode(self, sequence: Sequence) -> None:

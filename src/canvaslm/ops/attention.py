@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -18,4 +20,20 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
     return out.transpose(1, 2).flatten(2)
 
 
-__all__ = ["attend"]
+def attend_natively(
+    q: Tensor,
+    segments: Sequence[tuple[Tensor, Tensor]],
+    *,
+    causal: bool = False,
+    first_query: int = 0,
+    window: int | None = None,
+) -> Tensor:
+    """`attend` for one sequence on the native kernel: q [heads, L, D] fp32, (k, v) pairs [kv_heads, N, D] one after the
+    other, fp32 or bf16. Query i sees keys up to number first_query + i if causal. Returns [1, L, heads * D].
+    """
+    from .native.attention import attention
+
+    return attention(q, segments, causal=causal, first_query=first_query, window=window)[None]
+
+
+__all__ = ["attend", "attend_natively"]

@@ -6,11 +6,16 @@ costs. CPU only; inputs and outputs are fp32.
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from .formats import QuantTensor
 from .native import calls
+from .native.predict import SoftTable
 from .packed import PackedExperts, PackedMatrix, RowTable, packed_kind
+from .packed_predict import predict_packed
+from .predict import Prediction
 from .quantised import QuantVocabulary
 
 
@@ -66,6 +71,13 @@ class PackedVocabulary(QuantVocabulary):
         rows, columns = self.shape
         self.rows = RowTable(table.format, table.raw, rows, columns)
         self.head = PackedMatrix.pack(table.format, table.raw, rows, columns)
+        self.soft_table = SoftTable.build(self.rows)
+
+    def predict(self, hidden: Tensor, embedding: QuantVocabulary, **options: Any) -> Prediction | None:
+        """`ops.predict.predict` with this table as the head, where kernels for it exist."""
+        if not isinstance(embedding, PackedVocabulary):
+            return None
+        return predict_packed(hidden, self, embedding, **options)
 
     def forward(self, tokens: Tensor) -> Tensor:
         return calls.gather(self.rows, tokens)

@@ -89,6 +89,11 @@ def predict(
     head [V, H] makes the logits, embedding [V, H] the soft embedding (the same table when tied). temperature: R
     positive numbers. draws: R draws of `draw`. top: how many of the most probable tokens to name. Peak memory beyond the result: a few times R * C * GEMM_TILE floats.
     """
+    if isinstance(head, QuantVocabulary) and isinstance(embedding, QuantVocabulary):
+        options = {"softcap": softcap, "temperature": temperature, "draws": draws, "soft": soft, "top": top}
+        made: Prediction | None = head.predict(hidden, embedding, **options)
+        if made is not None:
+            return made
     rows, places, _ = hidden.shape
     heat = torch.tensor(list(temperature), device=hidden.device).repeat_interleave(places)[:, None]
     state = _Running(

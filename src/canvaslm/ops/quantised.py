@@ -5,6 +5,8 @@ They run anywhere and hold no second copy of a weight. `ops.packed_layers` has t
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -84,6 +86,10 @@ class QuantVocabulary(nn.Module):
         raw = self.table.raw.view(self.table.row_count, -1)[tokens.flatten()]
         rows = QuantTensor(self.table.format, (tokens.numel(), self.shape[1]), raw)
         return rows.unpack().view(*tokens.shape, -1)
+
+    def predict(self, hidden: Tensor, embedding: QuantVocabulary, **options: Any) -> Any:
+        """A prediction by kernels of its own, or None: then `ops.predict` goes through the tiles."""
+        return None
 
     def tile(self, start: int, stop: int) -> Tensor:
         """Rows start..stop in fp32."""

@@ -50,8 +50,20 @@ def load_packed(source: Checkpoint | str | Path, *, progress: Progress | None = 
     model = empty_model(config, file.path)
     fill = _Filler(file, places, model, native.available(), progress)
     fill.all()
+    _fuse_layers(model)
     notes = [*places.notes, fill.note()]
     return Loaded(model.eval(), config, read_gguf_generation(file), None, notes)
+
+
+def _fuse_layers(model: DiffusionGemma) -> None:
+    """Puts the native twin in the place of every layer that is packed throughout."""
+    if not native.available():
+        return
+    from ..model.packed import PackedTextLayer, can_pack
+
+    for i, layer in enumerate(model.layers):
+        if can_pack(layer):
+            model.layers[i] = PackedTextLayer(layer)
 
 
 def _check_memory(file: GGUFFile) -> None:

@@ -1,0 +1,109 @@
+"""A layer whose every step is a native kernel: the fast twin of `model.text.TextLayer`, for packed models on a CPU."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from ..ops.native import calls, glue
+from ..ops.packed import PackedMatrix
+from ..ops.packed_layers import PackedExpertsLayer, PackedLinear, PackedMLP
+from .context import Context
+from .text import RouterLog, TextLayer
+
+
+def can_pack(layer: TextLayer) -> bool:
+    """Whether all large weights of a layer are packed, so that `PackedTextLayer` can take its place."""
+    attention = layer.self_attn
+    projections = (attention.q_proj, attention.k_proj, attention.o_proj, attention.v_proj)
+    return (
+        all(isinstance(p, PackedLinear) for p in projections if p is not None)
+        and isinstance(layer.mlp.fused, PackedMLP)
+        and isinstance(layer.experts, PackedExpertsLayer)
+    )
+
+
+class PackedTextLayer(nn.Module):
+    """Same arithmetic as the TextLayer it wraps, in a dozen calls; fp32 activations, CPU, inference only."""
+
+    def __init__(self, layer: TextLayer) -> None:
+        super().__init__()
+        self.plain = layer
+        router = layer.router
+        self.eps = router.eps
+        self.router = PackedMatrix.from_float(router.proj.weight.detach(), "F32")
+        self.router_scale = (router.scale.detach() * router.scale.numel() ** -0.5).contiguous()
+        self.scalars = (float(layer.layer_scalar), float(layer.encoder_layer_scalar))
+
+    def forward(
+        self,
+        x: Tensor,
+        positions: Tensor,
+        rope: tuple[Tensor, Tensor],
+        context: Context,
+        *,
+        encode: bool,
+        router_log: RouterLog | None = None,
+    ) -> Tensor:
+        """x [B, L, H] -> [B, L, H]; see TextLayer. The router's probabilities are not kept: `router_log` must be None."""
+        if router_log is not None:
+            raise ValueError("packed layers do not log their routing; load the model with a dtype instead")
+        layer, attention = self.plain, self.plain.self_attn
+        normed = glue.rms_norm(x, layer.input_layernorm.weight, self.eps)
+        q = self._heads(attention.q_proj(normed), attention.q_norm.weight, rope)
+        k, v = self._keys_values(normed, rope)
+        see = context.encode_attention if encode else context.denoise_attention
+        seen = attention.o_proj(see(attention.layer, q, k, v, positions))
+        x = glue.rms_norm(seen, layer.post_attention_layernorm.weight, self.eps, residual=x)
+        return self._feed_forward(x, self.scalars[1 if encode else 0])
+
+    def remember(self, x: Tensor, positions: Tensor, rope: tuple[Tensor, Tensor], context: Context) -> None:
+        """See TextLayer."""
+        normed = glue.rms_norm(x, self.plain.input_layernorm.weight, self.eps)
+        k, v = self._keys_values(normed, rope)
+        context.append(self.plain.self_attn.layer, k, v, positions)
+
+    def _keys_values(self, normed: Tensor, rope: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        attention = self.plain.self_attn
+        keys = attention.k_proj(normed)
+        values = keys.clone() if attention.v_proj is None else attention.v_proj(normed)
+        return self._heads(keys, attention.k_norm.weight, rope), self._heads(values, None, None)
+
+    def _heads(self, x: Tensor, weight: Tensor | None, rope: tuple[Tensor, Tensor] | None) -> Tensor:
+        """[B, L, n * D] -> [B, n, L, D], normed per head and rotated, in place."""
+        width = self.plain.self_attn.head_dim
+        heads = x.view(-1, x.shape[-1] // width, width)
+        glue.norm_rope(heads, weight, self.eps, None if rope is None else _half(rope))
+        return heads.view(*x.shape[:2], -1, width).transpose(1, 2)
+
+    def _feed_forward(self, x: Tensor, scalar: float) -> Tensor:
+        layer, tokens = self.plain, x.flatten(0, 1)
+        dense = layer.mlp(glue.rms_norm(tokens, layer.pre_feedforward_layernorm.weight, self.eps))
+        index, weights = glue.route(
+            tokens,
+            self.router_scale,
+            self.router,
+            layer.router.per_expert_scale,
+            layer.router.top_k,
+            self.eps,
+        )
+        normed = glue.rms_norm(tokens, layer.pre_feedforward_layernorm_2.weight, self.eps)
+        routed = calls.experts(normed, index, weights, layer.experts.gate_up, layer.experts.down)
+        return glue.join_feed_forward(
+            dense,
+            layer.post_feedforward_layernorm_1.weight,
+            routed,
+            layer.post_feedforward_layernorm_2.weight,
+            layer.post_feedforward_layernorm.weight,
+            tokens,
+            scalar,
+            self.eps,
+        ).view_as(x)
+
+
+def _half(rope: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """(cos, sin) [B, 1, L, D] -> [B * L, D / 2]: the second half repeats the first."""
+    cos, sin = (table[..., : table.shape[-1] // 2].flatten(0, 2).contiguous() for table in rope)
+    return cos, sin
+
+
+__all__ = ["PackedTextLayer", "can_pack"]

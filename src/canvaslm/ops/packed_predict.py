@@ -1,0 +1,64 @@
+"""`ops.predict.predict` on native kernels: head and sampling in one pass, the soft embedding in a second."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from .native import predict as native
+from .predict import Draw, Prediction
+
+if TYPE_CHECKING:
+    from .packed_layers import PackedVocabulary
+
+
+def predict_packed(
+    hidden: Tensor,
+    head: PackedVocabulary,
+    embedding: PackedVocabulary,
+    *,
+    softcap: float,
+    temperature: Sequence[float],
+    draws: Sequence[Draw],
+    soft: bool,
+    top: int,
+) -> Prediction:
+    """As `predict`; hidden fp32 on the CPU. The soft embedding leaves out at most `native.DROP` of a row's mass."""
+    shape = hidden.shape[:2]
+    flat = hidden.flatten(0, 1)
+    stats = native.head(
+        flat,
+        head.head,
+        softcap=softcap,
+        temperature=torch.tensor(list(temperature)).repeat_interleave(shape[1]),
+        gumbel=torch.cat([d.gumbel for d in draws]),
+        uniform=torch.cat([d.uniform for d in draws]),
+        keep=soft or top > 0,
+    )
+    expected = None
+    if soft and stats.logits is not None:
+        expected, _ = native.soft_embed(stats.logits, embedding.soft_table)
+        expected = expected.mul_(flat.shape[1] ** 0.5).unflatten(0, shape)
+    best: tuple[Tensor | None, Tensor | None] = (None, None)
+    if top and stats.logits is not None:
+        best = _ranked(stats.logits, top, shape)
+    fields = (stats.sampled, stats.argmax, stats.entropy, stats.logprob)
+    return Prediction(*(x.unflatten(0, shape) for x in fields), expected, *best)
+
+
+def _ranked(logits: native.Logits, top: int, shape: torch.Size) -> tuple[Tensor, Tensor]:
+    """The most probable tokens and their log-probabilities, from the logits kept in fp16; a row at a time."""
+    tokens, values = [], []
+    for row in range(len(logits.lse)):
+        below = logits.store[row].view(torch.float16).float().view(-1, native.SAMPLE_TILE)
+        whole = (logits.peak[row][:, None] + below).flatten()[: logits.vocabulary]
+        best = whole.topk(min(top, logits.vocabulary))
+        tokens.append(best.indices)
+        values.append(best.values - logits.lse[row])
+    return torch.stack(tokens).unflatten(0, shape), torch.stack(values).unflatten(0, shape)
+
+
+__all__ = ["predict_packed"]
