@@ -206,7 +206,7 @@ class Guard:
         """Answers with the error, or hangs up where an answer has begun."""
         problem = problem_of(error)
         if problem.status == 500:
-            frames = "".join(traceback.format_tb(error.__traceback__))
+            frames = "".join(traceback.format_tb(error.__traceback__)[-6:])
             log.error("%s in %s\n%s", type(error).__name__, _shown(scope), frames)
         if outgoing.status is not None:
             return

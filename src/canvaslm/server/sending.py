@@ -97,7 +97,9 @@ async def wording_errors(
         problem = problem_of(error)
         if problem.status == 500:
             log.error(
-                "%s in a stream\n%s", type(error).__name__, "".join(traceback.format_tb(error.__traceback__))
+                "%s in a stream\n%s",
+                type(error).__name__,
+                "".join(traceback.format_tb(error.__traceback__)[-6:]),
             )
         yield word(problem)
 
