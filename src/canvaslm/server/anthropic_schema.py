@@ -92,6 +92,7 @@ class Conversation(Diffusion):
         for i, turn in enumerate(self.messages):
             add = _add_assistant if turn.role == "assistant" else _add_other
             add(turns, turn.role, _blocks(turn.content), f"messages.{i}.content")
+        _name_results(turns)
         return turns
 
 
@@ -164,6 +165,14 @@ def _result(block: dict[str, Any], place: str) -> dict[str, Any]:
     if block.get("is_error") and not text.lower().startswith("error"):
         text = f"Error: {text}"
     return {"role": "tool", "content": text, "tool_call_id": _string(block, "tool_use_id", place)}
+
+
+def _name_results(turns: Turns) -> None:
+    """Says which function a result is of: clients give the call's id only, and some templates look at the name."""
+    calls = {call["id"]: call["function"]["name"] for turn in turns for call in turn.get("tool_calls", ())}
+    for turn in turns:
+        if turn["role"] == "tool" and turn["tool_call_id"] in calls:
+            turn["name"] = calls[turn["tool_call_id"]]
 
 
 def _add_assistant(turns: Turns, role: str, blocks: Sequence[dict[str, Any]], place: str) -> None:

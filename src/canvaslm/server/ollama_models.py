@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
+from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 
 from ..weights.describe import count_parts
@@ -104,11 +105,9 @@ async def root() -> PlainTextResponse:
 
 
 @router.get("/api/version", responses=_READ)
-async def version() -> Version:
+async def version(http: Request) -> Version:
     """The version of the interface."""
-    from .. import __version__
-
-    return Version(version=INTERFACE, canvaslm=__version__)
+    return Version(version=INTERFACE, canvaslm=http.app.version)
 
 
 @router.get("/api/tags", responses=_READ)
