@@ -81,8 +81,12 @@ class DiffusionGemma(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Soft-capped logits [..., V] in fp32. For training and small vocabularies, unquantised; see `ops.predict`."""
-        cap = self.config.softcap
-        return torch.tanh(F.linear(hidden, self.head).float() / cap) * cap
+        cap, head = self.config.softcap, self.head
+        if not isinstance(head, Tensor):
+            raise TypeError(
+                "a quantised head gives predictions (ops.predict), not logits; load it with a dtype for these"
+            )
+        return torch.tanh(F.linear(hidden, head).float() / cap) * cap
 
     def encode(
         self,

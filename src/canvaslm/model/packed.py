@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from ..ops.native import calls, glue
+from ..ops.native import glue
 from ..ops.packed import PackedMatrix
 from ..ops.packed_layers import PackedExpertsLayer, PackedLinear, PackedMLP
 from .context import Context
@@ -28,6 +28,8 @@ class PackedTextLayer(nn.Module):
     def __init__(self, layer: TextLayer) -> None:
         super().__init__()
         self.plain = layer
+        assert isinstance(layer.experts, PackedExpertsLayer)
+        self.experts = layer.experts
         router = layer.router
         self.eps = router.eps
         self.router = PackedMatrix.from_float(router.proj.weight.detach(), "F32")
@@ -87,7 +89,7 @@ class PackedTextLayer(nn.Module):
             self.eps,
         )
         normed = glue.rms_norm(tokens, layer.pre_feedforward_layernorm_2.weight, self.eps)
-        routed = calls.experts(normed, index, weights, layer.experts.gate_up, layer.experts.down)
+        routed = self.experts(normed, index, weights)
         return glue.join_feed_forward(
             dense,
             layer.post_feedforward_layernorm_1.weight,

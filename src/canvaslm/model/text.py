@@ -121,6 +121,14 @@ class TextLayer(nn.Module):
 
     layer_scalar: Tensor
     encoder_layer_scalar: Tensor
+    experts: nn.Module  # `Experts`, or a layer with packed weights
+    input_layernorm: RMSNorm
+    post_attention_layernorm: RMSNorm
+    pre_feedforward_layernorm: RMSNorm
+    pre_feedforward_layernorm_2: RMSNorm
+    post_feedforward_layernorm: RMSNorm
+    post_feedforward_layernorm_1: RMSNorm
+    post_feedforward_layernorm_2: RMSNorm
 
     def __init__(self, config: ModelConfig, layer: int, **factory: Any) -> None:
         super().__init__()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -42,11 +43,13 @@ def predict_packed(
     if soft and stats.logits is not None:
         expected, _ = native.soft_embed(stats.logits, embedding.soft_table)
         expected = expected.mul_(flat.shape[1] ** 0.5).unflatten(0, shape)
-    best: tuple[Tensor | None, Tensor | None] = (None, None)
-    if top and stats.logits is not None:
-        best = _ranked(stats.logits, top, shape)
     fields = (stats.sampled, stats.argmax, stats.entropy, stats.logprob)
-    return Prediction(*(x.unflatten(0, shape) for x in fields), expected, *best)
+    sampled, argmax, entropy, logprob = (x.unflatten(0, shape) for x in fields)
+    prediction = Prediction(sampled, argmax, entropy, logprob, expected)
+    if not top or stats.logits is None:
+        return prediction
+    tokens, values = _ranked(stats.logits, top, shape)
+    return replace(prediction, top_tokens=tokens, top_logprobs=values)
 
 
 def _ranked(logits: native.Logits, top: int, shape: torch.Size) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,7 @@ definition: every kernel must use the same ones to draw the same token.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -123,11 +123,14 @@ def _finish(state: _Running, shape: tuple[int, int], embedding: Table) -> Predic
     if state.soft is not None:
         scale = torch.tensor(embedding.shape[1] ** 0.5, dtype=embedding.dtype, device=embedding.device)
         soft = ((state.soft / state.total[:, None]).to(embedding.dtype) * scale).unflatten(0, shape)
-    flat = (state.sampled, state.argmax, entropy, state.best - lse)
-    top = (None, None)
-    if state.top_values.shape[1]:
-        top = (state.top_tokens.unflatten(0, shape), (state.top_values - lse[:, None]).unflatten(0, shape))
-    return Prediction(*(x.view(shape) for x in flat), soft, *top)
+    sampled, argmax, entropy, logprob = (
+        x.view(shape) for x in (state.sampled, state.argmax, entropy, state.best - lse)
+    )
+    prediction = Prediction(sampled, argmax, entropy, logprob, soft)
+    if not state.top_values.shape[1]:
+        return prediction
+    ranked = (state.top_values - lse[:, None]).unflatten(0, shape)
+    return replace(prediction, top_tokens=state.top_tokens.unflatten(0, shape), top_logprobs=ranked)
 
 
 class _Running:

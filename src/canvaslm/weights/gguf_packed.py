@@ -15,7 +15,7 @@ from torch import nn
 
 from ..errors import OutOfMemory
 from ..model.diffusion_gemma import DiffusionGemma
-from ..model.text import GatedMLP
+from ..model.text import GatedMLP, TextLayer
 from ..ops import native
 from ..ops.formats import FORMATS, QuantTensor
 from ..ops.quantised import QuantExperts, QuantLinear, QuantVocabulary
@@ -62,7 +62,7 @@ def _fuse_layers(model: DiffusionGemma) -> None:
     from ..model.packed import PackedTextLayer, can_pack
 
     for i, layer in enumerate(model.layers):
-        if can_pack(layer):
+        if isinstance(layer, TextLayer) and can_pack(layer):
             model.layers[i] = PackedTextLayer(layer)
 
 
@@ -93,6 +93,7 @@ class _Filler:
         self._vocabulary(left)
         self._mlp("self_conditioning", self.model.self_conditioning, left)
         for i, layer in enumerate(self.model.layers):
+            assert isinstance(layer, TextLayer)
             prefix = f"layers.{i}."
             self._mlp(f"{prefix}mlp", layer.mlp, left)
             self._experts(f"{prefix}experts", layer, left)
@@ -153,7 +154,7 @@ class _Filler:
             del left[name]
         self._count(*names)
 
-    def _experts(self, prefix: str, layer: nn.Module, left: dict[str, tuple[str, ...]]) -> None:
+    def _experts(self, prefix: str, layer: TextLayer, left: dict[str, tuple[str, ...]]) -> None:
         up, down = left.pop(f"{prefix}.gate_up_proj"), left.pop(f"{prefix}.down_proj")
         parts = tuple(self._take(name) for name in up)
         if not all(self._quantised(name) for name in (*up, *down)):

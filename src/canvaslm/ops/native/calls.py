@@ -87,7 +87,7 @@ def gated_mlp(x: Tensor, gate_up: PackedExperts, down: PackedExperts) -> Tensor:
 def gather(table: RowTable, ids: Tensor) -> Tensor:
     """Rows ids [...] int64 of a table, as fp32 [..., columns]; exact."""
     flat = check("ids", ids.reshape(-1), (None,), torch.int64)
-    if len(flat) and not (0 <= int(flat.min()) and int(flat.max()) < table.rows):
+    if len(flat) and not (int(flat.min()) >= 0 and int(flat.max()) < table.rows):
         raise ValueError(f"ids: must lie in 0..{table.rows - 1}, found {int(flat.min())}..{int(flat.max())}")
     out = torch.empty(len(flat), table.columns)
     library().canvas_gather(
