@@ -106,11 +106,15 @@ class Ours:
         config = model.config
         generator = torch.Generator().manual_seed(1)
         self.prompt = torch.randint(config.vocab_size, (1, length), generator=generator).to(device)
-        self.canvas = torch.randint(config.vocab_size, (1, config.canvas_length), generator=generator).to(device)
+        self.canvas = torch.randint(config.vocab_size, (1, config.canvas_length), generator=generator).to(
+            device
+        )
         self.cache = KVCache(config, device, model.embed_tokens.weight.dtype)
         self.positions = length + torch.arange(config.canvas_length, device=device)[None]
         self.draws = [draw(1, 0, 0, config.canvas_length, config.vocab_size, device)]
-        self.soft = torch.randn(1, config.canvas_length, config.hidden_size, device=device).to(self.cache.dtype)
+        self.soft = torch.randn(1, config.canvas_length, config.hidden_size, device=device).to(
+            self.cache.dtype
+        )
 
     def encode(self) -> None:
         cache = KVCache(self.model.config, self.device, self.cache.dtype)
@@ -211,7 +215,12 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     model = make_model(config, args.device, dtype)
     ours = Ours(model, args.context, args.device)
     ours.encode()
-    report: dict[str, Any] = {"shape": args.shape, "dtype": args.dtype, "device": args.device, "context": args.context}
+    report: dict[str, Any] = {
+        "shape": args.shape,
+        "dtype": args.dtype,
+        "device": args.device,
+        "context": args.context,
+    }
     report["parameters"] = sum(p.numel() for p in model.parameters())
     report["encode_ms"] = median_ms(ours.encode, args.device, args.repeats)
     report["denoise_ms"] = median_ms(ours.denoise, args.device, args.repeats)
@@ -226,19 +235,27 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     if args.compare:
         compare(report, ours, args.device, args.repeats)
     cuda = args.device.startswith("cuda")
-    peak = torch.cuda.max_memory_allocated() if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = (
+        torch.cuda.max_memory_allocated()
+        if cuda
+        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    )
     report["peak_memory_gib"] = peak / 2**30
     return report
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--shape", choices=SHAPES, default="full")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float16", "float32"])
     parser.add_argument("--context", type=int, default=512, help="tokens of context")
     parser.add_argument("--repeats", type=int, default=10)
-    parser.add_argument("--bandwidth", type=float, default=4800.0, help="memory bandwidth in GB/s (an H200 has 4800)")
+    parser.add_argument(
+        "--bandwidth", type=float, default=4800.0, help="memory bandwidth in GB/s (an H200 has 4800)"
+    )
     parser.add_argument("--compare", action="store_true", help="also run transformers on the same weights")
     parser.add_argument("--compile", action="store_true", help="also time torch.compile")
     parser.add_argument("--graph", action="store_true", help="also time a CUDA graph (CUDA only)")

@@ -15,7 +15,9 @@ from canvaslm.types import Params
 VOCAB = 50
 
 
-def prediction(entropy: list[float], argmax: list[int] | None = None, sampled: list[int] | None = None) -> Prediction:
+def prediction(
+    entropy: list[float], argmax: list[int] | None = None, sampled: list[int] | None = None
+) -> Prediction:
     places = len(entropy)
     best = torch.tensor(argmax or list(range(10, 10 + places)))
     drawn = torch.tensor(sampled or list(range(20, 20 + places)))

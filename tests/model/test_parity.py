@@ -50,9 +50,13 @@ WORLDS: dict[str, tuple[dict[str, Any], int]] = {
 
 def both(folder: Path, changes: dict[str, Any], **saving: Any) -> tuple[Any, DiffusionGemma]:
     """transformers' model and ours, loaded from what transformers saved."""
-    theirs = hf_model(tiny_config(**{k: v for k, v in changes.items() if k != "softcap"}), seed=len(str(changes)), scale=0.5)
+    theirs = hf_model(
+        tiny_config(**{k: v for k, v in changes.items() if k != "softcap"}), seed=len(str(changes)), scale=0.5
+    )
     if "softcap" in changes:
-        theirs.config.text_config.final_logit_softcapping = theirs.final_logit_softcapping = changes["softcap"]
+        theirs.config.text_config.final_logit_softcapping = theirs.final_logit_softcapping = changes[
+            "softcap"
+        ]
     ours = load_model(save_hf(theirs, folder, **saving), dtype=torch.float32).model
     return theirs, ours
 
@@ -144,7 +148,9 @@ def test_worlds_are_enough() -> None:
 @torch.no_grad()
 def test_sharded_checkpoint_equals_single_file(tmp_path: Path) -> None:
     theirs, whole = both(tmp_path / "whole", {})
-    sharded = load_model(save_hf(theirs, tmp_path / "shards", max_shard_size="20KB"), dtype=torch.float32).model
+    sharded = load_model(
+        save_hf(theirs, tmp_path / "shards", max_shard_size="20KB"), dtype=torch.float32
+    ).model
     assert len(list((tmp_path / "shards").glob("*.safetensors"))) > 1
     for (name, a), (_, b) in zip(whole.state_dict().items(), sharded.state_dict().items(), strict=True):
         assert torch.equal(a, b), name

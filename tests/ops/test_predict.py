@@ -16,7 +16,9 @@ def whole_logits(hidden: torch.Tensor, head: torch.Tensor, softcap: float, heat:
     return torch.tanh(hidden.double() @ head.double().T / softcap) * softcap / heat
 
 
-@pytest.mark.parametrize("vocab", [5, 64, SAMPLE_TILE, SAMPLE_TILE + 1, 3 * SAMPLE_TILE - 7, 9 * SAMPLE_TILE + 3])
+@pytest.mark.parametrize(
+    "vocab", [5, 64, SAMPLE_TILE, SAMPLE_TILE + 1, 3 * SAMPLE_TILE - 7, 9 * SAMPLE_TILE + 3]
+)
 def test_statistics_equal_those_of_whole_logits(vocab: int) -> None:
     torch.manual_seed(vocab)
     hidden, head = torch.randn(2, 6, 16), torch.randn(vocab, 16)
@@ -26,7 +28,9 @@ def test_statistics_equal_those_of_whole_logits(vocab: int) -> None:
     for row, heat in enumerate(heats):
         logits = whole_logits(hidden[row], head, 30.0, heat)
         logprobs = logits.log_softmax(-1)
-        torch.testing.assert_close(out.entropy[row].double(), -(logprobs.exp() * logprobs).sum(-1), atol=2e-5, rtol=1e-4)
+        torch.testing.assert_close(
+            out.entropy[row].double(), -(logprobs.exp() * logprobs).sum(-1), atol=2e-5, rtol=1e-4
+        )
         torch.testing.assert_close(out.logprob[row].double(), logprobs.max(-1).values, atol=2e-5, rtol=1e-4)
         assert torch.equal(out.argmax[row], logits.argmax(-1))
         assert torch.equal(out.sampled[row], sample(logits.float(), draws[row]))
@@ -86,7 +90,9 @@ def test_rows_do_not_depend_on_their_batch() -> None:
     heats = [0.4, 0.5, 0.6, 0.7]
     crowd = predict(hidden, head, head, softcap=30.0, temperature=heats, draws=draws)
     for i in range(4):
-        alone = predict(hidden[i : i + 1], head, head, softcap=30.0, temperature=heats[i : i + 1], draws=draws[i : i + 1])
+        alone = predict(
+            hidden[i : i + 1], head, head, softcap=30.0, temperature=heats[i : i + 1], draws=draws[i : i + 1]
+        )
         mine, theirs = alone.row(0), crowd.row(i)
         for name in ("sampled", "argmax", "entropy", "logprob", "soft"):
             assert torch.equal(getattr(mine, name), getattr(theirs, name)), name
