@@ -167,7 +167,8 @@ def test_a_peak_among_flat_tokens_keeps_both(isa):  # noqa: F811
     peak = tiles.amax(-1)
     below = tiles - peak[..., None]
     kept = below.half().view(torch.int16).flatten(1)
-    state = Logits(kept, peak, below.exp().sum(-1), logits.logsumexp(-1), vocab)
+    entropy = torch.distributions.Categorical(logits=logits).entropy()
+    state = Logits(kept, peak, below.exp().sum(-1), logits.logsumexp(-1), entropy, vocab)
     soft, work = soft_embed(state, SoftTable.build(RowTable("Q8_0", raw, vocab, width)))
     assert (work.dense, work.gathered) == (0, 1) or work.dense == 1
     assert error(soft, soft_of(logits, values)) < 0.01

@@ -33,7 +33,7 @@ class _HeadCall(ctypes.Structure):
 
 class _SoftCall(ctypes.Structure):
     _fields_ = (
-        ("store", _p), ("tile_peak", _p), ("tile_mass", _p), ("lse", _p), ("rows", _i), ("vocabulary", _i),
+        ("store", _p), ("tile_peak", _p), ("tile_mass", _p), ("lse", _p), ("entropy", _p), ("rows", _i), ("vocabulary", _i),
         ("width", _i), ("format", _i), ("table", _p), ("transposed", _Matrix), ("drop", ctypes.c_float),
         ("out", _p), ("gathered", _p), ("dense_rows", _p),
     )  # fmt: skip
@@ -47,6 +47,7 @@ class Logits:
     peak: Tensor  # fp32 [R, tiles]
     mass: Tensor  # fp32 [R, tiles]
     lse: Tensor  # fp32 [R]
+    entropy: Tensor  # fp32 [R]
     vocabulary: int
 
 
@@ -96,7 +97,7 @@ def head(
     )  # fmt: skip
     if rows:
         library().canvas_head(ctypes.byref(call))
-    logits = None if store is None else Logits(store, peak, mass, lse, weight.n)
+    logits = None if store is None else Logits(store, peak, mass, lse, entropy, weight.n)
     return Statistics(sampled, argmax, entropy, logprob, logits)
 
 
@@ -142,7 +143,7 @@ def soft_embed(logits: Logits, table: SoftTable, *, drop: float = DROP) -> tuple
     t = table.transposed
     matrix = _Matrix(t.code, t.n, t.k, t.data) if t is not None else _Matrix(0, 0, 0, None)
     call = _SoftCall(
-        pointer(logits.store), pointer(logits.peak), pointer(logits.mass), pointer(logits.lse), count,
+        pointer(logits.store), pointer(logits.peak), pointer(logits.mass), pointer(logits.lse), pointer(logits.entropy), count,
         logits.vocabulary, width, table.rows.type_id, pointer(table.rows.raw), matrix, drop, pointer(out),
         ctypes.addressof(gathered), ctypes.addressof(dense),
     )  # fmt: skip

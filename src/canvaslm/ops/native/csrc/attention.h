@@ -114,22 +114,21 @@ static void pack_values(const AttentionCall& c, const AttentionShape& s, int hea
   }
 }
 
-// acc[m] = 32 outputs of `pairs` int16 pairs of row m.
-template <int MR> INL void pair_products(const int16_t* w, const int16_t* a, size_t stride, int pairs, I (&acc)[MR][2]) {
-#pragma GCC unroll 16
-  for (int m = 0; m < MR; m++) acc[m][0] = acc[m][1] = zero_int();
+// acc[m] += 32 outputs of `pairs` <= 128 int16 pairs of row m; rows are kChunk apart, so that addresses are constants.
+template <int MR> INL void pair_products(const int16_t* w, const int16_t* a, int pairs, I (&acc)[MR][2]) {
 #pragma GCC unroll 2
   for (int j = 0; j < pairs; j++) {
     const B w0 = load_weight(w + (size_t)j * 64), w1 = load_weight(w + (size_t)j * 64 + 32);
 #pragma GCC unroll 16
     for (int m = 0; m < MR; m++) {
-      const B b = broadcast4(a + (size_t)m * stride + 2 * (size_t)j);
+      const B b = broadcast4(a + m * kChunk + 2 * (size_t)j);
       dot_pairs(acc[m][0], w0, b);
       dot_pairs(acc[m][1], w1, b);
     }
   }
 }
 
+// Queries come in panels of 256 components: [panel][kRowsAtOnce][256].
 struct ScoreStep {  // scores of 32 keys
   const int16_t *keys, *queries;
   const float *k_scale, *q_scale;
@@ -137,7 +136,12 @@ struct ScoreStep {  // scores of 32 keys
   int width;
   template <int MR> INL_MEMBER void run(int r) const {
     I acc[MR][2];
-    pair_products<MR>(keys, queries + (size_t)r * (size_t)width, (size_t)width, width / 2, acc);
+#pragma GCC unroll 16
+    for (int m = 0; m < MR; m++) acc[m][0] = acc[m][1] = zero_int();
+#pragma GCC unroll 1
+    for (int d = 0; d < width; d += kChunk)
+      pair_products<MR>(keys + (size_t)d * 32, queries + (size_t)d * kRowsAtOnce + (size_t)r * kChunk,
+                        least(kChunk, width - d) / 2, acc);
     const F s0 = load(k_scale), s1 = load(k_scale + 16);
 #pragma GCC unroll 16
     for (int m = 0; m < MR; m++) {
@@ -161,7 +165,9 @@ struct ValueStep {  // 32 output components: out = out * keep + gain * (shares .
   int width, pairs;
   template <int MR> INL_MEMBER void run(int r) const {
     I acc[MR][2];
-    pair_products<MR>(values, shares + (size_t)r * kChunk, kChunk, pairs, acc);
+#pragma GCC unroll 16
+    for (int m = 0; m < MR; m++) acc[m][0] = acc[m][1] = zero_int();
+    pair_products<MR>(values, shares + (size_t)r * kChunk, pairs, acc);
     const F s0 = load(v_scale), s1 = load(v_scale + 16);
 #pragma GCC unroll 16
     for (int m = 0; m < MR; m++) {
@@ -212,19 +218,24 @@ struct RowsTask {
 
 static void attend_rows(const AttentionCall& c, const AttentionShape& s, const RowsTask& t, int slot) {
   const size_t width = (size_t)s.width;
-  char* memory = (char*)scratch(slot, 1, (size_t)kRowsAtOnce * (width * 6 + kChunk * 6 + 64 + sizeof(Online)) + width * 4);
+  const size_t panels = (width + kChunk - 1) / kChunk * kChunk;
+  char* memory = (char*)scratch(
+      slot, 1, (size_t)kRowsAtOnce * (width * 4 + panels * 2 + kChunk * 6 + 64 + sizeof(Online)) + width * 6);
   float* scores = (float*)memory;
   float* out = scores + (size_t)kRowsAtOnce * kChunk;
   int16_t* queries = (int16_t*)(out + (size_t)kRowsAtOnce * width);
-  int16_t* shares = queries + (size_t)kRowsAtOnce * width;
+  int16_t* shares = queries + (size_t)kRowsAtOnce * panels;
   float* q_scale = (float*)(shares + (size_t)kRowsAtOnce * kChunk);
   float* one = q_scale + kRowsAtOnce;
-  Online* online = (Online*)(one + width);
+  int16_t* small = (int16_t*)(one + width);
+  Online* online = (Online*)(small + width);
   Range all = {s.keys, 0};
   for (int r = 0; r < t.rows; r++) {
     const int token = (t.first + r) / s.group, head = t.head * s.group + (t.first + r) % s.group;
     load_vector(c.q, 0, token * c.q_token + head * c.q_head, c.width, s.width, one);
-    q_scale[r] = to_int16(one, s.width, queries + (size_t)r * width);
+    q_scale[r] = to_int16(one, s.width, small);
+    for (size_t d = 0; d < width; d += kChunk)
+      memcpy(queries + d * kRowsAtOnce + (size_t)r * kChunk, small + d, least((size_t)kChunk, width - d) * 2);
     online[r] = {-INFINITY, 0.f, 1.f, 0.f};
     const Range seen = visible(c, s, token);
     all = {least(all.from, seen.from), most(all.to, seen.to)};

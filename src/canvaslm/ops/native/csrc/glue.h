@@ -1,6 +1,8 @@
 // The small things between the products: normalisation, rotary embedding, residuals, routing. Memory-bound, so each
 // reads and writes its rows once.
 #pragma once
+#include <cmath>
+
 #include "gemm.h"
 
 namespace CANVAS_ISA {
@@ -94,18 +96,17 @@ static void norm_rope(float* x, const float* weight, const float* cos, const flo
 
 // The `top` largest of logits, softmax over all, renormalised over the chosen (which cancels the softmax's own sum),
 // times per_expert. Descending; equal logits: the lower expert first.
-INL void choose(const float* logits, int count, const float* per_expert, int top, int64_t* index, float* weights) {
+INL void choose(float* logits, int count, const float* per_expert, int top, int64_t* index, float* weights) {
+  float total = 0.f, first = 0.f;
   for (int i = 0; i < top; i++) {
-    int best = -1;
-    for (int e = 0; e < count; e++) {
-      bool taken = false;
-      for (int j = 0; j < i; j++) taken |= index[j] == e;
-      if (!taken && (best < 0 || logits[e] > logits[best])) best = e;
-    }
+    int best = 0;
+    for (int e = 1; e < count; e++)
+      if (logits[e] > logits[best]) best = e;
+    if (i == 0) first = logits[best];
     index[i] = best;
+    total += weights[i] = __builtin_expf(logits[best] - first);
+    logits[best] = -INFINITY;
   }
-  float total = 0.f;
-  for (int i = 0; i < top; i++) total += weights[i] = __builtin_expf(logits[index[i]] - logits[index[0]]);
   for (int i = 0; i < top; i++) weights[i] = weights[i] / total * (per_expert ? per_expert[index[i]] : 1.f);
 }
 

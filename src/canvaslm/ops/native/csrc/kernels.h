@@ -26,6 +26,7 @@ struct SoftCall {
   const float* tile_peak;
   const float* tile_mass;
   const float* lse;
+  const float* entropy;
   int rows, vocabulary, width;
   int format;                // GGUF rows of the embedding table
   const uint8_t* table;

@@ -67,9 +67,9 @@ template <int MR, int KIND> INL void take_minima(F (&f)[MR][2], const Unpacked& 
     for (int h = 0; h < 2; h++) f[m][h] = fnma(to_float(a[m][h]), load(u.dmin + 16 * h), f[m][h]);
 }
 
-// Formats with a scale per 32 (or 16) inputs.
-template <int MR, int KIND>
-INL void grouped_rows(const uint8_t* w, const Unpacked& u, const int8_t* a, const Sums* sums, float* c, int groups,
+// Formats with a scale per 32 (or 16) inputs. FRESH: weights come from the record and are left in u.w.
+template <int MR, int KIND, bool FRESH>
+INL void grouped_rows(const uint8_t* w, Unpacked& u, const int8_t* a, const Sums* sums, float* c, int groups,
                       bool first, Ahead& ahead) {
   F f[MR][2];
 #pragma GCC unroll 16
@@ -89,7 +89,15 @@ INL void grouped_rows(const uint8_t* w, const Unpacked& u, const int8_t* a, cons
       const int8_t* ap = a + g * 32 + part * 16;
 #pragma GCC unroll 8
       for (int j = 0; j < quads; j++) {
-        B w0 = load_weight(wp + j * 128), w1 = load_weight(wp + j * 128 + 64);
+        B w0, w1;
+        if (FRESH) {
+          const int quad = part * quads + j;
+          w0 = fresh_weight<KIND>(w, g, quad, 0), w1 = fresh_weight<KIND>(w, g, quad, 1);
+          store_bytes(u.w + g * 1024 + quad * 128, w0);
+          store_bytes(u.w + g * 1024 + quad * 128 + 64, w1);
+        } else {
+          w0 = load_weight(wp + j * 128), w1 = load_weight(wp + j * 128 + 64);
+        }
 #pragma GCC unroll 16
         for (int m = 0; m < MR; m++) {
           B b = broadcast4(ap + m * kBlock + j * 4);
@@ -196,15 +204,19 @@ template <int MOST, class Step> INL void in_row_blocks(int rows, const Step& ste
 }
 
 template <int KIND> struct GroupedStep {
-  const uint8_t* w;
-  const Unpacked& u;
+  const uint8_t* record;
+  Unpacked& u;
   const Activations& a;
   float* c;
   int groups;
   bool first;
   Ahead& ahead;
   template <int MR> INL_MEMBER void run(int m) const {
-    grouped_rows<MR, KIND>(w, u, a.q + (size_t)m * kBlock, a.sums + m, c + (size_t)m * kTile, groups, first, ahead);
+    const int8_t* q = a.q + (size_t)m * kBlock;
+    float* to = c + (size_t)m * kTile;
+    if (KIND == kQ80) grouped_rows<MR, KIND, false>(record, u, q, a.sums + m, to, groups, first, ahead);
+    else if (m == 0) grouped_rows<MR, KIND, true>(record, u, q, a.sums + m, to, groups, first, ahead);
+    else grouped_rows<MR, KIND, false>(u.w, u, q, a.sums + m, to, groups, first, ahead);
   }
 };
 
@@ -243,8 +255,8 @@ __attribute__((noinline)) static void record_times_rows(const uint8_t* r, Unpack
   } else if (KIND == kBF16 || KIND == kF32) {
     in_row_blocks<kGroupRows>(rows, FloatStep<KIND>{r, panel, c, groups * kGroup, first, ahead});
   } else {
-    const uint8_t* w = unpack<KIND>(r, groups, u);
-    in_row_blocks<kGroupRows>(rows, GroupedStep<KIND>{w, u, panel, c, groups, first, ahead});
+    unpack_scales<KIND>(r, groups, u);
+    in_row_blocks<kGroupRows>(rows, GroupedStep<KIND>{r, u, panel, c, groups, first, ahead});
   }
 }
 

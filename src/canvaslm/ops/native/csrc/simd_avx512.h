@@ -61,20 +61,21 @@ INL B widen_s8_times(const int8_t* p, int16_t by) {
   return _mm512_mullo_epi16(_mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i*)p)), _mm512_set1_epi16(by));
 }
 
-// Inline assembly: GCC 12 copies and spills the accumulators around the intrinsics, 15-20 % of the speed.
+// Inline assembly: GCC 12 copies and spills the accumulators around the intrinsics, 15-20 % of the speed; volatile,
+// or it still copies them at the end of a loop.
 INL B broadcast4(const void* p) {
   B r;
-  asm("vpbroadcastd %1,%0" : "=v"(r) : "m"(*(const int32_t*)p));
+  asm volatile("vpbroadcastd %1,%0" : "=v"(r) : "m"(*(const int32_t*)p));
   return r;
 }
 INL B load_weight(const void* p) {
   B r;
-  asm("vmovdqa64 %1,%0" : "=v"(r) : "m"(*(const __m512i*)p));
+  asm volatile("vmovdqa64 %1,%0" : "=v"(r) : "m"(*(const __m512i*)p));
   return r;
 }
-INL void dot_low(I& acc, B w, B b) { asm("vpdpbusd %2,%1,%0" : "+v"(acc) : "v"(w), "v"(b)); }
-INL void dot_byte(I& acc, B w, B b) { asm("vpdpbusd %2,%1,%0" : "+v"(acc) : "v"(w), "v"(b)); }
-INL void dot_pairs(I& acc, B w, B b) { asm("vpdpwssd %2,%1,%0" : "+v"(acc) : "v"(w), "v"(b)); }
+INL void dot_low(I& acc, B w, B b) { asm volatile("vpdpbusd %2,%1,%0" : "+v"(acc) : "v"(w), "v"(b)); }
+INL void dot_byte(I& acc, B w, B b) { asm volatile("vpdpbusd %2,%1,%0" : "+v"(acc) : "v"(w), "v"(b)); }
+INL void dot_pairs(I& acc, B w, B b) { asm volatile("vpdpwssd %2,%1,%0" : "+v"(acc) : "v"(w), "v"(b)); }
 INL void prefetch(const void* p) { _mm_prefetch((const char*)p, _MM_HINT_T0); }
 
 // Sums of 16 consecutive int8 of q[256] -> out[16].

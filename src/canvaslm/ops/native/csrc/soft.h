@@ -82,6 +82,12 @@ static void add_rows(const SoftCall& s, const Pick* picks, int count, float* out
   }
 }
 
+// A row whose mass lies on kSparseLimit tokens but for `drop` of it cannot have more entropy than this (Fano).
+INL float most_sparse_entropy(const SoftCall& s) {
+  const float d = s.drop;
+  return std::log((float)kSparseLimit) + d * std::log((float)s.vocabulary) - d * std::log(d) - (1 - d) * std::log(1 - d) + 1e-3f;
+}
+
 // A row's tokens, or false when it needs the dense product; then picks are its peaks.
 static bool sparse_row(const SoftCall& s, int row, Pick* picks, int* count) {
   if (!s.transposed.data) {
@@ -89,7 +95,7 @@ static bool sparse_row(const SoftCall& s, int row, Pick* picks, int* count) {
     return true;
   }
   for (float least_p : kLadder) {
-    if (!(s.drop > 0)) break;
+    if (!(s.drop > 0) || s.entropy[row] > most_sparse_entropy(s)) break;
     const Picked got = pick(s, row, least_p, picks, kSparseLimit);
     if (got.count > kSparseLimit) break;
     *count = got.count;

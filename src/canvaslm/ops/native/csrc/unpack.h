@@ -1,4 +1,7 @@
 // One packed record -> plain bytes and fp32 scales in the first-level cache, ready for the dot products.
+//
+// Scales are unpacked ahead; the bytes by the first register block of rows, which uses each vector as it appears and
+// leaves it for the blocks that follow. The arithmetic of unpacking then hides behind the dot products.
 #pragma once
 #include "layout.h"
 #include "simd.h"
@@ -16,9 +19,6 @@ struct alignas(64) Unpacked {
 
 // AVX-512 leaves high nibbles where they are and halves their scale four times instead of shifting the bytes.
 constexpr float kHighScale = kKeepHighNibble ? 1.f / 16 : 1.f;
-INL B high_nibbles(B v) {
-  return kKeepHighNibble ? and_bytes(v, set1_byte(0xF0)) : and_bytes(shift_right(v, 4), set1_byte(15));
-}
 
 INL void unpack_k_scales(const uint8_t* tail, float high, Unpacked& u) {
   const uint16_t *d = (const uint16_t*)(tail + 512), *dmin = (const uint16_t*)(tail + 576);
@@ -31,50 +31,36 @@ INL void unpack_k_scales(const uint8_t* tail, float high, Unpacked& u) {
   for (int i = 0; i < 8; i++) store_bytes(u.mins + 32 * i, widen_u8(tail + 256 + 32 * i));
 }
 
-static inline const uint8_t* unpack_q4k(const uint8_t* r, Unpacked& u) {
-  const B low = set1_byte(15);
-  for (int c = 0; c < 4; c++)
-    for (int i = 0; i < 16; i++) {
-      B v = load_weight(r + (c * 16 + i) * 64);
-      store_bytes(u.w + (c * 32 + i) * 64, and_bytes(v, low));
-      store_bytes(u.w + (c * 32 + 16 + i) * 64, high_nibbles(v));
-    }
-  unpack_k_scales(r + 4096, kHighScale, u);
-  return u.w;
+// Vector (quad j, half h) of group g of a record with 4-bit chunks as in the K-quants' files: low nibbles are one group,
+// high nibbles another.
+INL B chunk_nibbles(const uint8_t* chunk, int j, int h, bool high) {
+  const B v = load_weight(chunk + (j * 2 + h) * 64);
+  return and_bytes(shift_right(v, high ? 4 : 0), set1_byte(15));
 }
 
-// Bit `bit` of every byte of h, moved to bit 4.
-INL B to_bit4(B h, int bit) {
-  return and_bytes(bit < 4 ? shift_left(h, 4 - bit) : shift_right(h, bit - 4), set1_byte(16));
-}
+// Bit `bit` of every byte, moved to bit 4.
+INL B to_bit4(B v, int bit) { return and_bytes(shift_left(shift_right(v, bit), 4), set1_byte(16)); }
 
-static inline const uint8_t* unpack_q5k(const uint8_t* r, Unpacked& u) {
-  const B low = set1_byte(15);
-  for (int i = 0; i < 16; i++) {
-    B h = load_weight(r + 4096 + i * 64);
-    for (int c = 0; c < 4; c++) {
-      B v = load_weight(r + (c * 16 + i) * 64);
-      store_bytes(u.w + (c * 32 + i) * 64, or_bytes(and_bytes(v, low), to_bit4(h, 2 * c)));
-      B up = and_bytes(shift_right(v, 4), low);
-      store_bytes(u.w + (c * 32 + 16 + i) * 64, or_bytes(up, to_bit4(h, 2 * c + 1)));
-    }
+template <int KIND> INL B fresh_weight(const uint8_t* r, int g, int j, int h) {
+  const int at = (j * 2 + h) * 64;
+  if (KIND == kQ4K) {
+    const uint8_t* chunk = r + (g / 2) * 1024;
+    if (kKeepHighNibble) return and_bytes(load_weight(chunk + at), set1_byte(g & 1 ? 0xF0 : 0x0F));
+    return chunk_nibbles(chunk, j, h, g & 1);
   }
-  unpack_k_scales(r + 5120, 1.f, u);
-  return u.w;
+  if (KIND == kQ5K) return or_bytes(chunk_nibbles(r + (g / 2) * 1024, j, h, g & 1), to_bit4(load_weight(r + 4096 + at), g));
+  if (KIND == kQ6K) {
+    const B two = shift_right(load_weight(r + 4096 + (g / 4) * 1024 + at), 2 * (g % 4));
+    const B low = chunk_nibbles(r + (g / 4) * 2048 + (g % 2) * 1024, j, h, g % 4 >= 2);
+    return or_bytes(low, shift_left(and_bytes(two, set1_byte(3)), 4));
+  }
+  // Q4_0 and Q5_0: quads 0..3 of a group are low nibbles, 4..7 the high ones.
+  const B v = load_weight(r + g * (KIND == kQ50 ? 640 : 512) + (j % 4 * 2 + h) * 64);
+  const B low = and_bytes(j < 4 ? v : shift_right(v, 4), set1_byte(15));
+  return KIND == kQ40 ? low : or_bytes(low, to_bit4(load_weight(r + g * 640 + 512 + h * 64), j));
 }
 
-static inline const uint8_t* unpack_q6k(const uint8_t* r, Unpacked& u) {
-  const B low = set1_byte(15), two = set1_byte(0x30);
-  for (int half = 0; half < 2; half++)
-    for (int i = 0; i < 16; i++) {
-      B h = load_weight(r + 4096 + (half * 16 + i) * 64);
-      B a = load_weight(r + (half * 32 + i) * 64), b = load_weight(r + (half * 32 + 16 + i) * 64);
-      uint8_t* w = u.w + (half * 64 + i) * 64;
-      store_bytes(w, or_bytes(and_bytes(a, low), and_bytes(shift_left(h, 4), two)));
-      store_bytes(w + 1024, or_bytes(and_bytes(b, low), and_bytes(shift_left(h, 2), two)));
-      store_bytes(w + 2048, or_bytes(and_bytes(shift_right(a, 4), low), and_bytes(h, two)));
-      store_bytes(w + 3072, or_bytes(and_bytes(shift_right(b, 4), low), and_bytes(shift_right(h, 2), two)));
-    }
+static inline void unpack_q6k_scales(const uint8_t* r, Unpacked& u) {
   const int8_t* s = (const int8_t*)r + 6144;
   const uint16_t* d = (const uint16_t*)(r + 6656);
   for (int h = 0; h < 2; h++) {
@@ -88,53 +74,19 @@ static inline const uint8_t* unpack_q6k(const uint8_t* r, Unpacked& u) {
       u.mins[p * 64 + 2 * n] = (int16_t)(32 * s[2 * p * 32 + n]);
       u.mins[p * 64 + 2 * n + 1] = (int16_t)(32 * s[(2 * p + 1) * 32 + n]);
     }
-  return u.w;
 }
 
 INL void unpack_half_scales(const uint8_t* from, int groups, Unpacked& u) {
   for (int i = 0; i < 2 * groups; i++) store(u.scale + 16 * i, load_half((const uint16_t*)from + 16 * i));
 }
 
-static inline const uint8_t* unpack_q40(const uint8_t* r, int groups, Unpacked& u) {
-  const B low = set1_byte(15);
-  for (int g = 0; g < groups; g++)
-    for (int i = 0; i < 8; i++) {
-      B v = load_weight(r + g * 512 + i * 64);
-      store_bytes(u.w + g * 1024 + i * 64, and_bytes(v, low));
-      store_bytes(u.w + g * 1024 + 512 + i * 64, and_bytes(shift_right(v, 4), low));
-    }
-  unpack_half_scales(r + groups * 512, groups, u);
-  return u.w;
-}
-
-static inline const uint8_t* unpack_q50(const uint8_t* r, int groups, Unpacked& u) {
-  const B low = set1_byte(15);
-  for (int g = 0; g < groups; g++) {
-    const uint8_t* from = r + g * 640;
-    B high[2] = {load_weight(from + 512), load_weight(from + 576)};
-    for (int i = 0; i < 8; i++) {
-      B v = load_weight(from + i * 64), h = high[i & 1];
-      uint8_t* w = u.w + g * 1024 + i * 64;
-      store_bytes(w, or_bytes(and_bytes(v, low), to_bit4(h, i / 2)));
-      store_bytes(w + 512, or_bytes(and_bytes(shift_right(v, 4), low), to_bit4(h, i / 2 + 4)));
-    }
-  }
-  unpack_half_scales(r + groups * 640, groups, u);
-  return u.w;
-}
-
-static inline const uint8_t* unpack_q80(const uint8_t* r, int groups, Unpacked& u) {
-  unpack_half_scales(r + groups * 1024, groups, u);
-  return r;
-}
-
-template <int KIND> INL const uint8_t* unpack(const uint8_t* r, int groups, Unpacked& u) {
-  if (KIND == kQ4K) return unpack_q4k(r, u);
-  if (KIND == kQ5K) return unpack_q5k(r, u);
-  if (KIND == kQ6K) return unpack_q6k(r, u);
-  if (KIND == kQ40) return unpack_q40(r, groups, u);
-  if (KIND == kQ50) return unpack_q50(r, groups, u);
-  return unpack_q80(r, groups, u);
+template <int KIND> INL void unpack_scales(const uint8_t* r, int groups, Unpacked& u) {
+  if (KIND == kQ4K) unpack_k_scales(r + 4096, kHighScale, u);
+  if (KIND == kQ5K) unpack_k_scales(r + 5120, 1.f, u);
+  if (KIND == kQ6K) unpack_q6k_scales(r, u);
+  if (KIND == kQ40) unpack_half_scales(r + groups * 512, groups, u);
+  if (KIND == kQ50) unpack_half_scales(r + groups * 640, groups, u);
+  if (KIND == kQ80) unpack_half_scales(r + groups * 1024, groups, u);
 }
 
 }  // namespace CANVAS_ISA
