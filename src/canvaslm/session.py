@@ -53,12 +53,15 @@ def load(
     kv_memory: int | None = None,
     prefix_memory: int = 2**30,
     deterministic: bool = False,
+    kv_type: str | None = None,
+    self_conditioning: str = "auto",
 ) -> Session:
     """Opens a checkpoint: a folder, a `.safetensors` or `.gguf` file, a hub id; None is the demo model that ships.
 
     `dtype` names a floating-point type ("float32", "bfloat16", "float16"); None chooses (see `weights.load_model`).
     `progress(done, total)` is called with bytes while weights are read. For `max_rows` and what follows see `Engine`.
-    Raises NotFound, Offline, BadModelFile, OutOfMemory, UsageError.
+    `kv_type` is "float32" or "bfloat16"; `self_conditioning` "exact" lets native kernels leave nothing out of the soft
+    embedding. Raises NotFound, Offline, BadModelFile, OutOfMemory, UsageError.
     """
     if threads is not None:
         if not 1 <= threads <= 1024:
@@ -79,6 +82,8 @@ def load(
             kv_memory=kv_memory,
             prefix_memory=prefix_memory,
             deterministic=deterministic,
+            kv_type=_float_type(kv_type),
+            exact=_is_exact(self_conditioning),
         ),
         tokenizer,
         template,
@@ -89,6 +94,19 @@ def load(
         notes=tuple(loaded.notes),
         is_demo=is_demo,
     )
+
+
+def _float_type(name: str | None) -> torch.dtype | None:
+    types = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    if name is not None and name not in types:
+        raise UsageError(f"unknown kv_type {name!r}: choose one of {', '.join(types)}", "kv_type")
+    return None if name is None else types[name]
+
+
+def _is_exact(choice: str) -> bool:
+    if choice not in ("auto", "exact"):
+        raise UsageError(f"unknown self_conditioning {choice!r}: choose auto or exact", "self_conditioning")
+    return choice == "exact"
 
 
 def _open_text(checkpoint: Checkpoint) -> tuple[Tokenizer, ChatTemplate]:

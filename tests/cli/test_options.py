@@ -35,6 +35,9 @@ def test_groups_become_flags_of_their_own() -> None:
         "device",
         "dtype",
         "threads",
+        "kv_type",
+        "self_conditioning",
+        "deterministic",
         "name",
     ]
     assert get_type_hints(command)["device"] is str

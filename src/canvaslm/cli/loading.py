@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .glyphs import cut, visible
 from .terminal import abilities, terminal_size
@@ -20,8 +20,11 @@ _BAR_CELLS = 24
 _INTERVAL = 0.1  # seconds between redraws of the line
 
 
-def open_session(loading: Loading, quiet: bool = False) -> Session:
-    """Loads what the flags say; progress goes to standard error, if that is a terminal. Raises as `canvaslm.load`."""
+def open_session(loading: Loading, quiet: bool = False, **engine: Any) -> Session:
+    """Loads what the flags say; progress goes to standard error, if that is a terminal. Raises as `canvaslm.load`.
+
+    `engine`: further arguments of `canvaslm.load`.
+    """
     with progress_line(loading.model or "the demo model", quiet) as progress:
         from ..session import load
 
@@ -31,6 +34,10 @@ def open_session(loading: Loading, quiet: bool = False) -> Session:
             dtype=loading.dtype,
             threads=loading.threads,
             progress=progress,
+            kv_type=loading.kv_type,
+            deterministic=loading.deterministic,
+            self_conditioning=loading.self_conditioning,
+            **engine,
         )
 
 

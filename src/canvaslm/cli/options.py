@@ -88,6 +88,27 @@ class Loading:
             help="CPU threads. Without it: all cores.",
         ),
     ] = None
+    kv_type: Annotated[
+        str | None,
+        typer.Option(
+            "--kv-type", metavar="TYPE", rich_help_panel=_MODEL,
+            help="float32 or bfloat16: what keys and values are kept in. Without it: chosen for the model.",
+        ),
+    ] = None  # fmt: skip
+    self_conditioning: Annotated[
+        str,
+        typer.Option(
+            "--self-conditioning", metavar="MODE", rich_help_panel=_MODEL,
+            help="auto, or exact: native kernels then leave no token out of the soft embedding.",
+        ),
+    ] = "auto"  # fmt: skip
+    deterministic: Annotated[
+        bool,
+        typer.Option(
+            "--deterministic", rich_help_panel=_MODEL,
+            help="Denoise row by row, where a device's results depend on how many rows run together.",
+        ),
+    ] = False  # fmt: skip
 
     def open(self, quiet: bool = False) -> Session:
         """Loads the model; unless `quiet`, with a progress line on standard error if that is a terminal."""

@@ -40,12 +40,13 @@ class Engine:
         kv_memory: int | None = None,
         deterministic: bool = False,
         kv_type: torch.dtype | None = None,
+        exact: bool = False,
     ) -> None:
         """max_rows: sequences denoised at once. kv_memory, prefix_memory: bytes for the keys and values of running
-        sequences (None: no limit) and of remembered ones (0: none are remembered). See Runner for `deterministic` and `kv_type`.
+        sequences (None: no limit) and of remembered ones (0: none are remembered). See Runner for the others.
         """
         self.config = model.config
-        self.runner = Runner(model, deterministic=deterministic, kv_type=kv_type)
+        self.runner = Runner(model, deterministic=deterministic, kv_type=kv_type, exact=exact)
         self.scheduler = Scheduler(max_rows, kv_memory)
         self.prefixes = PrefixCache(prefix_memory)
         self.max_context = min(

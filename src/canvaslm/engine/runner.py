@@ -22,15 +22,21 @@ class Runner:
     """The only part of the engine that calls the model. Not thread-safe; keeps no request state."""
 
     def __init__(
-        self, model: DiffusionGemma, *, deterministic: bool = False, kv_type: torch.dtype | None = None
+        self,
+        model: DiffusionGemma,
+        *,
+        deterministic: bool = False,
+        kv_type: torch.dtype | None = None,
+        exact: bool = False,
     ) -> None:
         """`deterministic` denoises one row at a time: for backends whose products depend on the batch's shape.
 
         On a CPU in fp32 they do not (tests hold that down), so that batching changes no bit. `kv_type` is what keys and
-        values are kept in; None: the activations' type, or bfloat16 where the native kernels read them.
+        values are kept in; None: the activations' type, or bfloat16 where the native kernels read them. `exact` lets
+        those kernels leave nothing out of the soft embedding.
         """
         self.model = model.eval().requires_grad_(False)
-        self.deterministic = deterministic
+        self.deterministic, self.exact = deterministic, exact
         self.device, self.dtype = model.device, model.dtype
         self.native = any(isinstance(layer, PackedTextLayer) for layer in model.layers)
         self.kv_type = kv_type or (torch.bfloat16 if self.native else self.dtype)
@@ -78,6 +84,7 @@ class Runner:
             softcap=self.model.config.softcap,
             temperature=[temperature(s.params, c.step) for s, c in zip(sequences, canvases, strict=True)],
             draws=[draw(c.seed, c.index, c.step, tokens.shape[1], vocab, self.device) for c in canvases],
+            exact=self.exact,
             top=max(s.request.top_logprobs or 0 for s in sequences),
             soft=any(
                 c.step + 1 < s.params.max_denoising_steps for s, c in zip(sequences, canvases, strict=True)

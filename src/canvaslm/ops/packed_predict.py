@@ -26,8 +26,11 @@ def predict_packed(
     draws: Sequence[Draw],
     soft: bool,
     top: int,
+    exact: bool,
 ) -> Prediction:
-    """As `predict`; hidden fp32 on the CPU. The soft embedding leaves out at most `native.DROP` of a row's mass."""
+    """As `predict`; hidden fp32 on the CPU. Unless `exact`, the soft embedding leaves out at most `native.DROP` of a
+    row's mass.
+    """
     shape = hidden.shape[:2]
     flat = hidden.flatten(0, 1)
     stats = native.head(
@@ -41,7 +44,9 @@ def predict_packed(
     )
     expected = None
     if soft and stats.logits is not None:
-        expected, _ = native.soft_embed(stats.logits, embedding.soft_table)
+        expected, _ = native.soft_embed(
+            stats.logits, embedding.soft_table, drop=0.0 if exact else native.DROP
+        )
         expected = expected.mul_(flat.shape[1] ** 0.5).unflatten(0, shape)
     fields = (stats.sampled, stats.argmax, stats.entropy, stats.logprob)
     sampled, argmax, entropy, logprob = (x.unflatten(0, shape) for x in fields)

@@ -83,14 +83,23 @@ def predict(
     draws: Sequence[Draw],
     soft: bool = True,
     top: int = 0,
+    exact: bool = False,
 ) -> Prediction:
     """Prediction for canvases of hidden states [R, C, H], each row at its own temperature.
 
     head [V, H] makes the logits, embedding [V, H] the soft embedding (the same table when tied). temperature: R
-    positive numbers. draws: R draws of `draw`. top: how many of the most probable tokens to name. Peak memory beyond the result: a few times R * C * GEMM_TILE floats.
+    positive numbers. draws: R draws of `draw`. top: how many of the most probable tokens to name. exact: native
+    kernels leave nothing out of the soft embedding (this code never does). Peak memory beyond the result: a few times R * C * GEMM_TILE floats.
     """
     if isinstance(head, QuantVocabulary) and isinstance(embedding, QuantVocabulary):
-        options = {"softcap": softcap, "temperature": temperature, "draws": draws, "soft": soft, "top": top}
+        options = {
+            "softcap": softcap,
+            "temperature": temperature,
+            "draws": draws,
+            "soft": soft,
+            "top": top,
+            "exact": exact,
+        }
         made: Prediction | None = head.predict(hidden, embedding, **options)
         if made is not None:
             return made
