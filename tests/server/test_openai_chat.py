@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from typing import Any
 
@@ -14,7 +15,7 @@ from canvaslm.server.fields import Preset, Sampler
 from .world import HELLO, Running, chunks_of, scripted_session, serving, tiny_session
 
 URL = "/v1/chat/completions"
-CALL = '<|tool_call>call:add{a:1,b:2}<tool_call|>'
+CALL = "<|tool_call>call:add{a:1,b:2}<tool_call|>"
 TOOL = {"type": "function", "function": {"name": "add", "parameters": {"type": "object", "properties": {}}}}
 
 
@@ -105,7 +106,7 @@ def test_drafts_replace(client: httpx.Client) -> None:
     texts = [c["choices"][0]["delta"]["content"] for c in chunks[1:] if "content" in c["choices"][0]["delta"]]
     assert texts[-1] == ask(client)["choices"][0]["message"]["content"]
     assert len(texts) > 3 and len(set(texts)) > 3
-    assert not all(after.startswith(before) for before, after in zip(texts, texts[1:], strict=False))
+    assert not all(after.startswith(before) for before, after in itertools.pairwise(texts))
 
 
 def test_the_diffusion_view(client: httpx.Client) -> None:
@@ -119,7 +120,9 @@ def test_the_diffusion_view(client: httpx.Client) -> None:
     assert all(view["stop_reason"] in ("converged", "max_steps") for view in done)
     for view in steps:
         assert view["steps_max"] == 6 and 1 <= view["step"] <= 6
-        assert len(view["accepted"]) == len(view["changed"]) == len(view["entropy"]) == len(view["pieces"]) == 8
+        assert (
+            len(view["accepted"]) == len(view["changed"]) == len(view["entropy"]) == len(view["pieces"]) == 8
+        )
         assert view["mean_entropy"] == pytest.approx(sum(view["entropy"]) / 8, abs=0.01)
 
 
@@ -163,7 +166,9 @@ def test_max_tokens_by_either_name(client: httpx.Client) -> None:
 def test_diffusion_parameters_are_extra_fields(client: httpx.Client) -> None:
     assert ask(client, max_denoising_steps=2)["timings"]["diffusion"]["n_steps"] == 6
     assert ask(client, max_denoising_steps=1)["timings"]["diffusion"]["n_steps"] == 3
-    changed = ask(client, sampler="ancestral", t_min=0.1, t_max=2.0, confidence_threshold=0.0, stability_threshold=3)
+    changed = ask(
+        client, sampler="ancestral", t_min=0.1, t_max=2.0, confidence_threshold=0.0, stability_threshold=3
+    )
     assert changed["choices"] != ask(client)["choices"]
 
 
@@ -173,7 +178,9 @@ def test_schema_and_sampler_agree() -> None:
 
 
 def test_what_is_unknown_is_ignored_and_named(client: httpx.Client) -> None:
-    answer = ask(client, favourite_colour="blue", top_p=0.5, user="me", metadata={"a": "b"}, frequency_penalty=0)
+    answer = ask(
+        client, favourite_colour="blue", top_p=0.5, user="me", metadata={"a": "b"}, frequency_penalty=0
+    )
     assert {warning["param"] for warning in answer["warnings"]} == {"favourite_colour", "top_p"}
     assert "warnings" not in ask(client, user="me")
     assert stream(client, favourite_colour="blue")[0]["warnings"][0]["param"] == "favourite_colour"
@@ -251,7 +258,14 @@ def test_an_answer_that_ends_by_itself(known: Running) -> None:
         assert ask(client, seed=TEXT, max_tokens=3)["choices"][0]["finish_reason"] == "length"
 
 
-@pytest.mark.parametrize(("stop", "left"), [("world", "Hello "), ([" of", "is the"], "Hello world. This "), ("it.", "Hello world. This is the end of ")])
+@pytest.mark.parametrize(
+    ("stop", "left"),
+    [
+        ("world", "Hello "),
+        ([" of", "is the"], "Hello world. This "),
+        ("it.", "Hello world. This is the end of "),
+    ],
+)
 def test_stop_strings_cut_and_count_as_stop(known: Running, stop: Any, left: str) -> None:
     with known.client() as client:
         choice = ask(client, seed=TEXT, max_tokens=200, stop=stop, logprobs=True)["choices"][0]
@@ -278,7 +292,9 @@ def test_thoughts_and_calls_are_apart_from_the_answer(known: Running) -> None:
         assert message["reasoning_content"] == message["reasoning"] == "Let me think."
         assert choice["finish_reason"] == "tool_calls"
         assert [call["function"]["name"] for call in message["tool_calls"]] == ["add", "add"]
-        assert [json.loads(call["function"]["arguments"]) for call in message["tool_calls"]] == [{"a": 1, "b": 2}] * 2
+        assert [json.loads(call["function"]["arguments"]) for call in message["tool_calls"]] == [
+            {"a": 1, "b": 2}
+        ] * 2
         assert len({call["id"] for call in message["tool_calls"]}) == 2
         assert answer["usage"]["completion_tokens_details"]["reasoning_tokens"] > 0
 

@@ -30,7 +30,9 @@ def events_of(response: httpx.Response) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def known() -> Any:
-    with serving(scripted_session("Plain text.", f"<|channel>thought\nHm.<channel|>Calling.{CALL}")) as running:
+    with serving(
+        scripted_session("Plain text.", f"<|channel>thought\nHm.<channel|>Calling.{CALL}")
+    ) as running:
         yield running
 
 
@@ -39,7 +41,9 @@ def test_text_in_text_out(client: httpx.Client) -> None:
     answer = client.post(URL, json={"input": "Hello", "seed": 5}).json()
     (item,) = answer["output"]
     assert item["content"][0]["text"] == chat["choices"][0]["message"]["content"]
-    assert answer["status"] == "incomplete" and answer["incomplete_details"] == {"reason": "max_output_tokens"}
+    assert answer["status"] == "incomplete" and answer["incomplete_details"] == {
+        "reason": "max_output_tokens"
+    }
     assert answer["usage"]["output_tokens"] == 24
     assert answer["store"] is False
 
@@ -54,7 +58,13 @@ def test_instructions_are_a_system_message(client: httpx.Client) -> None:
 
 def test_items_of_all_kinds(known: Running) -> None:
     with known.client() as client:
-        body = {"input": "x", "seed": 1, "tools": [TOOL], "max_output_tokens": 200, "reasoning": {"effort": "high"}}
+        body = {
+            "input": "x",
+            "seed": 1,
+            "tools": [TOOL],
+            "max_output_tokens": 200,
+            "reasoning": {"effort": "high"},
+        }
         answer = client.post(URL, json=body).json()
         thought, message, call = answer["output"]
         assert thought["type"] == "reasoning" and thought["content"][0]["text"] == "Hm."
@@ -62,7 +72,9 @@ def test_items_of_all_kinds(known: Running) -> None:
         assert call["name"] == "add" and json.loads(call["arguments"]) == {"a": 1, "b": 2}
         assert answer["status"] == "completed"
         output = {"type": "function_call_output", "call_id": call["call_id"], "output": "3"}
-        again = client.post(URL, json={"input": [{"role": "user", "content": "x"}, *answer["output"], output]})
+        again = client.post(
+            URL, json={"input": [{"role": "user", "content": "x"}, *answer["output"], output]}
+        )
         assert again.status_code == 200, again.text
 
 

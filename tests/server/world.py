@@ -61,7 +61,9 @@ def scripted_session(*answers: str | list[str], max_rows: int = 8) -> Session:
 
     def scripted(sequences: list[Any]) -> list[Any]:
         return [
-            replace(prediction, argmax=_script(scripts[sequence.seed % len(scripts)], sequence, prediction.argmax))
+            replace(
+                prediction, argmax=_script(scripts[sequence.seed % len(scripts)], sequence, prediction.argmax)
+            )
             for sequence, prediction in zip(sequences, denoise(sequences), strict=True)
         ]
 
@@ -139,7 +141,7 @@ def serving(session: Session | Callable[[], Session], **options: Any) -> Iterato
 def program(*arguments: str, **environment: str) -> Iterator[Running]:
     """`canvaslm serve` in a process of its own, once it answers."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "canvaslm.cli.main", "serve", "--port", "0", *arguments],
+        [sys.executable, "-m", "canvaslm", "serve", "--port", "0", *arguments],
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import NotFound, UsageError
+from .loading import open_session
 from .options import Loading, grouped
 from .output import log
 from .serve_options import MIB, Access, Budget, Listening
@@ -138,7 +139,7 @@ class Opening:
 
     def __call__(self) -> Session:
         try:
-            session = self._load()
+            session = open_session(self.loading, **self.budget.engine())
         except BaseException as error:
             self.failure = error
             if self.server is not None:
@@ -147,22 +148,6 @@ class Opening:
         for line in banner(session, self.address, self.budget.max_queue):
             log(line)
         return session
-
-    def _load(self) -> Session:
-        from .loading import progress_line
-
-        given = self.loading
-        with progress_line(given.model or "the demo model") as progress:
-            from ..session import load
-
-            return load(
-                given.model,
-                device=given.device,
-                dtype=given.dtype,
-                threads=given.threads,
-                progress=progress,
-                **self.budget.engine(),
-            )
 
 
 def banner(session: Session, address: str, max_queue: int) -> list[str]:

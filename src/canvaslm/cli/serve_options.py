@@ -99,13 +99,6 @@ class Budget:
             help="MiB for remembered prompts; 0 remembers none.",
         ),
     ] = 1024  # fmt: skip
-    deterministic: Annotated[
-        bool,
-        typer.Option(
-            "--deterministic", rich_help_panel=_LIMITS,
-            help="One row at a time, for devices whose results depend on the batch.",
-        ),
-    ] = False  # fmt: skip
     max_body: Annotated[
         int,
         typer.Option(
@@ -120,7 +113,6 @@ class Budget:
             "max_context": self.max_context,
             "kv_memory": None if self.kv_memory is None else self.kv_memory * MIB,
             "prefix_memory": self.prefix_memory * MIB,
-            "deterministic": self.deterministic,
         }
 
 

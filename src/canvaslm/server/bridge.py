@@ -15,6 +15,7 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from ..errors import EngineFailure
@@ -50,6 +51,9 @@ class Flight:
         self.requests = tuple(requests)
         self.loop = asyncio.get_running_loop()
         self.ids: list[int] = []  # the engine's; written by its thread
+        self.stopped: set[int] = (
+            set()
+        )  # requests whose end was found in their text; read by the engine's thread
         self._bridge = bridge
         self._open = set(range(len(requests)))
         self._buffer: deque[list[Any]] = deque()  # [index, event], or [index, None] for what was displaced
@@ -91,8 +95,10 @@ class Flight:
             self._news.clear()
             await self._news.wait()
 
-    def cancel(self, index: int) -> None:
-        """Ends one request; its Finished event still comes."""
+    def cancel(self, index: int, *, stopped: bool = False) -> None:
+        """Ends one request; its Finished event still comes. `stopped`: its answer is complete, so it says "stop"."""
+        if stopped:
+            self.stopped.add(index)
         if index in self._open:
             self._bridge.post(lambda engine: engine.cancel(self.ids[index]) if engine and self.ids else None)
 
@@ -297,6 +303,8 @@ class Bridge:
         flight, index = self._flights.get(event.request_id, (None, 0))
         if flight is None:
             return
+        if isinstance(event, Finished) and event.reason == "cancelled" and index in flight.stopped:
+            event = replace(event, reason="stop")
         self._observer.event(event)
         if isinstance(event, Finished | Failed):
             del self._flights[event.request_id]

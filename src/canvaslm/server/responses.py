@@ -46,12 +46,16 @@ ERRORS = errors(400, 401, 403, 408, 413, 415, 421, 429, 500, 503)
 READ_ERRORS = errors(401, 403, 421, 500, 503)
 
 
+_TEXT = {"type": "string"}
+_EVENT = {"type": "object", "properties": {"event": _TEXT, "data": _TEXT}, "required": ["data"]}
+
+
 def streamed(model: type[BaseModel]) -> dict[str, Any]:
     """A 200 that is JSON, or server-sent events with `stream`."""
     return {
         "model": model,
         "description": "The answer; with `stream`, server-sent events.",
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        "content": {"text/event-stream": {"itemSchema": _EVENT}},
     }
 
 

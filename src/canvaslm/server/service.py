@@ -73,7 +73,6 @@ class Answers:
     def __init__(self, flight: Flight, readers: Sequence[Reader]) -> None:
         self.requests = flight.requests
         self._flight, self._readers = flight, readers
-        self._stopped: set[int] = set()
 
     @property
     def seed(self) -> int:
@@ -88,9 +87,8 @@ class Answers:
                 if isinstance(event, Failed):
                     raise event.error
                 piece = self._readers[index].read(index, event)
-                if self._readers[index].stopped and index not in self._stopped:
-                    self._stopped.add(index)
-                    self._flight.cancel(index)
+                if self._readers[index].stopped and index not in self._flight.stopped:
+                    self._flight.cancel(index, stopped=True)
                 if isinstance(piece.event, Finished) and piece.event.reason == "cancelled":
                     raise Problem(
                         503, "the request was cancelled: the server is shutting down", code="cancelled"
