@@ -1,0 +1,21 @@
+"""Engines to measure: of the same model and kind as one that is there, with nothing in them."""
+
+from __future__ import annotations
+
+from ..engine import Engine
+
+
+def fresh(engine: Engine, *, rows: int, prefix_cache: bool = False) -> Engine:
+    """An empty engine on the same model, keys and values of the same type; `rows` canvases at once."""
+    runner = engine.runner
+    return Engine(
+        runner.model,
+        max_rows=rows,
+        max_context=engine.max_context,
+        prefix_memory=engine.prefixes.limit if prefix_cache else 0,
+        deterministic=runner.deterministic,
+        kv_type=runner.kv_type,
+    )
+
+
+__all__ = ["fresh"]

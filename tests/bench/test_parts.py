@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from canvaslm.bench.arithmetic import PARTS, REST, is_packed, weight_bytes
+from canvaslm.bench.parts import DENOISE, ENCODE, Instrument, PartClock
+from canvaslm.bench.steps import Stepper
+from canvaslm.engine import Engine
+from canvaslm.engine import runner as runner_module
+from canvaslm.ops import native
+from canvaslm.types import Committed, Params, Request
+from canvaslm.weights.export import save_folder
+from canvaslm.weights.gguf_packed import load_packed
+from canvaslm.weights.gguf_source import open_source
+from canvaslm.weights.quantize import write_gguf
+from tests.tiny import tiny_model
+
+HEAVY = [part for part in PARTS if part != REST]
+
+
+def test_time_belongs_to_the_innermost_part() -> None:
+    ticks: Iterator[float] = iter([0, 1, 3, 6, 10, 15, 21])
+    clock = PartClock(lambda: next(ticks))  # starts at 0
+    clock.enter("glue")  # at 1: 1 of rest
+    with clock.part("experts"):  # from 3 to 6
+        pass
+    clock.leave()  # at 10
+    found = clock.end()  # at 15
+    assert {name: seconds for name, seconds in found[DENOISE].items() if seconds} == {
+        "rest": 1 + 5, "glue": 2 + 4, "experts": 3
+    }  # fmt: skip
+
+
+def test_encoding_has_a_sum_of_its_own() -> None:
+    ticks: Iterator[float] = iter([0, 1, 3, 7, 12])
+    clock = PartClock(lambda: next(ticks))
+    with clock.phase(ENCODE):
+        clock.enter("glue")
+    found = clock.end()
+    assert found[DENOISE]["rest"] == 1
+    assert (found[ENCODE]["rest"], found[ENCODE]["glue"]) == (2, 4)
+    assert found[DENOISE]["glue"] == 5
+
+
+def test_parts_add_up_to_the_step() -> None:
+    stepper = Stepper(Engine(tiny_model()), 20, rows=1, limit=3)
+    stepper.start()
+    with Instrument(stepper.engine) as watch:
+        begin = time.perf_counter()
+        took = stepper.step(watch)
+        wall = time.perf_counter() - begin
+    parts = took.parts[DENOISE]
+    assert set(parts) == set(PARTS)
+    assert all(parts[part] > 0 for part in HEAVY)
+    assert sum(parts.values()) == pytest.approx(took.denoise, abs=2e-4)
+    assert sum(parts.values()) <= wall
+    assert not watch.notes
+
+
+def test_a_slow_part_shows_as_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model()
+    stepper = Stepper(Engine(model), 20, rows=1, limit=3)
+    stepper.start()
+    plain = model.layers[1].experts.compute
+
+    def slow(*tensors: torch.Tensor) -> torch.Tensor:
+        time.sleep(0.05)
+        return plain(*tensors)
+
+    monkeypatch.setattr(model.layers[1].experts, "compute", slow)
+    with Instrument(stepper.engine) as watch:
+        parts = stepper.step(watch).parts[DENOISE]
+    assert parts["experts"] >= 0.05
+    assert sum(seconds for part, seconds in parts.items() if part != "experts") < 0.05
+
+
+def test_encoding_does_no_work_of_the_head() -> None:
+    stepper = Stepper(Engine(tiny_model()), 20, rows=2, limit=1)
+    with Instrument(stepper.engine) as watch:
+        parts = stepper.start(watch).parts[ENCODE]
+    assert parts["head_sampling"] == parts["self_conditioning"] == 0
+    assert all(parts[part] > 0 for part in ("projections", "dense_mlp", "experts", "attention", "glue"))
+
+
+def traces(engine: Engine) -> dict[str, Any]:
+    model = engine.runner.model
+    hooks = [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()]
+    return {"hooks": sum(hooks), "model": set(vars(model)), "runner": dict(vars(engine.runner)),
+            "predict": runner_module.predict, "draw": runner_module.draw}  # fmt: skip
+
+
+def test_nothing_is_left_behind_and_no_token_changes() -> None:
+    engine = Engine(tiny_model())
+    request = Request((1, 2, 3), Params(max_new_tokens=16, max_denoising_steps=6, seed=5))
+    before = traces(engine)
+    plain = [e.tokens for e in engine.run(request) if isinstance(e, Committed)]
+    with Instrument(engine):
+        assert traces(engine)["hooks"] > before["hooks"]
+        watched = [e.tokens for e in engine.run(request) if isinstance(e, Committed)]
+    assert watched == plain
+    assert traces(engine) == before
+
+
+def test_a_failure_inside_leaves_nothing_behind_either() -> None:
+    engine = Engine(tiny_model())
+    before = traces(engine)
+    with pytest.raises(RuntimeError, match="stop"), Instrument(engine):
+        raise RuntimeError("stop")
+    assert traces(engine) == before
+
+
+def test_what_is_not_found_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(runner_module, "draw")
+    with Instrument(Engine(tiny_model())) as watch:
+        assert watch.notes == ["canvaslm.engine.runner.draw is not there: its time is in rest"]
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> Engine:
+    """A random model in Q8_0 on native kernels."""
+    if not native.available():
+        pytest.skip(f"no native kernels: {native.problem()}")
+    root = tmp_path_factory.mktemp("packed")
+    sizes = {"vocab_size": 2048, "hidden_size": 256, "intermediate_size": 160, "moe_intermediate_size": 96}
+    model = tiny_model(**sizes)
+    folder = save_folder(model, model.config, root / "model")
+    from canvaslm.demo.config import MODEL_FOLDER
+
+    (folder / "tokenizer.json").write_text((MODEL_FOLDER / "tokenizer.json").read_text())
+    write_gguf(open_source(folder), root / "model.gguf", "Q8_0")
+    return Engine(load_packed(Path(root / "model.gguf")).model)
+
+
+def test_packed_models_have_the_same_parts(packed: Engine) -> None:
+    stepper = Stepper(packed, 20, rows=1, limit=4)
+    stepper.start()
+    from canvaslm.bench.parts import native_library
+
+    kernels = dict(vars(native_library()))
+    stepper.step()
+    with Instrument(stepper.engine) as watch:
+        took = stepper.step(watch)
+    parts = took.parts[DENOISE]
+    assert all(parts[part] > 0 for part in HEAVY)
+    assert sum(parts.values()) == pytest.approx(took.denoise, abs=2e-4)
+    assert vars(native_library()) == kernels
+
+
+def test_packed_weights_are_counted(packed: Engine) -> None:
+    model = packed.runner.model
+    assert is_packed(model)
+    assert not is_packed(tiny_model())
+    read = weight_bytes(model, 10_000)
+    values = 2048 * 256
+    assert 1.0 * values < read["head_sampling"] < 1.2 * values  # a byte each and scales
+    assert all(read[part] > 0 for part in ("projections", "dense_mlp", "experts", "self_conditioning"))
