@@ -171,12 +171,38 @@ def _table(title: str) -> Table:
 def facts(content: Document) -> list[str]:
     """Lines below the tables: readiness, memory, machine, what went wrong."""
     results, machine = content["results"], content["machine"]
-    lines = [*_ready(results), *_memory(results.get("memory")), *_probes(results.get("probes"))]
-    threads = f", {machine['torch_threads']} threads" if "torch_threads" in machine else ""
-    lines.append(f"machine: {plain(machine['processor'])}, {machine['processors']} processors{threads}")
+    lines = [
+        *_prefills(results),
+        *_ready(results),
+        *_memory(results.get("memory")),
+        *_probes(results.get("probes")),
+    ]
+    lines.append(f"machine: {plain(machine['processor'])}, {_threads(machine)}")
     for run in results.get("runs", []):
         lines += [f"failed {count} times: {plain(error)}" for error, count in run["errors"].items()]
     return lines + [f"note: {plain(note)}" for note in results.get("notes", [])]
+
+
+def _prefills(results: Mapping[str, Any]) -> list[str]:
+    """Where the time of encoding goes, largest part first."""
+    lines = []
+    for run in results.get("contexts", []):
+        prefill = run["prefill"]
+        parts = sorted(prefill["parts"].items(), key=lambda item: -item[1]["ms"])
+        said = [
+            f"{LABELS.get(name, name)} {share(part['share'])}"
+            for name, part in parts
+            if part["share"] >= 0.005
+        ]
+        rate = number(prefill["tokens_per_second"])
+        lines.append(f"prefill of {run['context']} tokens: {rate} tokens/s ({'; '.join(said)})")
+    return lines
+
+
+def _threads(machine: Mapping[str, Any]) -> str:
+    threads = {"torch": machine.get("torch_threads"), "native kernels": machine.get("native_threads")}
+    said = [f"{count} in {name}" for name, count in threads.items() if count]
+    return f"{machine['processors']} processors" + (f", threads: {', '.join(said)}" if said else "")
 
 
 def _ready(results: Mapping[str, Any]) -> list[str]:
