@@ -364,6 +364,21 @@ def test_lone_surrogates_break_nothing(client: httpx.Client) -> None:
     assert client.post("/tokenize", content='{"content": "\\ud800"}', headers=kind).status_code == 200
 
 
+@pytest.mark.parametrize(
+    "messages",
+    [[{"role": "user", "content": "word and " * 700_000}], [{"role": "user", "content": "x"}] * 100_000],
+    ids=["long", "many"],
+)
+def test_prompts_far_too_long_cost_no_time(client: httpx.Client, messages: Any) -> None:
+    client.post(CHAT, json=BODY)
+    content = json.dumps({"messages": messages})
+    begin = time.monotonic()
+    response = client.post(CHAT, content=content, headers={"content-type": "application/json"})
+    refused(response, 400)
+    assert response.json()["error"]["code"] == "context_length_exceeded"
+    assert time.monotonic() - begin < 2.5
+
+
 # -- other errors ------------------------------------------------------------------------------------------------
 
 

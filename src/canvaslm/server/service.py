@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from fastapi import Depends
 from starlette.requests import Request as HttpRequest
 
-from ..errors import CanvasError, UsageError
+from ..errors import CanvasError, PromptTooLong, UsageError
 from ..types import Failed, Finished, Request
 from .bridge import Bridge, Flight
 from .limits import Limits
@@ -114,6 +114,7 @@ class Service:
         self.started = int(time.time())
         self._workers = ThreadPoolExecutor(2, "canvaslm-prompts")
         self._fingerprint: str | None = None
+        self._longest_token: int | None = None  # bytes
 
     @property
     def session(self) -> Session:
@@ -200,6 +201,7 @@ class Service:
     def _tokens(self, ask: Ask) -> list[tuple[int, ...]]:
         session = self.session
         try:
+            self._check_size(ask)
             if ask.messages is not None:
                 return [tuple(session.encode(ask.messages, thinking=ask.thinking, tools=ask.tools or None))]
             return [
@@ -208,6 +210,26 @@ class Service:
             ]
         except CanvasError as error:
             raise problem_of(error, ask.names) from error
+
+    def _check_size(self, ask: Ask) -> None:
+        """Refuses what is sure to be too long without spending seconds on its tokens. Raises PromptTooLong."""
+        context = self.session.engine.max_context
+        if self._longest_token is None:
+            tokenizer = self.session.tokenizer
+            self._longest_token = max(len(tokenizer.token_bytes(i)) for i in range(tokenizer.vocab_size))
+        turns = ask.messages if isinstance(ask.messages, list) else []
+        texts = [_text_of(turn) for turn in turns] if ask.messages is not None else ask.prompts
+        longest = max((len(text) for text in texts if isinstance(text, str)), default=0)
+        if longest > context * self._longest_token or 2 * len(turns) > context:
+            raise PromptTooLong(
+                f"the prompt does not fit the context of {context} tokens: shorten it", "messages"
+            )
+
+
+def _text_of(turn: Any) -> str:
+    """Text that a turn brings for sure: of answers, templates leave thoughts out."""
+    content = turn.get("content") if isinstance(turn, Mapping) and turn.get("role") != "assistant" else None
+    return content.strip() if isinstance(content, str) else ""
 
 
 def _service(request: HttpRequest) -> Service:
