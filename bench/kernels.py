@@ -1,0 +1,189 @@
+#!/usr/bin/env python
+"""Speed of each native kernel at the shapes of the 26B-A4B model, against this machine's int8 ceiling: a Markdown table.
+
+    python bench/kernels.py                     # all threads the process may use, about 6 GB of memory
+    python bench/kernels.py --threads 1 --cpu   # one thread, in processor time: fair beside other work
+    python bench/kernels.py --isa avx2 --only experts,head
+
+GOPS count a multiply and an add as two. The ceiling is measured around every line with the kernels' own instructions on
+data in the first-level cache, so the last column holds whatever else the machine is doing. Weights are random bytes
+(scales are sane): speed does not depend on values.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import statistics
+import time
+from collections.abc import Callable, Iterator
+
+import torch
+
+from canvaslm.ops import native
+from canvaslm.ops.native import calls, glue
+from canvaslm.ops.native.attention import attention
+from canvaslm.ops.native.loader import library
+from canvaslm.ops.native.predict import SoftTable, head, soft_embed
+from canvaslm.ops.packed import PackedExperts, PackedMatrix, RowTable
+from canvaslm.ops.predict import draw
+
+HIDDEN, INNER, EXPERTS, TOP, DENSE, VOCABULARY = 2816, 704, 128, 8, 2112, 262_144
+PLACES = 256
+Case = tuple[str, float, Callable[[], object]]
+
+
+def randomise(packed: PackedMatrix | PackedExperts) -> None:
+    """Bytes below 60: small fp16 and fp32 scales whatever they mean."""
+    view = (ctypes.c_uint8 * packed.nbytes).from_address(packed.data)
+    whole = torch.frombuffer(view, dtype=torch.uint8)
+    pattern = torch.randint(0, 60, (1 << 20,), dtype=torch.uint8)
+    for start in range(0, packed.nbytes, 1 << 20):
+        piece = whole[start : start + (1 << 20)]
+        piece.copy_(pattern[: len(piece)])
+
+
+def matrix(kind: str, n: int, k: int) -> PackedMatrix:
+    made = PackedMatrix(kind, n, k)
+    randomise(made)
+    return made
+
+
+def products() -> Iterator[Case]:
+    shapes = (("q_proj", 4096, HIDDEN), ("o_proj", HIDDEN, 4096), ("dense down", HIDDEN, DENSE))
+    for name, n, k in shapes:
+        for kind in ("Q4_K", "Q5_K", "Q6_K", "Q5_0", "Q8_0", "INT8", "BF16"):
+            if k % 256 and kind.endswith("_K"):
+                continue
+            weight, x, out = matrix(kind, n, k), torch.randn(PLACES, k), torch.empty(PLACES, n)
+            work = 2 * PLACES * n * k
+            yield f"{name} {kind}", work, lambda w=weight, x=x, out=out: calls.matmul(w, x, out)
+
+
+def mixtures() -> Iterator[Case]:
+    index = torch.rand(PLACES, EXPERTS).topk(TOP).indices
+    weights, x = torch.full((PLACES, TOP), 1 / TOP), torch.randn(PLACES, HIDDEN)
+    gate_up = PackedExperts("Q4_K", EXPERTS, 2 * INNER, HIDDEN)
+    randomise(gate_up)
+    for kind in ("Q5_0", "Q8_0"):
+        down = PackedExperts(kind, EXPERTS, HIDDEN, INNER)
+        randomise(down)
+        work = 2 * PLACES * TOP * 3 * INNER * HIDDEN
+        yield f"experts Q4_K + {kind}", work, lambda d=down: calls.experts(x, index, weights, gate_up, d)
+
+
+def dense_mlp() -> Iterator[Case]:
+    gate_up, down = PackedExperts("Q4_K", 1, 2 * DENSE, HIDDEN), PackedExperts("Q5_0", 1, HIDDEN, DENSE)
+    randomise(gate_up)
+    randomise(down)
+    x = torch.randn(PLACES, HIDDEN)
+    yield "dense MLP Q4_K + Q5_0", 2 * PLACES * 3 * DENSE * HIDDEN, lambda: calls.gated_mlp(x, gate_up, down)
+
+
+def attentions() -> Iterator[Case]:
+    for kv_heads, width, name in ((8, 256, "sliding"), (2, 512, "full")):
+        q = torch.randn(16, PLACES, width)
+        context, canvas = (torch.randn(2, kv_heads, n, width) * 0.06 for n in (512, PLACES))
+        context = context.bfloat16()
+        segments = [(context[0], context[1]), (canvas[0], canvas[1])]
+        work = 4 * 16 * PLACES * (512 + PLACES) * width
+        yield f"attention {name}, 768 keys", work, lambda q=q, s=segments: attention(q, s)
+
+
+def vocabulary(columns: int) -> Iterator[Case]:
+    drawn = draw(1, 0, 1, PLACES, columns, "cpu")
+    options = {
+        "softcap": 30.0, "temperature": torch.full((PLACES,), 0.7), "gumbel": drawn.gumbel, "uniform": drawn.uniform,
+    }  # fmt: skip
+    states = torch.randn(PLACES, HIDDEN)
+    work = 2 * PLACES * columns * HIDDEN
+    for kind in ("Q6_K", "INT8"):
+        weight = matrix(kind, columns, HIDDEN)
+        yield f"head {kind} [{columns}]", work, lambda w=weight: head(states, w, **options)
+    raw = torch.randint(0, 60, (columns * 2310,), dtype=torch.uint8)
+    table = SoftTable.build(RowTable("Q6_K", raw, columns, HIDDEN))
+    for name, sharp in (("flat", 1e-3), ("peaked", 0.3)):
+        logits = head(states * sharp, weight, **options).logits
+        _, how = soft_embed(logits, table)
+        label = f"soft embedding, {name}: {how.dense} dense rows, {how.gathered} tokens [{columns}]"
+        yield label, work if how.dense else 0, lambda kept=logits: soft_embed(kept, table)
+
+
+def glue_steps() -> Iterator[Case]:
+    x, weight, eps = torch.randn(PLACES, HIDDEN), torch.ones(HIDDEN), 1e-6
+    heads, table = torch.randn(PLACES, 16, 256), (torch.ones(PLACES, 128), torch.zeros(PLACES, 128))
+    proj, each = PackedMatrix.from_float(torch.randn(EXPERTS, HIDDEN) * 0.02), torch.ones(EXPERTS)
+    yield "rms norm with residual", 0, lambda: glue.rms_norm(x, weight, eps, residual=x)
+    yield (
+        "three norms of a layer's end",
+        0,
+        lambda: glue.join_feed_forward(x, weight, x, weight, weight, x, 1.0, eps),
+    )
+    yield "norm and rotation of q", 0, lambda: glue.norm_rope(heads, torch.ones(256), eps, table)
+    yield "router", 2 * PLACES * EXPERTS * HIDDEN, lambda: glue.route(x, weight, proj, each, TOP, eps)
+
+
+def measure(run: Callable[[], object], clock: Callable[[], float], repeats: int) -> float:
+    """Median seconds."""
+    run()
+    times = []
+    for _ in range(repeats):
+        start = clock()
+        run()
+        times.append(clock() - start)
+    return statistics.median(times)
+
+
+def ceiling(clock: Callable[[], float]) -> float:
+    """GOPS of all threads, the best of five short bursts."""
+    best = 0.0
+    for _ in range(5):
+        start = clock()
+        work = library().canvas_ceiling(3000)
+        best = max(best, 2 * work / (clock() - start) / 1e9)
+    return best
+
+
+GROUPS: dict[str, Callable[[int], Iterator[Case]]] = {
+    "products": lambda columns: products(),
+    "experts": lambda columns: mixtures(),
+    "dense": lambda columns: dense_mlp(),
+    "attention": lambda columns: attentions(),
+    "head": vocabulary,
+    "glue": lambda columns: glue_steps(),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--isa", help="avx512, avx2, neon or plain; default: the best this machine has")
+    parser.add_argument("--cpu", action="store_true", help="count processor time (one thread only)")
+    parser.add_argument("--only", default=",".join(GROUPS), help=f"groups: {', '.join(GROUPS)}")
+    parser.add_argument("--vocabulary", type=int, default=VOCABULARY, help="columns of the head")
+    parser.add_argument("--repeats", type=int, default=7)
+    options = parser.parse_args()
+    if not native.available():
+        parser.exit(1, f"no native kernels: {native.problem()}\n")
+    if options.isa:
+        native.use_isa(options.isa)
+    if options.threads:
+        native.set_threads(options.threads)
+    if options.cpu and native.threads() != 1:
+        parser.error("--cpu needs --threads 1")
+    clock = time.thread_time if options.cpu else time.perf_counter
+    print(f"{native.isa()}, {native.threads()} threads, {PLACES} places, ceiling {ceiling(clock):.0f} GOPS\n")
+    print("| kernel | ms | GOPS | of the ceiling |\n|---|---|---|---|")
+    for group in options.only.split(","):
+        for name, work, run in GROUPS[group](options.vocabulary):
+            before = ceiling(clock)
+            seconds = measure(run, clock, options.repeats)
+            speed, top = work / seconds / 1e9, (before + ceiling(clock)) / 2
+            share = f"{speed:.0f} | {speed / top:.0%}" if work else "- | -"
+            print(f"| {name} | {seconds * 1e3:.2f} | {share} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
