@@ -60,6 +60,7 @@ _SIGNATURES: dict[str, tuple[object, list[object]]] = {
         None,
         [_pointer, _pointer, _int, _pointer, _int, _int, _pointer, _int, _int, _float, _pointer, _pointer],
     ),
+    "canvas_ceiling": (ctypes.c_double, [_int]),
 }  # fmt: skip
 
 

@@ -166,3 +166,8 @@ API void canvas_route(const float* x, const float* scale, int kind, const uint8_
   Operation held;
   kernels().route(x, scale, {kind, experts, width, proj}, per_expert, tokens, top, eps, index, weights);
 }
+// Multiply-adds done by `times` rounds of every thread; the caller holds the watch.
+API double canvas_ceiling(int times) {
+  Operation held;
+  return kernels().ceiling(times);
+}

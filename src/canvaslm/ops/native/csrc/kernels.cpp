@@ -4,6 +4,7 @@
 #include "simd.h"
 //
 #include "attention.h"
+#include "ceiling.h"
 #include "experts.h"
 #include "gemm.h"
 #include "glue.h"
@@ -18,6 +19,6 @@ namespace CANVAS_ISA {
 
 extern const Kernels kernels;
 const Kernels kernels = {TEXT(CANVAS_ISA), matmul, experts, requantize, transpose, gather, head,
-                         soft, attention, rms_norm, join, norm_rope, route};
+                         soft, attention, rms_norm, join, norm_rope, route, ceiling};
 
 }  // namespace CANVAS_ISA

@@ -76,4 +76,5 @@ struct Kernels {
                     int width, int64_t stride);
   void (*route)(const float* x, const float* scale, const Matrix& proj, const float* per_expert, int tokens, int top, float eps,
                 int64_t* index, float* weights);
+  double (*ceiling)(int times);
 };
