@@ -49,7 +49,8 @@ def test_ratios_are_exact_and_know_which_way_is_better() -> None:
     found = {row.name: row for row in rows}
     rate = found["4 in flight: committed tokens/s"]
     assert (rate.a, rate.b, rate.ratio, rate.gain) == (50.0, 40.0, 0.8, 0.8)
-    assert found["4 in flight: whole answer, s, p50"].gain == 1.0
+    assert found["4 in flight: whole answer, ms, p50"].a == 2000.0
+    assert found["4 in flight: whole answer, ms, p50"].gain == 1.0
     assert not single
     rows, _ = compare(step_document(100.0), step_document(80.0))
     found = {row.name: row for row in rows}
@@ -73,7 +74,7 @@ def test_a_server_and_an_engine_can_be_compared() -> None:
     del other["results"]["runs"][0]["metrics"]["queued_s"]
     rows, single = compare(other, run_document())
     assert len(rows) > 10
-    assert single == ["4 in flight: in the queue, s, p50", "4 in flight: in the queue, s, p95"]
+    assert single == ["4 in flight: in the queue, ms, p50", "4 in flight: in the queue, ms, p95"]
 
 
 def test_the_table_says_it_in_words_and_what_else_differs() -> None:

@@ -14,14 +14,15 @@ from .document import Document
 from .tables import LABELS, number, plain
 
 _PERCENTILES = ("p50", "p95")
+# metric of a run -> name, factor
 _TIMES = {
-    "first_draft_s": "first draft, s",
-    "first_commit_s": "first committed text, s",
-    "between_commits_s": "between commits, s",
-    "request_s": "whole answer, s",
-    "queued_s": "in the queue, s",
-    "ms_per_step": "a step, ms",
-    "steps_per_canvas": "steps a canvas",
+    "first_draft_s": ("first draft, ms", 1000),
+    "first_commit_s": ("first committed text, ms", 1000),
+    "between_commits_s": ("between commits, ms", 1000),
+    "request_s": ("whole answer, ms", 1000),
+    "queued_s": ("in the queue, ms", 1000),
+    "ms_per_step": ("a step, ms", 1),
+    "steps_per_canvas": ("steps a canvas", 1),
 }
 
 
@@ -85,10 +86,10 @@ def _run_figures(run: dict[str, Any]) -> Iterator[Figure]:
     where = f"{run['concurrency']} in flight"
     yield Figure(f"{where}: committed tokens/s", run["tokens_per_second"], True)
     yield Figure(f"{where}: requests/s", run["requests_per_second"], True)
-    for name, label in _TIMES.items():
+    for name, (label, factor) in _TIMES.items():
         summary = run["metrics"].get(name)
         for percent in _PERCENTILES if summary else ():
-            yield Figure(f"{where}: {label}, {percent}", summary[percent])
+            yield Figure(f"{where}: {label}, {percent}", factor * summary[percent])
 
 
 def compare(a: Document, b: Document) -> tuple[list[Ratio], list[str]]:
@@ -131,11 +132,11 @@ def _verdict(gain: float | None) -> str:
 
 
 def _differences(a: Document, b: Document) -> list[str]:
-    """What was not the same: machine, model, settings."""
+    """What both tell of machine, model and settings, and is not the same."""
     found = []
     for part in ("machine", "model", "settings"):
-        for name in sorted({*a[part], *b[part]}):
-            left, right = a[part].get(name), b[part].get(name)
+        for name, left in a[part].items():
+            right = b[part].get(name, left)
             if left != right:
                 found.append(f"different {part} {name}: {plain(left)} | {plain(right)}")
     return found

@@ -6,15 +6,17 @@ from ..engine import Engine
 
 
 def fresh(engine: Engine, *, rows: int, prefix_cache: bool = False) -> Engine:
-    """An empty engine on the same model, keys and values of the same type; `rows` canvases at once."""
+    """An empty engine on the same model, keys and values of the same type, and so on; `rows` canvases at once."""
     runner = engine.runner
     return Engine(
         runner.model,
         max_rows=rows,
         max_context=engine.max_context,
         prefix_memory=engine.prefixes.limit if prefix_cache else 0,
+        kv_memory=engine.scheduler.kv_memory,
         deterministic=runner.deterministic,
         kv_type=runner.kv_type,
+        exact=runner.exact,
     )
 
 

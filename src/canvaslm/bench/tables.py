@@ -147,6 +147,7 @@ def _load_table(content: Document) -> Table:
     for heading, name in (("committed tokens/s", "tokens_per_second"), ("requests/s", "requests_per_second")):
         drawn.add_row(heading, *(number(run[name]) for run in runs))
     drawn.add_row("requests (failed)", *(f"{run['requests']} ({run['failed']})" for run in runs))
+    drawn.add_row("prompt tokens (remembered)", *(_prompts(run) for run in runs))
     drawn.add_section()
     for name, (heading, factor) in _METRICS.items():
         drawn.add_row(heading, *(_percentiles(run["metrics"][name], factor) for run in runs))
@@ -156,6 +157,11 @@ def _load_table(content: Document) -> Table:
         for heading, name in (("of arithmetic", "arithmetic_share"), ("of bandwidth", "bandwidth_share")):
             drawn.add_row(heading, *(share(run["work"][name]) for run in runs))
     return drawn
+
+
+def _prompts(run: Mapping[str, Any]) -> str:
+    counts = (run["prompt_tokens"], run["cached_tokens"])
+    return " ".join("-" if n is None else f"{n:,}" if i == 0 else f"({n:,})" for i, n in enumerate(counts))
 
 
 def _percentiles(summary: Mapping[str, float] | None, factor: float) -> str:
