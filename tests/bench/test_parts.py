@@ -160,3 +160,12 @@ def test_packed_weights_are_counted(packed: Engine) -> None:
     values = 2048 * 256
     assert 1.0 * values < read["head_sampling"] < 1.2 * values  # a byte each and scales
     assert all(read[part] > 0 for part in ("projections", "dense_mlp", "experts", "self_conditioning"))
+
+
+def test_int8_is_probed_with_the_kernels(packed: Engine) -> None:
+    """Plain emulation of int8 would be far below fp32."""
+    from canvaslm.bench.machine import probe_products
+
+    found = probe_products(seconds=0.02)
+    assert found.int8 is not None
+    assert found.int8 > found.float32 / 2

@@ -51,7 +51,11 @@ def test_steps_are_measured_plain_and_watched(engine: Engine) -> None:
     assert found.first > 0
     assert sum(found.parts.values()) == pytest.approx(found.watched[1])  # the median one
     assert list(found.watched) == sorted(found.watched)
-    assert "context 20: step 3 of 3, by part" in said
+    assert said == [
+        "context 20: encoding",
+        *(f"context 20: step {i} of 3" for i in (1, 2, 3)),
+        "context 20: encoding, by part",
+    ]
     plain = measure_steps(engine, 20, rows=2, steps=2, parts=False)
     assert (plain.parts, plain.watched) == ({}, ())
 

@@ -120,7 +120,7 @@ class _SoftProducts(TorchFunctionMode):
 
 
 class Instrument:
-    """While entered, `clock` sees every part of what an engine runs. `notes` names what was not found to measure.
+    """While entered (as often as one likes), `clock` sees every part of what an engine runs. `notes` names what was not found to measure.
 
     On a GPU every border between two parts waits for the device: the sum is then longer than an unmeasured step.
     """
@@ -132,6 +132,7 @@ class Instrument:
         self._undo = ExitStack()
 
     def __enter__(self) -> Instrument:
+        self.notes.clear()
         try:
             self._install()
         except BaseException:

@@ -124,26 +124,26 @@ def measure_steps(
     parts: bool = True,
     tell: Tell = lambda text: None,
 ) -> StepTimes:
-    """Encodes, takes a first step and `steps` more; with `parts`, all of this again, watched."""
+    """Encodes, takes a first step and `steps` more; with `parts`, as many steps between them and the encoding watched."""
     where = f"context {context}" if rows == 1 else f"context {context}, {rows} rows"
     tell(f"{where}: encoding")
     stepper = Stepper(engine, context, rows=rows, limit=2 * steps + 1, params=params)
     started = stepper.start()
-    plain = []
-    for number in range(steps):
-        tell(f"{where}: step {number + 1} of {steps}")
+    watch = Instrument(stepper.engine)
+    plain: list[float] = []
+    watched: list[Seconds] = []
+    for number in range(1, steps + 1):  # one without, one with hooks: both meet the same neighbours
+        tell(f"{where}: step {number} of {steps}")
         plain.append(stepper.step().denoise)
+        if parts:
+            with watch:
+                watched.append(stepper.step(watch).parts[DENOISE])
     if not parts:
         return StepTimes(context, rows, started.encode, started.denoise, tuple(plain), {}, (), {})
-    with Instrument(stepper.engine) as watch:
-        watched = []
-        for number in range(steps):
-            tell(f"{where}: step {number + 1} of {steps}, by part")
-            watched.append(stepper.step(watch).parts[DENOISE])
     tell(f"{where}: encoding, by part")
     again = Stepper(engine, context, rows=rows, limit=1, params=params)
-    with Instrument(again.engine) as watch:
-        encoded = again.start(watch).parts[ENCODE]
+    with Instrument(again.engine) as watch_encoding:
+        encoded = again.start(watch_encoding).parts[ENCODE]
     watched.sort(key=lambda found: sum(found.values()))
     return StepTimes(
         context, rows, started.encode, started.denoise, tuple(plain), watched[(len(watched) - 1) // 2],

@@ -35,11 +35,13 @@ _METRICS = {
 
 
 def number(value: float | None) -> str:
-    """Three figures; - for what is not known."""
+    """Two or three figures; - for what is not known."""
     if value is None:
         return "-"
     if abs(value) >= 1000:
         return f"{value:,.0f}"
+    if abs(value) < 0.1:
+        return f"{value:.2g}"
     decimals = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2
     return f"{value:.{decimals}f}"
 
