@@ -6,6 +6,7 @@ import ipaddress
 import os
 import socket
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -37,6 +38,7 @@ def command(
 
     It listens at once and answers 503 until the model is loaded. Ctrl-C lets answers finish; a second one does not.
     """
+    require_packages()
     keys = read_keys(access.api_key_file, os.environ.get("CANVASLM_API_KEY"))
     host = listening.host
     check_exposure(host, keys)
@@ -54,6 +56,13 @@ def command(
         max_queue=budget.max_queue,
         max_body=budget.max_body * MIB,
     )
+
+
+def require_packages() -> None:
+    """Raises UsageError where the server's packages are not installed."""
+    for name in ("fastapi", "uvicorn", "prometheus_client"):
+        if find_spec(name) is None:
+            raise UsageError(f"`canvaslm serve` needs the package {name}: pip install 'canvaslm[server]'")
 
 
 def split(names: str | None) -> list[str]:
@@ -174,6 +183,7 @@ def run(opening: Opening, listening: Listening, **options: Any) -> None:
     import uvicorn
 
     from ..server.app import create_app
+    from ..server.protocol import TimedProtocol
 
     class Server(uvicorn.Server):
         """Ends with an exit code of its own instead of raising the signal again."""
@@ -187,7 +197,7 @@ def run(opening: Opening, listening: Listening, **options: Any) -> None:
     log_to_stderr(listening.access_log)
     config = uvicorn.Config(
         create_app(opening, **options),
-        http="h11",
+        http=TimedProtocol,
         ws="none",
         lifespan="on",
         log_config=None,

@@ -214,7 +214,7 @@ class Bridge:
         """Cancels what runs and ends the thread, waiting for it no longer than given."""
         self.closed = True
         self._commands.put(None)
-        if self._thread is not None:
+        if self._thread is not None and self._loaded is not None:  # loading cannot be interrupted
             await asyncio.to_thread(self._thread.join, seconds)
 
     # -- the engine's thread ----------------------------------------------------------------------------------

@@ -81,7 +81,9 @@ def problem_of(error: BaseException, names: Mapping[str, str] | None = None) -> 
 
 def _renamed(message: str, param: str | None, code: str | None, names: Mapping[str, str]) -> Problem:
     if param is not None and param in names:
-        message, param = message.replace(param, names[param]), names[param]
+        for sign in (" =", ":"):
+            message = message.replace(f"{param}{sign}", f"{names[param]}{sign}")
+        param = names[param]
     return Problem(400, message, param=param, code=code)
 
 

@@ -17,7 +17,8 @@ _STYLE = (
     "@media(prefers-color-scheme:dark){body{color:#ddd;background:#181818}td,th{border-color:#555}a{color:#8bf}}"
 )
 _INTRO = """\
-Errors are `{"error": {"message", "type", "param", "code"}}`, inside a stream too. A field that is not known is ignored
+Errors are `{"error": {"message", "type", "param", "code"}}`, inside a stream too; `/v1/messages` and `/api` word errors
+as Anthropic and Ollama do. A field that is not known is ignored
 and named in the answer's `warnings`; one that is known and cannot be served is refused with 400 and its name in
 `param`. With a key set, send it as `Authorization: Bearer KEY` or `x-api-key: KEY`.
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from fastapi import Depends
 from starlette.requests import Request as HttpRequest
 
-from ..errors import CanvasError, PromptTooLong, UsageError
+from ..errors import CanvasError, PromptTooLong
 from ..types import Failed, Finished, Request
 from .bridge import Bridge, Flight
 from .limits import Limits
@@ -143,8 +143,10 @@ class Service:
         try:
             readers = [self._reader(ask) for _ in range(ask.count)]
             requests = await self.work(self._prepare, ask)
-        except BaseException:
+        except BaseException as error:
             self.bridge.release(ask.count)
+            if isinstance(error, CanvasError):
+                raise problem_of(error, ask.names) from error
             raise
         try:
             return Answers(await self.bridge.launch(requests), readers)
@@ -152,8 +154,11 @@ class Service:
             raise problem_of(error, ask.names) from error
 
     async def encode(self, ask: Ask) -> list[tuple[int, ...]]:
-        """Token ids of the prompts, without running anything."""
-        tokens: list[tuple[int, ...]] = await self.work(self._tokens, ask)
+        """Token ids of the prompts, without running anything. Raises Problem."""
+        try:
+            tokens: list[tuple[int, ...]] = await self.work(self._tokens, ask)
+        except CanvasError as error:
+            raise problem_of(error, ask.names) from error
         return tokens
 
     async def work(self, function: Any, *arguments: Any) -> Any:
@@ -181,10 +186,7 @@ class Service:
         )
 
     def _prepare(self, ask: Ask) -> list[Request]:
-        try:
-            params = self.session.merge(ask.preset, ask.params)
-        except UsageError as error:
-            raise problem_of(error, ask.names) from error
+        params = self.session.merge(ask.preset, ask.params)
         base = secrets.randbits(62) if params.seed is None else params.seed
         return [
             Request(
@@ -200,16 +202,13 @@ class Service:
 
     def _tokens(self, ask: Ask) -> list[tuple[int, ...]]:
         session = self.session
-        try:
-            self._check_size(ask)
-            if ask.messages is not None:
-                return [tuple(session.encode(ask.messages, thinking=ask.thinking, tools=ask.tools or None))]
-            return [
-                tuple(session.encode(prompt, raw=True)) if isinstance(prompt, str) else tuple(prompt)
-                for prompt in ask.prompts
-            ]
-        except CanvasError as error:
-            raise problem_of(error, ask.names) from error
+        self._check_size(ask)
+        if ask.messages is not None:
+            return [tuple(session.encode(ask.messages, thinking=ask.thinking, tools=ask.tools or None))]
+        return [
+            tuple(session.encode(prompt, raw=True)) if isinstance(prompt, str) else tuple(prompt)
+            for prompt in ask.prompts
+        ]
 
     def _check_size(self, ask: Ask) -> None:
         """Refuses what is sure to be too long without spending seconds on its tokens. Raises PromptTooLong."""

@@ -1,0 +1,47 @@
+"""Connections that say nothing, or never finish saying it."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+
+import pytest
+import uvicorn
+
+from canvaslm.server import create_app
+from canvaslm.server.protocol import TimedProtocol
+
+from .test_bridge import request_bytes
+from .world import HELLO, tiny_session, wait_for
+
+
+class Hasty(TimedProtocol):
+    head_seconds = 0.5
+
+
+@pytest.mark.parametrize("begin", [b"", b"GET /health HT", b"GET /health HTTP/1.1\r\nHost: localhost\r\nX: "])
+def test_slow_heads_are_cut_off_and_slow_answers_are_not(begin: bytes) -> None:
+    config = uvicorn.Config(
+        create_app(tiny_session()), http=Hasty, lifespan="on", log_config=None, access_log=False
+    )
+    server = uvicorn.Server(config)
+    listener = socket.create_server(("127.0.0.1", 0))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    wait_for(lambda: server.started)
+    address = listener.getsockname()
+    try:
+        with (
+            socket.create_connection(address, timeout=10) as slow,
+            socket.create_connection(address, timeout=30) as fair,
+        ):
+            fair.sendall(request_bytes({"messages": HELLO, "max_tokens": 400, "confidence_threshold": 0.0}))
+            slow.sendall(begin)
+            start = time.monotonic()
+            assert slow.recv(1000) == b""
+            assert 0.3 < time.monotonic() - start < 5
+            assert fair.recv(1000).startswith(b"HTTP/1.1 200")
+    finally:
+        server.should_exit = True
+        thread.join(20)
