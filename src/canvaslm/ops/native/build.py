@@ -64,7 +64,7 @@ def units(machine: str | None = None) -> list[tuple[str, str, list[str]]]:
         )
         return [*parts, ("api", "api.cpp", ["-DCANVAS_X86"])]
     if machine in ("aarch64", "arm64"):
-        parts.append(("neon", "kernels.cpp", ["-DCANVAS_ISA=neon", "-march=armv8.2-a+dotprod"]))
+        parts.append(("neon", "kernels.cpp", ["-DCANVAS_ISA=neon", "-mcpu=generic+dotprod"]))
         return [*parts, ("api", "api.cpp", ["-DCANVAS_ARM"])]
     return [*parts, ("api", "api.cpp", [])]
 

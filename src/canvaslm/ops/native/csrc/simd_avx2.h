@@ -18,14 +18,16 @@ INL F zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
 INL F load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
 INL void store(float* p, F x) { _mm256_storeu_ps(p, x.a); _mm256_storeu_ps(p + 8, x.b); }
 INL F load_n(const float* p, int n) {
+  if (n >= 16) return load(p);
   float t[16] = {0};
-  if (n > 0) memcpy(t, p, 4 * (size_t)(n < 16 ? n : 16));
+  if (n > 0) memcpy(t, p, 4 * (size_t)n);
   return load(t);
 }
 INL void store_n(float* p, F x, int n) {
+  if (n >= 16) return store(p, x);
   float t[16];
   store(t, x);
-  if (n > 0) memcpy(p, t, 4 * (size_t)(n < 16 ? n : 16));
+  if (n > 0) memcpy(p, t, 4 * (size_t)n);
 }
 INL F add(F x, F y) { return {_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)}; }
 INL F sub(F x, F y) { return {_mm256_sub_ps(x.a, y.a), _mm256_sub_ps(x.b, y.b)}; }
