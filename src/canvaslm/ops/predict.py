@@ -28,6 +28,9 @@ SAMPLE_TILE = 1024
 GEMM_TILE = 4 * SAMPLE_TILE
 
 
+# Share of the largest probability below which a token counts as impossible; 262,144 of these are still nothing in fp32.
+SMALLEST_MASS = 1e-35
+
 # A matrix [V, H]: a tensor, or one that unpacks its rows when asked.
 Table = Tensor | QuantVocabulary
 
@@ -171,7 +174,8 @@ class _Running:
         if self.top_values.shape[1]:
             self._rank(logits, start)
         peak = torch.maximum(self.peak, top)
-        mass = torch.exp(logits - peak[:, None])
+        # What is too small to count becomes zero: denormal numbers make a matrix product eight times slower.
+        mass = F.threshold_(torch.exp(logits - peak[:, None]), SMALLEST_MASS, 0.0)
         keep = torch.exp(self.peak - peak)
         self.total = self.total * keep + mass.sum(-1)
         # 0 * -inf: a token that is forbidden adds nothing to the entropy.
