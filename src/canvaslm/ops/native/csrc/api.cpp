@@ -16,21 +16,38 @@ namespace avx512 { extern const Kernels kernels; }
 #if defined(CANVAS_ARM)
 namespace neon { extern const Kernels kernels; }
 #endif
+#if defined(CANVAS_X86)
+#include <cpuid.h>
+#endif
 #if defined(CANVAS_ARM) && defined(__linux__)
 #include <sys/auxv.h>
 #endif
 
 namespace {
 
+#if defined(CANVAS_X86)
+// By hand: __builtin_cpu_supports does not link into a shared library with every toolchain (zig).
+bool bit(unsigned reg, int n) { return reg >> n & 1; }
+
+bool x86_runs(bool avx512) {
+  unsigned a, b, c, d, low, high;
+  if (!__get_cpuid(1, &a, &b, &c, &d)) return false;
+  const bool fma = bit(c, 12), saves = bit(c, 27), f16c = bit(c, 29);
+  if (!fma || !saves || !f16c) return false;
+  asm volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  if ((low & 6) != 6) return false;  // the system keeps the ymm registers
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !bit(b, 5)) return false;
+  if (!avx512) return true;
+  const bool f = bit(b, 16), dq = bit(b, 17), bw = bit(b, 30), vl = bit(b, 31), vnni = bit(c, 11);
+  return (low & 0xE0) == 0xE0 && f && dq && bw && vl && vnni;
+}
+#endif
+
 bool runs_here(const char* isa) {
   if (!strcmp(isa, "plain")) return true;
 #if defined(CANVAS_X86)
-  __builtin_cpu_init();
-  if (!strcmp(isa, "avx2"))
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
-  if (!strcmp(isa, "avx512"))
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
+  if (!strcmp(isa, "avx2")) return x86_runs(false);
+  if (!strcmp(isa, "avx512")) return x86_runs(true);
 #endif
 #if defined(CANVAS_ARM)
   if (!strcmp(isa, "neon")) {
