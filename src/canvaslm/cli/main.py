@@ -44,7 +44,11 @@ COMMANDS = {
         "canvaslm.cli.synth", "command", "Write a checkpoint of random weights for tests and benches."
     ),
     "pack": Entry("canvaslm.cli.pack", "command", "Repack a GGUF file so that it opens faster."),
-    "bench": Entry("canvaslm.cli.bench", "command", "Measure how fast a model or a server answers, and where the time goes."),
+    "bench": Entry(
+        "canvaslm.cli.bench",
+        "command",
+        "Measure how fast a model or a server answers, and where the time goes.",
+    ),
     "serve": Entry("canvaslm.cli.serve", "command", "Serve a model over HTTP.", "server"),
 }
 

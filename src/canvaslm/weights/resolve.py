@@ -206,7 +206,9 @@ def _listing(text: str, folder: Path) -> list[str]:
 
 def _without_safetensors(text: str, folder: Path, names: list[str]) -> Checkpoint:
     ggufs = [name for name in names if name.lower().endswith(".gguf") and not name.startswith("mmproj")]
-    if len({_PART.sub("", name) for name in ggufs}) == 1:  # one file, or the parts of one; the first stands for all
+    if (
+        len({_PART.sub("", name) for name in ggufs}) == 1
+    ):  # one file, or the parts of one; the first stands for all
         return Checkpoint("gguf", text, folder, (inside(folder, ggufs[0]),))
     if ggufs:
         raise UsageError(
