@@ -6,7 +6,6 @@ import json
 
 import pytest
 import torch
-from canvaslm.text.chat import ChatTemplate
 
 from canvaslm.demo.config import MODEL_FOLDER
 from canvaslm.demo.tasks import TASKS
@@ -17,6 +16,7 @@ from canvaslm.evals.session_answers import SessionAnswerer
 from canvaslm.model import DiffusionGemma
 from canvaslm.model.config import ModelConfig
 from canvaslm.session import Session
+from canvaslm.text.chat import ChatTemplate
 from canvaslm.text.tokenizer import Tokenizer
 from canvaslm.types import Params
 
