@@ -175,7 +175,7 @@ class _Running:
             self._rank(logits, start)
         peak = torch.maximum(self.peak, top)
         # What is too small to count becomes zero: denormal numbers make a matrix product eight times slower.
-        mass = F.threshold_(torch.exp(logits - peak[:, None]), SMALLEST_MASS, 0.0)
+        mass = torch.threshold_(torch.exp(logits - peak[:, None]), SMALLEST_MASS, 0.0)
         keep = torch.exp(self.peak - peak)
         self.total = self.total * keep + mass.sum(-1)
         # 0 * -inf: a token that is forbidden adds nothing to the entropy.
