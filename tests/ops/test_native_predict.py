@@ -189,3 +189,15 @@ def test_tiles_are_the_twins():
 
     assert predict.SAMPLE_TILE == twin.SAMPLE_TILE
     assert formats.FORMATS["Q6_K"].type_id == 14
+
+
+def test_logits_memory_is_used_again_only_when_they_are_gone():
+    first, *_ = both()
+    kept = first.logits.store.clone()
+    address = first.logits.store.data_ptr()
+    second, *_ = both(rows=10)
+    assert second.logits.store.data_ptr() != address
+    assert torch.equal(first.logits.store, kept)
+    del first
+    third, *_ = both(rows=15)
+    assert third.logits.store.data_ptr() == address

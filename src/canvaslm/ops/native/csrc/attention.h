@@ -5,7 +5,7 @@
 // come in chunks of 256, combined as flash attention does: running maximum, running sum, rescaled output (Milakov &
 // Gimelshein 2018; Dao et al. 2022). Relative error about 5e-4.
 //
-// A row is one query of one head; the rows of a key-value head share its keys, 48 at a time.
+// A row is one query of one head; the rows of a key-value head share its keys, 24 at a time.
 #pragma once
 #include <cmath>
 
@@ -17,7 +17,11 @@
 namespace CANVAS_ISA {
 
 constexpr int kChunk = 256;      // keys
-constexpr int kRowsAtOnce = 48;  // rows of a task
+// Distances between rows of scratch: a power of two would put all rows into a few sets of the first-level cache.
+constexpr int kPad = 16;                   // of fp32 rows
+constexpr int kHalfRow = kChunk + 2 * kPad;  // of int16 rows of 256
+constexpr int kScoreRow = kChunk + kPad;
+constexpr int kRowsAtOnce = 24;  // rows of a task
 constexpr float kNormLimit = 46000.f, kValueLimit = 32000.f, kShareLimit = 32767.f;
 
 struct Range {
@@ -43,19 +47,22 @@ struct AttentionShape {
   }
 };
 
-INL void load_vector(const void* base, int dtype, int64_t at, int count, int width, float* out) {
-  if (dtype == 0) memcpy(out, (const float*)base + at, (size_t)count * 4);
+// `count` values as fp32, padded with zeros to `width`: where they lie if they can be read there, else in `room`.
+INL const float* vector_at(const void* base, int dtype, int64_t at, int count, int width, float* room) {
+  if (dtype == 0 && count == width) return (const float*)base + at;
+  if (dtype == 0) memcpy(room, (const float*)base + at, (size_t)count * 4);
   else
-    for (int i = 0; i < count; i++) out[i] = bf16_to_float(((const uint16_t*)base)[at + i]);
-  for (int i = count; i < width; i++) out[i] = 0.f;
+    for (int i = 0; i < count; i++) room[i] = bf16_to_float(((const uint16_t*)base)[at + i]);
+  for (int i = count; i < width; i++) room[i] = 0.f;
+  return room;
 }
 
 // Key or value `index` (counted over all segments) of a head.
-INL void load_key(const AttentionCall& c, int index, int head, bool value, int width, float* out) {
+INL const float* key_at(const AttentionCall& c, int index, int head, bool value, int width, float* room) {
   const Segment* s = c.segments;
   for (; index >= s->count; s++) index -= s->count;
   const int64_t at = index * (value ? s->v_token : s->k_token) + head * (value ? s->v_head : s->k_head);
-  load_vector(value ? s->v : s->k, s->dtype, at, c.width, width, out);
+  return vector_at(value ? s->v : s->k, s->dtype, at, c.width, width, room);
 }
 
 // int16 with norm below the limit; returns the scale that undoes it.
@@ -78,9 +85,13 @@ static void pack_keys(const AttentionCall& c, const AttentionShape& s, int head,
   int16_t* rows = (int16_t*)(values + s.width);
   for (int n0 = 0; n0 < count; n0 += 16) {
     for (int n = 0; n < 16; n++) {
-      if (n0 + n < count) load_key(c, first + n0 + n, head, false, s.width, values);
-      else memset(values, 0, (size_t)s.width * 4);
-      to.k_scale[n0 + n] = to_int16(values, s.width, rows + (size_t)n * (size_t)s.width);
+      int16_t* row = rows + (size_t)n * (size_t)s.width;
+      if (n0 + n < count) {
+        to.k_scale[n0 + n] = to_int16(key_at(c, first + n0 + n, head, false, s.width, values), s.width, row);
+      } else {
+        memset(row, 0, (size_t)s.width * 2);
+        to.k_scale[n0 + n] = 0.f;
+      }
     }
     int32_t* out = (int32_t*)(to.k + (size_t)(n0 / 32) * 32 * (size_t)s.width) + (n0 / 16 % 2) * 16;
     const int32_t* in = (const int32_t*)rows;
@@ -94,19 +105,20 @@ static void pack_values(const AttentionCall& c, const AttentionShape& s, int hea
   const int first = chunk * kChunk, count = least(kChunk, s.keys - first);
   const size_t width = (size_t)s.width;
   for (size_t d = 0; d < width; d += 16) store(to.v_scale + d, set1(1e-20f));
+  const float* rows[kChunk + 1];
   for (int n = 0; n < count; n++) {
-    float* row = values + (size_t)n * width;
-    load_key(c, first + n, head, true, s.width, row);
+    const float* row = rows[n] = key_at(c, first + n, head, true, s.width, values + (size_t)n * width);
     for (size_t d = 0; d < width; d += 16) store(to.v_scale + d, max(load(to.v_scale + d), abs(load(row + d))));
   }
+  rows[count] = values + (size_t)count * width;  // an odd chunk ends in a value of zeros
   if (count % 2) memset(values + (size_t)count * width, 0, width * 4);
   for (size_t d = 0; d < width; d += 16) {
     const F up = div(set1(kValueLimit), load(to.v_scale + d));
     int32_t* out = (int32_t*)(to.v + (d / 32) * 32 * kChunk) + (d / 16 % 2) * 16;
     for (int n = 0; n < count; n += 2) {
       int16_t even[16], odd[16];
-      store_s16(even, to_int(mul(load(values + (size_t)n * width + d), up)));
-      store_s16(odd, to_int(mul(load(values + (size_t)(n + 1) * width + d), up)));
+      store_s16(even, to_int(mul(load(rows[n] + d), up)));
+      store_s16(odd, to_int(mul(load(rows[n + 1] + d), up)));
       for (int i = 0; i < 16; i++)
         out[(size_t)(n / 2) * 32 + (size_t)i] = (int32_t)((uint32_t)(uint16_t)even[i] | (uint32_t)(uint16_t)odd[i] << 16);
     }
@@ -114,14 +126,16 @@ static void pack_values(const AttentionCall& c, const AttentionShape& s, int hea
   }
 }
 
-// acc[m] += 32 outputs of `pairs` <= 128 int16 pairs of row m; rows are kChunk apart, so that addresses are constants.
+// acc[m] += 32 outputs of `pairs` <= 128 int16 pairs of row m; rows are kHalfRow apart, so that addresses are constants.
 template <int MR> INL void pair_products(const int16_t* w, const int16_t* a, int pairs, I (&acc)[MR][2]) {
-#pragma GCC unroll 2
+#pragma GCC unroll 1
   for (int j = 0; j < pairs; j++) {
     const B w0 = load_weight(w + (size_t)j * 64), w1 = load_weight(w + (size_t)j * 64 + 32);
+    prefetch(w + (size_t)j * 64 + 1024);
+    prefetch(w + (size_t)j * 64 + 1056);
 #pragma GCC unroll 16
     for (int m = 0; m < MR; m++) {
-      const B b = broadcast4(a + m * kChunk + 2 * (size_t)j);
+      const B b = broadcast4(a + m * kHalfRow + 2 * (size_t)j);
       dot_pairs(acc[m][0], w0, b);
       dot_pairs(acc[m][1], w1, b);
     }
@@ -140,13 +154,13 @@ struct ScoreStep {  // scores of 32 keys
     for (int m = 0; m < MR; m++) acc[m][0] = acc[m][1] = zero_int();
 #pragma GCC unroll 1
     for (int d = 0; d < width; d += kChunk)
-      pair_products<MR>(keys + (size_t)d * 32, queries + (size_t)d * kRowsAtOnce + (size_t)r * kChunk,
+      pair_products<MR>(keys + (size_t)d * 32, queries + (size_t)(d / kChunk) * kRowsAtOnce * kHalfRow + (size_t)r * kHalfRow,
                         least(kChunk, width - d) / 2, acc);
     const F s0 = load(k_scale), s1 = load(k_scale + 16);
 #pragma GCC unroll 16
     for (int m = 0; m < MR; m++) {
       const F q = set1(q_scale[r + m]);
-      float* to = scores + (size_t)(r + m) * kChunk;
+      float* to = scores + (size_t)(r + m) * kScoreRow;
       store(to, mul(to_float(acc[m][0]), mul(s0, q)));
       store(to + 16, mul(to_float(acc[m][1]), mul(s1, q)));
     }
@@ -167,17 +181,21 @@ struct ValueStep {  // 32 output components: out = out * keep + gain * (shares .
     I acc[MR][2];
 #pragma GCC unroll 16
     for (int m = 0; m < MR; m++) acc[m][0] = acc[m][1] = zero_int();
-    pair_products<MR>(values, shares + (size_t)r * kChunk, pairs, acc);
+    pair_products<MR>(values, shares + (size_t)r * kHalfRow, pairs, acc);
     const F s0 = load(v_scale), s1 = load(v_scale + 16);
 #pragma GCC unroll 16
     for (int m = 0; m < MR; m++) {
       const F keep = set1(online[r + m].keep), gain = set1(online[r + m].gain);
-      float* to = out + (size_t)(r + m) * (size_t)width;
+      float* to = out + (size_t)(r + m) * (size_t)(width + kPad);
       store(to, fma(to_float(acc[m][0]), mul(s0, gain), mul(load(to), keep)));
       store(to + 16, fma(to_float(acc[m][1]), mul(s1, gain), mul(load(to + 16), keep)));
     }
   }
 };
+
+// Functions of their own: inlined into a larger one, GCC keeps the accumulators in memory.
+__attribute__((noinline)) static void score_tile(const ScoreStep& step, int rows) { in_row_blocks<kFlatRows>(rows, step); }
+__attribute__((noinline)) static void value_tile(const ValueStep& step, int rows) { in_row_blocks<kFlatRows>(rows, step); }
 
 // Keys query `token` sees.
 INL Range visible(const AttentionCall& c, const AttentionShape& s, int token) {
@@ -218,48 +236,46 @@ struct RowsTask {
 
 static void attend_rows(const AttentionCall& c, const AttentionShape& s, const RowsTask& t, int slot) {
   const size_t width = (size_t)s.width;
-  const size_t panels = (width + kChunk - 1) / kChunk * kChunk;
-  char* memory = (char*)scratch(
-      slot, 1, (size_t)kRowsAtOnce * (width * 4 + panels * 2 + kChunk * 6 + 64 + sizeof(Online)) + width * 6);
-  float* scores = (float*)memory;
-  float* out = scores + (size_t)kRowsAtOnce * kChunk;
-  int16_t* queries = (int16_t*)(out + (size_t)kRowsAtOnce * width);
+  const size_t panels = (width + kChunk - 1) / kChunk * kHalfRow, out_row = width + kPad;
+  const size_t row_bytes = (out_row + kScoreRow + 1) * 4 + (panels + kHalfRow) * 2 + sizeof(Online);
+  float* scores = (float*)scratch(slot, 1, (size_t)kRowsAtOnce * row_bytes + width * 6);
+  float* out = scores + (size_t)kRowsAtOnce * kScoreRow;
+  int16_t* queries = (int16_t*)(out + (size_t)kRowsAtOnce * out_row);
   int16_t* shares = queries + (size_t)kRowsAtOnce * panels;
-  float* q_scale = (float*)(shares + (size_t)kRowsAtOnce * kChunk);
+  float* q_scale = (float*)(shares + (size_t)kRowsAtOnce * kHalfRow);
   float* one = q_scale + kRowsAtOnce;
   int16_t* small = (int16_t*)(one + width);
   Online* online = (Online*)(small + width);
   Range all = {s.keys, 0};
   for (int r = 0; r < t.rows; r++) {
     const int token = (t.first + r) / s.group, head = t.head * s.group + (t.first + r) % s.group;
-    load_vector(c.q, 0, token * c.q_token + head * c.q_head, c.width, s.width, one);
-    q_scale[r] = to_int16(one, s.width, small);
+    const float* query = vector_at(c.q, 0, token * c.q_token + head * c.q_head, c.width, s.width, one);
+    q_scale[r] = to_int16(query, s.width, small);
     for (size_t d = 0; d < width; d += kChunk)
-      memcpy(queries + d * kRowsAtOnce + (size_t)r * kChunk, small + d, least((size_t)kChunk, width - d) * 2);
+      memcpy(queries + d / kChunk * kRowsAtOnce * kHalfRow + (size_t)r * kHalfRow, small + d, least((size_t)kChunk, width - d) * 2);
     online[r] = {-INFINITY, 0.f, 1.f, 0.f};
     const Range seen = visible(c, s, token);
     all = {least(all.from, seen.from), most(all.to, seen.to)};
   }
-  memset(out, 0, (size_t)t.rows * width * 4);
+  memset(out, 0, (size_t)t.rows * out_row * 4);
   for (int chunk = all.from / kChunk; chunk * kChunk < all.to; chunk++) {
     const PackedChunk p = s.chunk(t.head, chunk);
     const int first = chunk * kChunk, count = least(kChunk, s.keys - first);
     for (int k = 0; k < count; k += 32)
-      in_row_blocks<kFlatRows>(t.rows, ScoreStep{p.k + (size_t)k * width, queries, p.k_scale + k, q_scale, scores + k, s.width});
+      score_tile({p.k + (size_t)k * width, queries, p.k_scale + k, q_scale, scores + k, s.width}, t.rows);
     for (int r = 0; r < t.rows; r++) {
       const Range seen = visible(c, s, (t.first + r) / s.group);
-      softmax_row(scores + (size_t)r * kChunk, {most(0, seen.from - first), least(count, seen.to - first)}, count, online[r],
-                  shares + (size_t)r * kChunk);
+      softmax_row(scores + (size_t)r * kScoreRow, {most(0, seen.from - first), least(count, seen.to - first)}, count, online[r],
+                  shares + (size_t)r * kHalfRow);
     }
     for (int d = 0; d < s.width; d += 32)
-      in_row_blocks<kFlatRows>(t.rows, ValueStep{p.v + (size_t)d * kChunk, shares, p.v_scale + d, online, out + d, s.width,
-                                                (count + 1) / 2});
+      value_tile({p.v + (size_t)d * kChunk, shares, p.v_scale + d, online, out + d, s.width, (count + 1) / 2}, t.rows);
   }
   for (int r = 0; r < t.rows; r++) {
     const int token = (t.first + r) / s.group, head = t.head * s.group + (t.first + r) % s.group;
     float* to = c.out + token * c.out_token + head * c.out_head;
     const F inverse = set1(online[r].total > 0 ? 1.f / online[r].total : 0.f);
-    for (int d = 0; d < c.width; d += 16) store_n(to + d, mul(load(out + (size_t)r * width + d), inverse), c.width - d);
+    for (int d = 0; d < c.width; d += 16) store_n(to + d, mul(load(out + (size_t)r * out_row + (size_t)d), inverse), c.width - d);
   }
 }
 
