@@ -38,6 +38,8 @@ from .weights.load import load_model
 from .weights.resolve import DEMO, Checkpoint, resolve
 
 Progress = Callable[[int, int], None]
+# A model this small gains nothing from more threads, and loses ten times its speed waiting for them on a busy machine.
+ONE_THREAD_BELOW = 10_000_000
 _PARAM_NAMES = frozenset(f.name for f in fields(Params))
 
 
@@ -59,7 +61,8 @@ def load(
     """Opens a checkpoint: a folder, a `.safetensors` or `.gguf` file, a hub id; None is the demo model that ships.
 
     `dtype` names a floating-point type ("float32", "bfloat16", "float16"); None chooses (see `weights.load_model`).
-    `progress(done, total)` is called with bytes while weights are read. For `max_rows` and what follows see `Engine`.
+    `threads` None takes all processors, or one for models below 10 M parameters. `progress(done, total)` is called with
+    bytes while weights are read. For `max_rows` and what follows see `Engine`.
     `kv_type` is "float32" or "bfloat16"; `self_conditioning` "exact" lets native kernels leave nothing out of the soft
     embedding. Raises NotFound, Offline, BadModelFile, OutOfMemory, UsageError.
     """
@@ -72,6 +75,8 @@ def load(
         native.set_threads(threads)
     is_demo = checkpoint.source == DEMO
     loaded = load_model(checkpoint, device=device, dtype=dtype, progress=progress)
+    if threads is None and sum(p.numel() for p in loaded.model.parameters()) < ONE_THREAD_BELOW:
+        torch.set_num_threads(1)
     tokenizer, template = _open_text(checkpoint)
     given, origins = sampling_defaults(loaded.generation)
     return Session(
