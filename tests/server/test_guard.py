@@ -201,29 +201,33 @@ def test_keys_that_are_none_are_refused_at_the_start(key: Any) -> None:
         create_app(tiny_session, api_key=key)
 
 
+def access_lines(caplog: pytest.LogCaptureFixture, count: int) -> list[str]:
+    """The server's log lines once there are `count`: each is written after its response has left."""
+    lines: list[str] = []
+    for _ in range(100):
+        lines = [record.getMessage() for record in caplog.records if record.name.startswith("canvaslm")]
+        if len(lines) >= count:
+            break
+        time.sleep(0.05)
+    return lines
+
+
 def test_neither_keys_nor_prompts_are_logged(locked: Running, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     with locked.client() as client:
         words = [{"role": "user", "content": "my secret wish"}]
         for body in ({"messages": words, "max_tokens": 8}, {"messages": words, "n": "bad"}):
             client.post(f"{CHAT}?key={KEY}&wish=secret", json=body, headers={"x-api-key": KEY})
-    lines = [record.getMessage() for record in caplog.records if record.name.startswith("canvaslm")]
+    lines = access_lines(caplog, 2)
     assert len(lines) == 2 and all(CHAT in line for line in lines)
     assert not any(KEY in line or "secret" in line for line in lines)
 
 
 def test_lines_of_the_log_cannot_be_forged(server: Running, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, logger="canvaslm.access")
-    logging.getLogger("canvaslm.access").propagate = True  # another test may have started a program's logging
+    caplog.set_level(logging.INFO)
     with server.client() as client:
         client.get("/x%0a127.0.0.1 GET /fake 200%1b[31m")
-    # The line is written after the response has left: the client may be here first.
-    for _ in range(100):
-        lines = [record.getMessage() for record in caplog.records if record.name == "canvaslm.access"]
-        if lines:
-            break
-        time.sleep(0.05)
-    (line,) = lines
+    (line,) = access_lines(caplog, 1)
     assert "\n" not in line and "\x1b" not in line
 
 
