@@ -27,24 +27,9 @@ import torch
 from canvaslm.cache import DenoiseContext, EncodeContext, KVCache
 from canvaslm.model import DiffusionGemma, ModelConfig
 from canvaslm.ops.predict import draw, predict
+from canvaslm.weights.synth import SYNTH_SHAPES
 
-FULL = ModelConfig(
-    vocab_size=262_144,
-    hidden_size=2816,
-    intermediate_size=2112,
-    num_layers=30,
-    num_heads=16,
-    num_kv_heads=8,
-    num_global_kv_heads=2,
-    head_dim=256,
-    global_head_dim=512,
-    layer_types=tuple("full_attention" if i % 6 == 5 else "sliding_attention" for i in range(30)),
-    sliding_window=1024,
-    num_experts=128,
-    top_k_experts=8,
-    moe_intermediate_size=704,
-    canvas_length=256,
-)
+FULL = SYNTH_SHAPES["26b"]
 SHAPES = {
     "full": FULL,
     "slice": replace(FULL, num_layers=1, layer_types=("full_attention",)),

@@ -22,7 +22,7 @@ LABELS = {
     "rest": "rest",
 }
 # metric of a run -> heading, factor
-_METRICS = {
+METRICS = {
     "first_draft_s": ("first draft, ms", 1000),
     "first_commit_s": ("first committed text, ms", 1000),
     "between_commits_s": ("between commits, ms", 1000),
@@ -151,7 +151,7 @@ def _load_table(content: Document) -> Table:
     drawn.add_row("requests (failed)", *(f"{run['requests']} ({run['failed']})" for run in runs))
     drawn.add_row("prompt tokens (remembered)", *(_prompts(run) for run in runs))
     drawn.add_section()
-    for name, (heading, factor) in _METRICS.items():
+    for name, (heading, factor) in METRICS.items():
         drawn.add_row(heading, *(_percentiles(run["metrics"][name], factor) for run in runs))
     if all("work" in run for run in runs):
         drawn.add_section()
@@ -245,4 +245,4 @@ def _probes(probes: Mapping[str, Any] | None) -> list[str]:
     ]
 
 
-__all__ = ["LABELS", "facts", "number", "plain", "share", "tables"]
+__all__ = ["LABELS", "METRICS", "facts", "number", "plain", "share", "tables"]

@@ -160,8 +160,6 @@ class Tokenizer:
             ids += [self._control[piece]] if isinstance(piece, Special) else self.encode(piece)
         return ids
 
-    encode_markup = encode_pieces
-
     # -- decoding ----------------------------------------------------------------------------------------------
 
     def decode_bytes(self, ids: Iterable[int], *, skip_special: bool = True) -> bytes:

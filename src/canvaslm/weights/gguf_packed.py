@@ -87,6 +87,10 @@ class _Filler:
     progress: Progress | None
     done: int = 0
 
+    def __post_init__(self) -> None:
+        names = (name for sources in self.places.sources.values() for name in sources)
+        self.total = sum(self.file.info(name).nbytes for name in names)
+
     def all(self) -> None:
         """Fills blocks with kernels of their own first, then what is left, in fp32."""
         left = dict(self.places.sources)
@@ -114,9 +118,6 @@ class _Filler:
         plain = any(ours.endswith(end) for end in _KEPT_EXACT)
         return not plain and len(names) == 1 and self._quantised(names[0])
 
-    def _take(self, name: str) -> QuantTensor:
-        return self.file.tensor(name)
-
     def _count(self, *names: str) -> None:
         """Reports bytes read, and gives the file's pages back if the bytes were packed."""
         for name in names:
@@ -124,11 +125,10 @@ class _Filler:
             if self.fast:
                 self.file.release(name, cache=False)
         if self.progress is not None:
-            total = sum(self.file.info(n).nbytes for names in self.places.sources.values() for n in names)
-            self.progress(self.done, total)
+            self.progress(self.done, self.total)
 
     def _linear(self, ours: str, name: str) -> None:
-        self._put(ours.removesuffix(".weight"), self._make_linear(self._take(name)))
+        self._put(ours.removesuffix(".weight"), self._make_linear(self.file.tensor(name)))
         self._count(name)
 
     def _make_linear(self, weight: QuantTensor) -> nn.Module:
@@ -142,7 +142,7 @@ class _Filler:
         """One fused block, where gate and up are of one format and the sizes suit the kernel."""
         ours = [f"{prefix}.{part}_proj.weight" for part in ("gate", "up", "down")]
         names = [left[name][0] for name in ours]
-        weights = [self._take(name) for name in names]
+        weights = [self.file.tensor(name) for name in names]
         same = weights[0].format == weights[1].format and weights[2].shape[1] % 32 == 0
         if not (self.fast and same and all(self._is_matrix(name) for name in ours)):
             return
@@ -156,11 +156,11 @@ class _Filler:
 
     def _experts(self, prefix: str, layer: TextLayer, left: dict[str, tuple[str, ...]]) -> None:
         up, down = left.pop(f"{prefix}.gate_up_proj"), left.pop(f"{prefix}.down_proj")
-        parts = tuple(self._take(name) for name in up)
+        parts = tuple(self.file.tensor(name) for name in up)
         if not all(self._quantised(name) for name in (*up, *down)):
             left[f"{prefix}.gate_up_proj"], left[f"{prefix}.down_proj"] = up, down
             return
-        inner = self._take(down[0])
+        inner = self.file.tensor(down[0])
         same = len({part.format for part in parts}) == 1 and inner.shape[-1] % 32 == 0
         if self.fast and same:
             from ..ops.packed_layers import PackedExpertsLayer
@@ -175,7 +175,7 @@ class _Filler:
             if ours not in left or not self._is_matrix(ours):
                 continue
             (name,) = left.pop(ours)
-            table = self._take(name)
+            table = self.file.tensor(name)
             if self.fast:
                 from ..ops.packed_layers import PackedVocabulary
 
