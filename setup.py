@@ -1,7 +1,7 @@
 """Adds the compiled kernels to a built package; everything else is in pyproject.toml.
 
 The kernels are optional: without a C++ compiler, or when it fails, the package installs without them and compiles them
-on first use if a compiler has appeared by then (see `canvaslm/ops/native/build.py`), else runs on plain PyTorch.
+on first use if a compiler has appeared by then (see `canvaslm/ops/cpu/build.py`), else runs on plain PyTorch.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from setuptools import Distribution, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_py import build_py
 
-NATIVE = Path(__file__).parent / "src" / "canvaslm" / "ops" / "native"
+NATIVE = Path(__file__).parent / "src" / "canvaslm" / "ops" / "cpu"
 
 
 def load_builder():
@@ -30,7 +30,7 @@ class BuildWithKernels(build_py):
         if self.editable_mode:  # a source tree compiles on first use, and again when its sources change
             return
         builder = load_builder()
-        target = Path(self.build_lib) / "canvaslm" / "ops" / "native" / builder.LIBRARY
+        target = Path(self.build_lib) / "canvaslm" / "ops" / "cpu" / builder.LIBRARY
         try:
             builder.compile_library(target)
         except (builder.BuildFailed, OSError) as error:

@@ -87,9 +87,9 @@ def _share_stack(model: Any) -> None:
 def write_tiny_gguf(model: DiffusionGemma, path: Path, kind: str) -> Path:
     """A GGUF file of a tiny model with the demo's tokenizer, which the vocabulary must hold."""
     from canvaslm.demo.config import MODEL_FOLDER
-    from canvaslm.weights.export import save_folder
-    from canvaslm.weights.gguf_source import open_source
-    from canvaslm.weights.quantize import write_gguf
+    from canvaslm.weights.gguf.quantize import write_gguf
+    from canvaslm.weights.gguf.source import open_source
+    from canvaslm.weights.safetensors_.export import save_folder
 
     folder = save_folder(model, model.config, path.with_suffix(""))
     (folder / "tokenizer.json").write_text((MODEL_FOLDER / "tokenizer.json").read_text())

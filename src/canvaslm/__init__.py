@@ -19,7 +19,16 @@ from .errors import (
     PromptTooLong,
     UsageError,
 )
-from .types import Committed, Draft, Failed, Finished, Message, Params, Reply, Usage
+from .types import (
+    Committed,
+    Draft,
+    Failed,
+    Finished,
+    Message,
+    Params,
+    Reply,
+    Usage,
+)
 
 if TYPE_CHECKING:
     from .server.app import create_app

@@ -14,7 +14,7 @@ import torch
 from .diffusion import PRESETS, check_params
 from .engine import Engine
 from .errors import UsageError
-from .ops import native
+from .ops import cpu
 from .text.chat import ChatTemplate
 from .text.parse import Delta, ReplyParser
 from .text.tokenizer import Tokenizer
@@ -35,8 +35,8 @@ from .types import (
 )
 from .weights.describe import format_of
 from .weights.generation import sampling_defaults, source_of, stop_tokens
-from .weights.gguf import GGUFFile
-from .weights.load import load_model
+from .weights.gguf.file import GGUFFile
+from .weights.loading.load import load_model
 from .weights.resolve import DEMO, Checkpoint, resolve
 
 Progress = Callable[[int, int], None]
@@ -73,8 +73,8 @@ def load(
             raise UsageError(f"threads = {threads} is out of range: 1 to 1024", "threads")
         torch.set_num_threads(threads)
     checkpoint = resolve(source)
-    if threads is not None and checkpoint.kind == "gguf" and native.available():
-        native.set_threads(threads)
+    if threads is not None and checkpoint.kind == "gguf" and cpu.available():
+        cpu.set_threads(threads)
     is_demo = checkpoint.source == DEMO
     # Beside the weights, which wait for the disk: a vocabulary of 262,144 tokens takes a second.
     with ThreadPoolExecutor(1) as beside:

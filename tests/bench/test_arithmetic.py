@@ -6,9 +6,16 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from canvaslm.bench.arithmetic import ATTENTION, Held, denoise_macs, encode_macs, held, weight_bytes
+from canvaslm.bench.arithmetic import (
+    ATTENTION,
+    Held,
+    denoise_macs,
+    encode_macs,
+    held,
+    weight_bytes,
+)
 from canvaslm.model import DiffusionGemma, PlainContext
-from canvaslm.ops import native
+from canvaslm.ops import cpu
 from canvaslm.ops.experts import experts_grouped
 from canvaslm.weights.synth import SYNTH_SHAPES
 from tests.tiny import tiny_config, tiny_model
@@ -85,11 +92,11 @@ def test_few_tokens_do_not_choose_every_expert() -> None:
     assert weight_bytes(model, 2)["experts"] == pytest.approx(whole * (1 - 0.75**2))
 
 
-@pytest.mark.skipif(not native.available(), reason="no native kernels here")
+@pytest.mark.skipif(not cpu.available(), reason="no native kernels here")
 def test_weights_in_somebody_elses_memory_are_not_the_process_s_own() -> None:
-    from canvaslm.ops.packed import Memory, PackedMatrix
+    from canvaslm.ops.cpu.repacked import Memory, RepackedMatrix
 
-    own = PackedMatrix("Q8_0", 32, 32)
+    own = RepackedMatrix("Q8_0", 32, 32)
     buffer = ctypes.create_string_buffer(own.nbytes + 64)
     lent = Memory(-(-ctypes.addressof(buffer) // 64) * 64, own.nbytes, buffer)
-    assert held([own, PackedMatrix("Q8_0", 32, 32, lent)]) == Held(memory=own.nbytes, file=own.nbytes)
+    assert held([own, RepackedMatrix("Q8_0", 32, 32, lent)]) == Held(memory=own.nbytes, file=own.nbytes)

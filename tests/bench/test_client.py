@@ -6,7 +6,14 @@ from typing import Any
 
 import pytest
 
-from canvaslm.bench.client import Client, Endpoint, Reading, Refused, events, served_model
+from canvaslm.bench.client import (
+    Client,
+    Endpoint,
+    Reading,
+    Refused,
+    events,
+    served_model,
+)
 from canvaslm.errors import CanvasError, NotFound, UsageError
 
 from .fake_server import PLAIN, chunk, faking, usage

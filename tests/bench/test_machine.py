@@ -10,7 +10,14 @@ import pytest
 import torch
 
 from canvaslm.bench.host import describe_host, processor
-from canvaslm.bench.machine import Ceilings, Probes, Products, describe_machine, probe_products, probe_reading
+from canvaslm.bench.machine import (
+    Ceilings,
+    Probes,
+    Products,
+    describe_machine,
+    probe_products,
+    probe_reading,
+)
 from canvaslm.bench.memory import Memory, running_seconds
 
 STATUS = "Name:\tx\nVmPeak:\t  900 kB\nVmHWM:\t 700 kB\nVmRSS:\t 600 kB\nRssAnon:\t 500 kB\nRssFile:\t 90 kB\nVmSwap:\t 0 kB\n"

@@ -12,9 +12,9 @@ from canvaslm.bench.parts import DENOISE, ENCODE, Instrument, PartClock
 from canvaslm.bench.steps import Stepper
 from canvaslm.engine import Engine
 from canvaslm.engine import runner as runner_module
-from canvaslm.ops import native
+from canvaslm.ops import cpu
 from canvaslm.types import Committed, Params, Request
-from canvaslm.weights.gguf_packed import load_packed
+from canvaslm.weights.gguf.quantised import load_quantised
 from tests.tiny import tiny_model, write_tiny_gguf
 
 HEAVY = [part for part in PARTS if part != REST]
@@ -120,11 +120,11 @@ def test_what_is_not_found_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def packed(tmp_path_factory: pytest.TempPathFactory) -> Engine:
     """A random model in Q8_0 on native kernels."""
-    if not native.available():
-        pytest.skip(f"no native kernels: {native.problem()}")
+    if not cpu.available():
+        pytest.skip(f"no native kernels: {cpu.problem()}")
     sizes = {"vocab_size": 2048, "hidden_size": 256, "intermediate_size": 160, "moe_intermediate_size": 96}
     path = write_tiny_gguf(tiny_model(**sizes), tmp_path_factory.mktemp("packed") / "m.gguf", "Q8_0")
-    return Engine(load_packed(path).model)
+    return Engine(load_quantised(path).model)
 
 
 def test_packed_models_have_the_same_parts(packed: Engine) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from canvaslm.model import DiffusionGemma
-from canvaslm.ops import native
-from canvaslm.weights.gguf_packed import load_packed
+from canvaslm.ops import cpu
+from canvaslm.weights.gguf.quantised import load_quantised
 from tests.tiny import tiny_model, write_tiny_gguf
 
 SIZES = {
@@ -26,10 +26,10 @@ def plain_model() -> DiffusionGemma:
 
 @pytest.fixture(scope="session")
 def packed_model(tmp_path_factory: pytest.TempPathFactory) -> DiffusionGemma:
-    if not native.available():
-        pytest.skip(f"no native kernels: {native.problem()}")
+    if not cpu.available():
+        pytest.skip(f"no native kernels: {cpu.problem()}")
     path = write_tiny_gguf(tiny_model(seed=2, **SIZES), tmp_path_factory.mktemp("packed") / "m.gguf", "Q8_0")
-    return load_packed(path).model
+    return load_quantised(path).model
 
 
 @pytest.fixture(params=["plain", "packed"])

@@ -12,7 +12,7 @@ from canvaslm.cache import DenoiseContext, EncodeContext, KVCache, storage_type
 from canvaslm.engine import Engine
 from canvaslm.errors import UsageError
 from canvaslm.model import DiffusionGemma
-from canvaslm.ops.native.memory import Piece
+from canvaslm.ops.cpu.memory import Piece
 from canvaslm.types import Finished, Params, Request
 from tests.tiny import tiny_config
 

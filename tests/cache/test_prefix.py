@@ -12,8 +12,15 @@ import torch
 from canvaslm.cache import KVCache, PrefixCache
 from canvaslm.engine import Engine
 from canvaslm.model import DiffusionGemma
-from canvaslm.ops.native import memory
-from canvaslm.types import Committed, Draft, Event, Finished, Params, Request
+from canvaslm.ops.cpu import memory
+from canvaslm.types import (
+    Committed,
+    Draft,
+    Event,
+    Finished,
+    Params,
+    Request,
+)
 
 from .test_kv import denoise, encode, new_cache
 

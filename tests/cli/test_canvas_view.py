@@ -6,7 +6,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from canvaslm.cli.canvas_view import SHADES, Canvas, Cell, Line, Span, Style, cells_of, render, style_of
+from canvaslm.cli.canvas_view import (
+    SHADES,
+    Canvas,
+    Cell,
+    Line,
+    Span,
+    Style,
+    cells_of,
+    render,
+    style_of,
+)
 from canvaslm.cli.glyphs import cell_width
 from canvaslm.types import Draft
 

@@ -16,7 +16,14 @@ import pytest
 
 from canvaslm.cli.live import INTERVAL, LiveCanvas
 from canvaslm.cli.terminal import Abilities, Screen
-from canvaslm.types import CanvasReport, Committed, Draft, Finished, Timings, Usage
+from canvaslm.types import (
+    CanvasReport,
+    Committed,
+    Draft,
+    Finished,
+    Timings,
+    Usage,
+)
 
 from .fake import END, FakeVocabulary
 

@@ -3,7 +3,15 @@ from __future__ import annotations
 import io
 
 from canvaslm.cli.output import PlainAnswer, canvas_steps, figures
-from canvaslm.types import CanvasReport, Committed, Finished, Reply, Timings, ToolCall, Usage
+from canvaslm.types import (
+    CanvasReport,
+    Committed,
+    Finished,
+    Reply,
+    Timings,
+    ToolCall,
+    Usage,
+)
 
 REPORT = CanvasReport(4, "converged", 0.0)
 

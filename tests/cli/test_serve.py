@@ -8,7 +8,15 @@ from pathlib import Path
 import pytest
 
 from canvaslm.cli.options import Loading, Truncation
-from canvaslm.cli.serve import Opening, check_exposure, hosts_of, is_loopback, listen, read_keys, split
+from canvaslm.cli.serve import (
+    Opening,
+    check_exposure,
+    hosts_of,
+    is_loopback,
+    listen,
+    read_keys,
+    split,
+)
 from canvaslm.cli.serve_options import Budget
 from canvaslm.errors import NotFound, UsageError
 from canvaslm.server.guard import Rules

@@ -13,9 +13,9 @@ from canvaslm.cli.show import command
 from canvaslm.demo.config import MODEL_FOLDER
 from canvaslm.errors import BadConfig, NotFound, UsageError
 from canvaslm.types import Params
-from canvaslm.weights.export import save_folder
-from canvaslm.weights.gguf_source import open_source
-from canvaslm.weights.quantize import write_gguf
+from canvaslm.weights.gguf.quantize import write_gguf
+from canvaslm.weights.gguf.source import open_source
+from canvaslm.weights.safetensors_.export import save_folder
 from tests.tiny import tiny_model
 
 

@@ -7,9 +7,23 @@ from random import Random
 
 import pytest
 
-from canvaslm.demo.puzzle import check_solution, pretty, puzzle_in, random_puzzle, read_grid, verdict
+from canvaslm.demo.puzzle import (
+    check_solution,
+    pretty,
+    puzzle_in,
+    random_puzzle,
+    read_grid,
+    verdict,
+)
 from canvaslm.demo.tasks import TASKS, held_out
-from canvaslm.demo.tasks.sudoku import GRIDS, HOLE, dig, is_valid, lines, solutions
+from canvaslm.demo.tasks.sudoku import (
+    GRIDS,
+    HOLE,
+    dig,
+    is_valid,
+    lines,
+    solutions,
+)
 
 
 def brute_force(puzzle: str) -> int:

@@ -7,7 +7,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from canvaslm.diffusion import SAMPLERS, advance, check_params, start_canvas, temperature, top_k
+from canvaslm.diffusion import (
+    SAMPLERS,
+    advance,
+    check_params,
+    start_canvas,
+    temperature,
+    top_k,
+)
 from canvaslm.errors import UsageError
 from canvaslm.ops.predict import Prediction
 from canvaslm.types import Params

@@ -11,7 +11,15 @@ from canvaslm.engine import Engine
 from canvaslm.engine.reference import generate
 from canvaslm.errors import EngineFailure, PromptTooLong, UsageError
 from canvaslm.model import DiffusionGemma
-from canvaslm.types import Committed, Draft, Event, Failed, Finished, Params, Request
+from canvaslm.types import (
+    Committed,
+    Draft,
+    Event,
+    Failed,
+    Finished,
+    Params,
+    Request,
+)
 from tests.tiny import tiny_model
 
 PARAMS = Params(max_new_tokens=24, max_denoising_steps=12, confidence_threshold=0.3, seed=0)

@@ -12,7 +12,15 @@ from canvaslm.engine import Engine
 from canvaslm.engine.reference import generate
 from canvaslm.errors import UsageError
 from canvaslm.model import DiffusionGemma
-from canvaslm.types import Committed, Draft, Event, Finished, Params, Request, Settled
+from canvaslm.types import (
+    Committed,
+    Draft,
+    Event,
+    Finished,
+    Params,
+    Request,
+    Settled,
+)
 from tests.tiny import tiny_model
 
 PARAMS = Params(max_new_tokens=40, max_denoising_steps=12, confidence_threshold=0.01, seed=4)

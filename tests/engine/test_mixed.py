@@ -13,9 +13,17 @@ from canvaslm.engine import Engine
 from canvaslm.engine.reference import generate
 from canvaslm.engine.scheduler import ENCODE_CHUNK
 from canvaslm.model import DiffusionGemma
-from canvaslm.ops import native
-from canvaslm.types import Committed, Draft, Event, Failed, Finished, Params, Request
-from canvaslm.weights.gguf_packed import load_packed
+from canvaslm.ops import cpu
+from canvaslm.types import (
+    Committed,
+    Draft,
+    Event,
+    Failed,
+    Finished,
+    Params,
+    Request,
+)
+from canvaslm.weights.gguf.quantised import load_quantised
 from tests.tiny import tiny_model, write_tiny_gguf
 
 S, F = "sliding_attention", "full_attention"
@@ -29,11 +37,13 @@ def plain() -> DiffusionGemma:
 
 @pytest.fixture(scope="module")
 def packed(tmp_path_factory: pytest.TempPathFactory) -> DiffusionGemma:
-    if not native.available():
-        pytest.skip(f"no native kernels: {native.problem()}")
+    if not cpu.available():
+        pytest.skip(f"no native kernels: {cpu.problem()}")
     sizes = {"vocab_size": 1024, "hidden_size": 256, "intermediate_size": 160, "moe_intermediate_size": 96}
     model = scalars(tiny_model(canvas_length=16, sliding_window=24, **sizes))
-    return load_packed(write_tiny_gguf(model, tmp_path_factory.mktemp("packed") / "m.gguf", "Q4_K_M")).model
+    return load_quantised(
+        write_tiny_gguf(model, tmp_path_factory.mktemp("packed") / "m.gguf", "Q4_K_M")
+    ).model
 
 
 @pytest.fixture(params=["plain", "packed"])

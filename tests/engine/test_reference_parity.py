@@ -16,7 +16,7 @@ from canvaslm.model import DiffusionGemma
 from canvaslm.ops import noise
 from canvaslm.ops.predict import draw, sample
 from canvaslm.types import Committed, Finished, Params, Request
-from canvaslm.weights.load import load_model
+from canvaslm.weights.loading.load import load_model
 from tests.tiny import hf_model, save_hf, tiny_config
 
 pytest.importorskip("transformers")

@@ -14,11 +14,11 @@ from canvaslm.engine import Engine
 from canvaslm.engine.reference import generate
 from canvaslm.evals.demo import heldout_items
 from canvaslm.model import DiffusionGemma
-from canvaslm.ops import native
+from canvaslm.ops import cpu
 from canvaslm.session import Session
 from canvaslm.types import Committed, Params, Request
-from canvaslm.weights.gguf_source import open_source
-from canvaslm.weights.quantize import write_gguf
+from canvaslm.weights.gguf.quantize import write_gguf
+from canvaslm.weights.gguf.source import open_source
 from tests.tiny import tiny_model
 
 PROMPT = tuple(range(3, 20))
@@ -77,7 +77,7 @@ def session(request: pytest.FixtureRequest) -> Session:
     """The demo model, plain and on native kernels."""
     if request.param == "fp32":
         return canvaslm.load()
-    if not native.available():
+    if not cpu.available():
         pytest.skip("no native kernels here")
     return canvaslm.load(str(request.getfixturevalue("quantised")))
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from canvaslm.model import DiffusionGemma, PlainContext
-from canvaslm.weights.load import load_model
+from canvaslm.weights.loading.load import load_model
 from tests.tiny import hf_model, save_hf, tiny_config
 
 transformers = pytest.importorskip("transformers")

@@ -7,16 +7,17 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from canvaslm.ops import native, packed_predict
-from canvaslm.ops.formats import QuantTensor
+from canvaslm.ops import cpu
+from canvaslm.ops.cpu import predict as packed_predict
+from canvaslm.ops.formats.quant_tensor import QuantTensor
 from canvaslm.ops.predict import SAMPLE_TILE, Prediction, draw, predict, sample
 from canvaslm.ops.top_k import Kept, keep_top, largest
 
-from .test_native_products import isa, quantised  # noqa: F401  (isa is a fixture)
+from .cpu.test_products import isa, quantised  # noqa: F401  (isa is a fixture)
 
 CAP, HEATS = 30.0, [0.4, 0.8]
 NAMES = ("sampled", "argmax", "entropy", "logprob", "soft")
-needs_native = pytest.mark.skipif(not native.available(), reason=f"no native kernels: {native.problem()}")
+needs_native = pytest.mark.skipif(not cpu.available(), reason=f"no native kernels: {cpu.problem()}")
 
 
 def world(vocab: int, places: int = 6, width: int = 16, rows: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
@@ -158,10 +159,10 @@ def test_rows_do_not_depend_on_their_batch() -> None:
 
 
 def table_of(kind: str, raw: torch.Tensor, vocab: int, width: int):
-    from canvaslm.ops.packed_layers import PackedVocabulary
-    from canvaslm.ops.packer import Packer
+    from canvaslm.ops.cpu.layers import RepackedVocabulary
+    from canvaslm.ops.cpu.repacker import Repacker
 
-    return PackedVocabulary("table", QuantTensor(kind, (vocab, width), raw), Packer())
+    return RepackedVocabulary("table", QuantTensor(kind, (vocab, width), raw), Repacker())
 
 
 def floats(values: torch.Tensor):
@@ -230,35 +231,35 @@ def test_native_names_are_of_the_whole_distribution(isa) -> None:  # noqa: F811
 @pytest.mark.parametrize("threads", [1, 3])
 def test_threads_share_a_shortlist(threads: int) -> None:
     """Ascending logits are the worst order: every token is a candidate when it comes."""
-    from canvaslm.ops.native.predict import head
-    from canvaslm.ops.packed import PackedMatrix
+    from canvaslm.ops.cpu.head import head
+    from canvaslm.ops.cpu.repacked import RepackedMatrix
 
-    before, vocab = native.threads(), 20_000
+    before, vocab = cpu.threads(), 20_000
     values = torch.arange(vocab).float()[:, None].repeat(1, 32) / vocab
     one = draw(0, 0, 0, 40, vocab, "cpu")
     try:
-        native.set_threads(threads)
+        cpu.set_threads(threads)
         for k in (1, 100, 3000):
             got = head(
-                torch.ones(40, 32), PackedMatrix.from_float(values), softcap=0.0, temperature=torch.ones(40),
+                torch.ones(40, 32), RepackedMatrix.from_float(values), softcap=0.0, temperature=torch.ones(40),
                 gumbel=one.gumbel, uniform=one.uniform, top_k=torch.full((40,), k, dtype=torch.int32), named=3,
             )  # fmt: skip
             assert got.sampled.min() >= vocab - k
             assert got.top_tokens.tolist() == [[vocab - 1, vocab - 2, vocab - 3]] * 40
     finally:
-        native.set_threads(before)
+        cpu.set_threads(before)
 
 
 @needs_native
 def test_forbidden_tokens_are_never_kept(isa) -> None:  # noqa: F811
-    from canvaslm.ops.native.predict import head
-    from canvaslm.ops.packed import PackedMatrix
+    from canvaslm.ops.cpu.head import head
+    from canvaslm.ops.cpu.repacked import RepackedMatrix
 
     values, one = torch.zeros(2500, 32), draw(0, 0, 0, 20, 2500, "cpu")
     bias = torch.full((20, 2500), -torch.inf)
     bias[:, [3, 2000]] = 0
     got = head(
-        torch.ones(20, 32), PackedMatrix.from_float(values), softcap=0.0, temperature=torch.ones(20), bias=bias,
+        torch.ones(20, 32), RepackedMatrix.from_float(values), softcap=0.0, temperature=torch.ones(20), bias=bias,
         gumbel=one.gumbel, uniform=one.uniform, top_k=torch.full((20,), 10, dtype=torch.int32), named=4,
     )  # fmt: skip
     assert set(got.sampled.tolist()) == {3, 2000}
@@ -269,12 +270,12 @@ def test_forbidden_tokens_are_never_kept(isa) -> None:  # noqa: F811
 
 @needs_native
 def test_a_wrong_top_k_is_refused() -> None:
-    from canvaslm.ops.native.predict import head
-    from canvaslm.ops.packed import PackedMatrix
+    from canvaslm.ops.cpu.head import head
+    from canvaslm.ops.cpu.repacked import RepackedMatrix
 
     one = draw(0, 0, 0, 2, 50, "cpu")
     options = {"softcap": 0.0, "temperature": torch.ones(2), "gumbel": one.gumbel, "uniform": one.uniform}
-    weight = PackedMatrix.from_float(torch.zeros(50, 32))
+    weight = RepackedMatrix.from_float(torch.zeros(50, 32))
     for k in (0, 50):
         with pytest.raises(ValueError, match="top_k: must lie between 1 and 49"):
             head(torch.ones(2, 32), weight, top_k=torch.tensor([1, k], dtype=torch.int32), **options)
@@ -301,7 +302,7 @@ def test_pieces_change_no_bit(monkeypatch: pytest.MonkeyPatch, exact: bool, ks: 
 
 @needs_native
 def test_the_store_of_a_crowd_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    from canvaslm.ops.native import predict as module
+    from canvaslm.ops.cpu import head as module
 
     stores = module._Stores()
     monkeypatch.setattr(module, "_stores", stores)
@@ -316,14 +317,14 @@ def test_the_store_of_a_crowd_is_bounded(monkeypatch: pytest.MonkeyPatch) -> Non
 @needs_native
 @pytest.mark.parametrize(("k", "dense"), [(300, 0), (2400, 0), (2401, 20), (5999, 20)])
 def test_what_a_small_top_k_kept_is_summed_one_by_one(k: int, dense: int) -> None:
-    from canvaslm.ops.native.predict import SoftTable, head, soft_embed
-    from canvaslm.ops.packed import PackedMatrix, RowTable
+    from canvaslm.ops.cpu.head import SoftTable, head, soft_embed
+    from canvaslm.ops.cpu.repacked import RepackedMatrix, RowTable
 
     raw, values = quantised("Q8_0", 6000, 256)
     states = torch.randn(20, 256, generator=torch.Generator().manual_seed(0))
     one = draw(0, 0, 0, 20, 6000, "cpu")
     got = head(
-        states, PackedMatrix.from_float(values, "F32"), softcap=0.0, temperature=torch.ones(20), gumbel=one.gumbel,
+        states, RepackedMatrix.from_float(values, "F32"), softcap=0.0, temperature=torch.ones(20), gumbel=one.gumbel,
         uniform=one.uniform, top_k=torch.full((20,), k, dtype=torch.int32),
     )  # fmt: skip
     table = SoftTable.build(RowTable("Q8_0", raw, 6000, 256))

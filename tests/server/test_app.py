@@ -11,7 +11,7 @@ import pytest
 import canvaslm
 from canvaslm.errors import UsageError
 from canvaslm.server import create_app
-from canvaslm.server.dialects import DIALECTS
+from canvaslm.server.dialects.registry import DIALECTS
 
 from .world import HELLO, tiny_session
 

@@ -16,7 +16,16 @@ import pytest
 from canvaslm.server.bridge import Bridge, Flight
 from canvaslm.server.metrics import Metrics
 from canvaslm.server.problems import Problem
-from canvaslm.types import CanvasReport, Committed, Draft, Finished, Params, Request, Timings, Usage
+from canvaslm.types import (
+    CanvasReport,
+    Committed,
+    Draft,
+    Finished,
+    Params,
+    Request,
+    Timings,
+    Usage,
+)
 
 from .world import HELLO, Running, serving, tiny_session, wait_for
 

@@ -13,7 +13,7 @@ import pytest
 
 from canvaslm.errors import UsageError
 from canvaslm.server import create_app
-from canvaslm.server.dialects import envelope_of
+from canvaslm.server.dialects.registry import envelope_of
 from canvaslm.server.guard import ANY_ADDRESS, Rules
 from canvaslm.server.problems import Problem
 

@@ -8,7 +8,15 @@ from canvaslm.demo.config import MODEL_FOLDER
 from canvaslm.server.logprobs import LogprobReader
 from canvaslm.server.reading import Piece, Reader
 from canvaslm.text.tokenizer import Tokenizer
-from canvaslm.types import CanvasReport, Committed, Draft, Finished, Settled, Timings, Usage
+from canvaslm.types import (
+    CanvasReport,
+    Committed,
+    Draft,
+    Finished,
+    Settled,
+    Timings,
+    Usage,
+)
 
 TOKENIZER = Tokenizer.from_folder(MODEL_FOLDER)
 REPORT = CanvasReport(1, "converged", 0.0)

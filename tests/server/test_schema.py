@@ -15,7 +15,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from canvaslm.server.dialects import envelope_of
+from canvaslm.server.dialects.registry import envelope_of
 from canvaslm.server.problems import Problem
 from canvaslm.server.reference import schema_of_server
 

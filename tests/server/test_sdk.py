@@ -11,8 +11,8 @@ import openai
 import pytest
 from langchain_openai import ChatOpenAI
 
+from .dialects.openai.test_chat import CALL, TOOL
 from .test_bridge import paced
-from .test_openai_chat import CALL, TOOL
 from .world import HELLO, Running, scripted_session, serving, tiny_session
 
 WORDS = "Paris is the capital of France."

@@ -7,9 +7,9 @@ from typing import Any
 import httpx
 import pytest
 
-from canvaslm.server.anthropic_schema import MessagesRequest
-from canvaslm.server.ollama_schema import Options
-from canvaslm.server.openai_schema import ChatRequest
+from canvaslm.server.dialects.anthropic.schema import MessagesRequest
+from canvaslm.server.dialects.ollama.schema import Options
+from canvaslm.server.dialects.openai.schema import ChatRequest
 
 from .world import HELLO
 

@@ -187,7 +187,7 @@ def chunks_of(response: httpx.Response) -> list[dict[str, Any]]:
 
 def tiny_folder(path: Path) -> Path:
     """A checkpoint of a random model with the demo model's tokenizer."""
-    from canvaslm.weights.export import save_folder
+    from canvaslm.weights.safetensors_.export import save_folder
 
     model = tiny_model(0, vocab_size=VOCAB, max_position_embeddings=512)
     files = {name: MODEL_FOLDER / name for name in EXTRAS}

@@ -19,7 +19,7 @@ from canvaslm.train.settings import Settings, settings_from_dict
 from canvaslm.train.setup import initialise
 from canvaslm.train.sft import Trainer
 from canvaslm.types import Params
-from canvaslm.weights.load import load_model
+from canvaslm.weights.loading.load import load_model
 from tests.tiny import tiny_model
 
 EOS = 1

@@ -14,9 +14,9 @@ from canvaslm.demo.config import MODEL_FOLDER
 from canvaslm.errors import BadConfig, BadModelFile
 from canvaslm.model.config import ModelConfig
 from canvaslm.weights.describe import Description, TokenizerSummary, count_parts, describe, format_of
-from canvaslm.weights.gguf_describe import _FILE_TYPES
-from canvaslm.weights.gguf_source import open_source
-from canvaslm.weights.quantize import FILE_TYPES, write_gguf
+from canvaslm.weights.gguf.describe import _FILE_TYPES
+from canvaslm.weights.gguf.quantize import FILE_TYPES, write_gguf
+from canvaslm.weights.gguf.source import open_source
 from canvaslm.weights.resolve import resolve
 from tests.tiny import tiny_config, tiny_model
 from tests.weights.gguf_files import one_tensor

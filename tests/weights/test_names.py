@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from canvaslm.weights.header import read_header
 from canvaslm.weights.names import copies_of, part_of, place_of, to_hf, weight_shapes
+from canvaslm.weights.safetensors_.header import read_header
 from tests.tiny import tiny_config, tiny_model
 
 VISION = ("model.encoder.vision_tower.", "model.encoder.embed_vision.")

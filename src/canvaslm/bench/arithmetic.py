@@ -14,9 +14,9 @@ import torch
 from torch import nn
 
 from ..model import DiffusionGemma, ModelConfig
-from ..model.text import TextLayer
-from ..ops.formats import QuantTensor
-from ..ops.packed import PackedExperts, PackedMatrix, RowTable
+from ..model.diffusion_gemma.text import TextLayer
+from ..ops.cpu.repacked import RepackedExperts, RepackedMatrix, RowTable
+from ..ops.formats.quant_tensor import QuantTensor
 
 PROJECTIONS, DENSE, EXPERTS, ATTENTION = "projections", "dense_mlp", "experts", "attention"
 HEAD, SELF, GLUE, REST = "head_sampling", "self_conditioning", "glue", "rest"
@@ -93,7 +93,7 @@ def _pieces(thing: Any, seen: set[int]) -> Iterator[tuple[tuple[str, int], Held]
     if id(thing) in seen:
         return
     seen.add(id(thing))
-    if isinstance(thing, PackedMatrix | PackedExperts):
+    if isinstance(thing, RepackedMatrix | RepackedExperts):
         lent = thing.memory is not None
         yield ("packed", thing.data), Held(file=thing.nbytes) if lent else Held(memory=thing.nbytes)
     elif isinstance(thing, QuantTensor | RowTable):
@@ -154,7 +154,7 @@ def _table_bytes(table: Any, wanted: str = "head") -> int:
 
 def _named(thing: Any, name: str, seen: set[int]) -> Iterator[tuple[Any, Held]]:
     """Weights found under an attribute of this name, at any depth."""
-    if id(thing) in seen or isinstance(thing, torch.Tensor | PackedMatrix | PackedExperts):
+    if id(thing) in seen or isinstance(thing, torch.Tensor | RepackedMatrix | RepackedExperts):
         return
     seen.add(id(thing))
     attributes = getattr(thing, "__dict__", {})

@@ -16,7 +16,14 @@ from .machine import Probes, describe_machine
 from .memory import Memory
 from .plan import LoadOptions, Tick
 from .prompts import Prompt
-from .steps import StepTimes, Tell, contexts_that_fit, measure_steps, step_report, warm_up
+from .steps import (
+    StepTimes,
+    Tell,
+    contexts_that_fit,
+    measure_steps,
+    step_report,
+    warm_up,
+)
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 
-from ..ops import native
-from ..ops.native import calls
-from ..ops.packed import PackedMatrix
+from ..ops import cpu
+from ..ops.cpu import products
+from ..ops.cpu.repacked import RepackedMatrix
 from .host import describe_host
 from .parts import clock_of, native_library
 
@@ -74,9 +74,9 @@ def _int8(device: torch.device, now: Callable[[], float], seconds: float) -> flo
         rates.append(macs / _best(lambda: torch._int_mm(a, b), now, seconds))
     library = native_library() if device.type == "cpu" else None
     if library is not None:
-        packed, x = PackedMatrix.from_float(torch.randn(outputs, inputs), "INT8"), torch.randn(rows, inputs)
+        packed, x = RepackedMatrix.from_float(torch.randn(outputs, inputs), "INT8"), torch.randn(rows, inputs)
         out = torch.empty(rows, outputs)
-        rates.append(macs / _best(lambda: calls.matmul(packed, x, out), now, seconds))
+        rates.append(macs / _best(lambda: products.matmul(packed, x, out), now, seconds))
         done = library.canvas_ceiling(_CEILING_ROUNDS)
         rates.append(done / _best(lambda: library.canvas_ceiling(_CEILING_ROUNDS), now, seconds))
     return max(rates) / 1e9 if rates else None
@@ -161,8 +161,8 @@ def describe_machine(device: torch.device | str = "cpu") -> dict[str, Any]:
         **describe_host(),
         "torch": torch.__version__,
         "torch_threads": torch.get_num_threads(),
-        "native": native.isa() if loaded else None,
-        "native_threads": native.threads() if loaded else None,
+        "native": cpu.isa() if loaded else None,
+        "native_threads": cpu.threads() if loaded else None,
         "device": torch.cuda.get_device_name(device) if cuda else str(device),
     }
 

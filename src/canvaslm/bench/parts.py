@@ -21,8 +21,19 @@ from torch.overrides import TorchFunctionMode
 
 from ..engine import Engine
 from ..model import DiffusionGemma
-from ..ops.native import loader
-from .arithmetic import ATTENTION, DENSE, EXPERTS, GLUE, HEAD, PARTS, PROJECTIONS, REST, SELF, plain_layers
+from ..ops.cpu import loader
+from .arithmetic import (
+    ATTENTION,
+    DENSE,
+    EXPERTS,
+    GLUE,
+    HEAD,
+    PARTS,
+    PROJECTIONS,
+    REST,
+    SELF,
+    plain_layers,
+)
 
 DENOISE, ENCODE = "denoise", "encode"
 Seconds = dict[str, float]

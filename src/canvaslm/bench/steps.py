@@ -18,7 +18,14 @@ from ..types import Failed, Params, Request
 from .arithmetic import PARTS, denoise_macs, encode_macs, weight_bytes
 from .engines import fresh
 from .machine import Ceilings
-from .parts import DENOISE, ENCODE, Instrument, Seconds, clock_of, is_denoising
+from .parts import (
+    DENOISE,
+    ENCODE,
+    Instrument,
+    Seconds,
+    clock_of,
+    is_denoising,
+)
 from .summary import median
 
 Tell = Callable[[str], None]

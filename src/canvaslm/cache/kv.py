@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..errors import UsageError
 from ..model.config import ModelConfig
-from .packed import PackedStore
+from .blocks import BlockStore
 from .parts import Part, Span, Store, usable
 from .plain import PlainStore
 
@@ -46,7 +46,7 @@ class KVCache:
 
     def _new_store(self, expected: int) -> Store:
         if self.native:
-            return PackedStore(self.config, self.dtype)
+            return BlockStore(self.config, self.dtype)
         slots, block = _slots(self.config, expected), min(256, 4 * self.config.canvas_length)
         return PlainStore(self.config, self.device, self.dtype, slots, block, self.slack)
 
@@ -61,7 +61,7 @@ class KVCache:
         sliding = min(
             padded, config.sliding_window + _slack(config) + max(_LONGEST_WRITE, config.canvas_length)
         )
-        return PackedStore.estimate(config, dtype, padded, sliding)
+        return BlockStore.estimate(config, dtype, padded, sliding)
 
     @property
     def bytes(self) -> int:

@@ -34,7 +34,7 @@ def command(
 
 def _export(model: str, out: Path, kind: str | None, *, force: bool, json: bool) -> None:
     from ..errors import UsageError
-    from ..weights.gguf_export import export_folder
+    from ..weights.gguf.export import export_folder
     from ..weights.resolve import resolve
     from .quantize import progress_bar
 
@@ -51,7 +51,7 @@ def _export(model: str, out: Path, kind: str | None, *, force: bool, json: bool)
 
         print(json_module.dumps({"out": str(out), "bytes": size}))
     else:
-        from ..weights.memory import gigabytes
+        from ..weights.loading.memory import gigabytes
 
         print(f"{out}: {gigabytes(size)}")
 

@@ -17,7 +17,14 @@ from dataclasses import dataclass, replace
 from types import FrameType, TracebackType
 from typing import Any
 
-from ..types import Committed, Draft, Event, Failed, Finished, ToolCall
+from ..types import (
+    Committed,
+    Draft,
+    Event,
+    Failed,
+    Finished,
+    ToolCall,
+)
 from .canvas_view import Canvas, Line, Style, Vocabulary, render
 from .glyphs import visible
 from .output import call_line

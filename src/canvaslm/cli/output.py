@@ -9,7 +9,15 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol, TextIO
 
-from ..types import CanvasReport, Draft, Event, Failed, Finished, Reply, ToolCall
+from ..types import (
+    CanvasReport,
+    Draft,
+    Event,
+    Failed,
+    Finished,
+    Reply,
+    ToolCall,
+)
 from .canvas_view import Style
 from .glyphs import visible
 from .terminal import abilities, paint_lines

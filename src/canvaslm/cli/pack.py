@@ -33,18 +33,18 @@ def command(
       ln -s /shared/model.gguf . && canvaslm pack model.gguf   # where the model's own folder is read-only
     """
     from ..errors import UsageError
-    from ..ops import native
-    from ..weights.memory import gigabytes
-    from ..weights.packed_file import packed_path
-    from ..weights.packed_write import write_packed
+    from ..ops import cpu
+    from ..weights.loading.memory import gigabytes
+    from ..weights.packed.file import packed_path
+    from ..weights.packed.write import write_packed
     from ..weights.resolve import resolve
     from .quantize import progress_bar
 
     checkpoint = resolve(model)
     if checkpoint.kind != "gguf":
         raise UsageError(f"{model}: is not a GGUF file; only those are packed", param="model")
-    if threads is not None and native.available():
-        native.set_threads(threads)
+    if threads is not None and cpu.available():
+        cpu.set_threads(threads)
     with progress_bar("packing") as progress:
         written = write_packed(checkpoint.files[0], out, force=force, progress=progress)
     print(f"{written.path}: {written.weights} weights, {gigabytes(written.size)}")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from ..weights.quantize import TensorReport, Written
+    from ..weights.gguf.quantize import TensorReport, Written
 
 # A model of no more tensors than this is listed whole without --all.
 _LISTED = 60
@@ -33,8 +33,8 @@ def write_and_report(
 ) -> None:
     """Writes the GGUF file with a progress bar and prints what became of the tensors. `kind` None: as stored."""
     from ..errors import UsageError
-    from ..weights.gguf_source import open_source
-    from ..weights.quantize import FILE_TYPES, write_gguf
+    from ..weights.gguf.quantize import FILE_TYPES, write_gguf
+    from ..weights.gguf.source import open_source
 
     if kind is not None and kind not in FILE_TYPES:
         raise UsageError(f"type {kind!r} is not written; known: {', '.join(FILE_TYPES)}", param="type")
@@ -71,7 +71,7 @@ def progress_bar(word: str) -> Iterator[Callable[[str, int, int], None]]:
 
 
 def _notes(stored: str, written: Written) -> list[str]:
-    from ..ops.formats_table import FORMATS
+    from ..ops.formats.table import FORMATS
 
     if FORMATS[stored].block > 1 and any(t.error > 0 for t in written.tensors):
         return [
@@ -105,7 +105,7 @@ def _print_table(written: Written, notes: list[str], every: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from ..weights.memory import gigabytes
+    from ..weights.loading.memory import gigabytes
 
     each = every or len(written.tensors) <= _LISTED
     table = Table("tensor", "format", "size", "error", "" if each else "worst", box=None)
@@ -137,7 +137,7 @@ def _kind(tensor: TensorReport) -> str:
 
 
 def _row(group: list[TensorReport], each: bool) -> tuple[str, ...]:
-    from ..weights.memory import gigabytes
+    from ..weights.loading.memory import gigabytes
 
     first, worst = group[0], max(group, key=lambda t: t.error)
     mean = sum(t.error for t in group) / len(group)

@@ -94,7 +94,7 @@ def as_json(description: Description, environment: Mapping[str, str]) -> dict[st
     from dataclasses import asdict
 
     from ..weights.generation import stop_tokens
-    from ..weights.memory import available_memory
+    from ..weights.loading.memory import available_memory
 
     d = description
     return {
@@ -150,7 +150,7 @@ def _plain(text: str) -> str:
 
 
 def _model_rows(d: Description) -> Rows:
-    from ..weights.memory import gigabytes
+    from ..weights.loading.memory import gigabytes
 
     shown = ", ".join(f"{name} ({gigabytes(size)})" for name, size in d.files[:3])
     more = f" and {len(d.files) - 3} more" if len(d.files) > 3 else ""
@@ -194,7 +194,7 @@ def _parameter_rows(d: Description) -> Rows:
 
 
 def _memory_rows(d: Description) -> Rows:
-    from ..weights.memory import available_memory, gigabytes
+    from ..weights.loading.memory import available_memory, gigabytes
 
     free = available_memory()
     rows = [(f"weights in {name}", gigabytes(d.weight_bytes(bits))) for name, bits in _HELD]

@@ -27,7 +27,7 @@ def command(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say the size, write nothing.")] = False,
 ) -> None:
     """Write a model of random weights with the layout of a real one. It answers nonsense, at real speed."""
-    from ..weights.memory import gigabytes
+    from ..weights.loading.memory import gigabytes
     from ..weights.synth import plan_synth, write_synth
     from .quantize import progress_bar
 

@@ -26,7 +26,16 @@ from tokenizers import (
     trainers,
 )
 
-from .config import BOS, EOS, MODEL_FOLDER, PAD, UNK, VOCAB_SIZE, config, generation_config
+from .config import (
+    BOS,
+    EOS,
+    MODEL_FOLDER,
+    PAD,
+    UNK,
+    VOCAB_SIZE,
+    config,
+    generation_config,
+)
 from .tasks import TASKS
 
 SPACE = "\u2581"

@@ -6,7 +6,16 @@ from dataclasses import dataclass
 from random import Random
 
 from .tasks import held_out
-from .tasks.sudoku import CELLS, GRIDS, HOLE, PROMPTS, Sudoku, dig, lines, solutions
+from .tasks.sudoku import (
+    CELLS,
+    GRIDS,
+    HOLE,
+    PROMPTS,
+    Sudoku,
+    dig,
+    lines,
+    solutions,
+)
 
 HOLES = 9
 

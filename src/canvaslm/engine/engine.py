@@ -17,7 +17,16 @@ from ..diffusion import advance, check_params, settle, start_canvas, temperature
 from ..errors import CanvasError, EngineFailure, PromptTooLong, UsageError
 from ..model import DiffusionGemma
 from ..ops.predict import Prediction
-from ..types import Committed, Draft, Event, Failed, Finished, FinishReason, Request, Settled
+from ..types import (
+    Committed,
+    Draft,
+    Event,
+    Failed,
+    Finished,
+    FinishReason,
+    Request,
+    Settled,
+)
 from .runner import Runner
 from .scheduler import Row, Scheduler
 from .sequence import Sequence, State

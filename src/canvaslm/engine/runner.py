@@ -8,7 +8,7 @@ from torch import Tensor
 from ..cache import DenoiseContext, EncodeContext, KVCache, storage_type
 from ..diffusion import Canvas, temperature, top_k
 from ..model import DiffusionGemma, RowsContext
-from ..model.packed import PackedTextLayer
+from ..model.diffusion_gemma.fused import FusedTextLayer
 from ..ops.predict import Prediction, draw, predict
 from .scheduler import Row
 from .sequence import Sequence
@@ -41,7 +41,7 @@ class Runner:
         self.deterministic, self.exact, self.mixed = deterministic, exact, mixed
         self.places = model.config.canvas_length
         self.device, self.dtype = model.device, model.dtype
-        self.native = any(isinstance(layer, PackedTextLayer) for layer in model.layers)
+        self.native = any(isinstance(layer, FusedTextLayer) for layer in model.layers)
         self.kv_type = storage_type(kv_type or self.dtype, self.native)
 
     def new_cache(self, expected: int = 0) -> KVCache:

@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from .config import ModelConfig
 from .context import Context, PlainContext, RowsContext
-from .diffusion_gemma import DiffusionGemma
+from .diffusion_gemma.model import DiffusionGemma
 
 __all__ = ["Context", "DiffusionGemma", "ModelConfig", "PlainContext", "RowsContext"]

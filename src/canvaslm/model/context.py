@@ -30,7 +30,7 @@ class Context(Protocol):
         """Lets a canvas see its context and itself; stores nothing."""
 
 
-def see(
+def attend_context(
     context: Context, layer: int, q: Tensor, k: Tensor, v: Tensor, positions: Tensor, encoded: int
 ) -> Tensor:
     """Attention where each row's first `encoded` tokens are being encoded and the others are its canvas.
@@ -129,4 +129,4 @@ def _join(
     return seen[0] if len(seen) == 1 else torch.cat(seen, dim=1)
 
 
-__all__ = ["Context", "PlainContext", "RowsContext", "see"]
+__all__ = ["Context", "PlainContext", "RowsContext", "attend_context"]

@@ -1,6 +1,6 @@
 """Layers whose weights stay in their quantised format, in plain torch: unpacked a slice at a time, where they are used.
 
-They run anywhere and hold no second copy of a weight. `ops.packed_layers` has the fast ones with the same signatures.
+They run anywhere and hold no second copy of a weight. `ops.layers` has the fast ones with the same signatures.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .formats import QuantTensor
+from .formats.quant_tensor import QuantTensor
 
 # Values unpacked at once: 16 MiB in fp32.
 SLICE_VALUES = 4 << 20
@@ -30,7 +30,7 @@ class QuantLinear(nn.Module):
         slices = (
             self.weight.rows(i, min(i + step, self.out_features)) for i in range(0, self.out_features, step)
         )
-        return torch.cat([F.linear(x.float(), piece.unpack()) for piece in slices], dim=-1).to(x.dtype)
+        return torch.cat([F.linear(x.float(), piece.dequantise()) for piece in slices], dim=-1).to(x.dtype)
 
     def extra_repr(self) -> str:
         return f"{self.in_features} -> {self.out_features}, {self.weight.format}"
@@ -48,11 +48,11 @@ class QuantExperts(nn.Module):
         for expert in index.unique().tolist():
             rows, choice = (index == expert).nonzero(as_tuple=True)
             inputs = x[rows].float()
-            parts = [F.linear(inputs, weight[expert].unpack()) for weight in self.gate_up]
+            parts = [F.linear(inputs, weight[expert].dequantise()) for weight in self.gate_up]
             gate, up = torch.cat(parts, dim=-1).chunk(2, dim=-1)
             hidden = F.gelu(gate, approximate="tanh") * up
             out.index_add_(
-                0, rows, F.linear(hidden, self.down[expert].unpack()) * weights[rows, choice, None]
+                0, rows, F.linear(hidden, self.down[expert].dequantise()) * weights[rows, choice, None]
             )
         return out.to(x.dtype)
 
@@ -85,7 +85,7 @@ class QuantVocabulary(nn.Module):
         """Rows of token ids [...] as fp32 [..., hidden]."""
         raw = self.table.raw.view(self.table.row_count, -1)[tokens.flatten()]
         rows = QuantTensor(self.table.format, (tokens.numel(), self.shape[1]), raw)
-        return rows.unpack().view(*tokens.shape, -1)
+        return rows.dequantise().view(*tokens.shape, -1)
 
     def predict(self, hidden: Tensor, embedding: QuantVocabulary, **options: Any) -> Any:
         """A prediction by kernels of its own, or None: then `ops.predict` goes through the tiles."""
@@ -93,7 +93,7 @@ class QuantVocabulary(nn.Module):
 
     def tile(self, start: int, stop: int) -> Tensor:
         """Rows start..stop in fp32."""
-        return self.table.rows(start, min(stop, self.table.row_count)).unpack()
+        return self.table.rows(start, min(stop, self.table.row_count)).dequantise()
 
 
 __all__ = ["SLICE_VALUES", "QuantExperts", "QuantLinear", "QuantVocabulary"]

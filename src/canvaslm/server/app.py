@@ -14,7 +14,7 @@ from starlette.responses import HTMLResponse, Response
 
 from ..errors import CanvasError
 from .bridge import Bridge
-from .dialects import DIALECTS, envelope_of
+from .dialects.registry import DIALECTS, envelope_of
 from .guard import LOOPBACK, Guard, Rules
 from .limits import Limits
 from .metrics import Metrics

@@ -19,7 +19,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from ..errors import EngineFailure
-from ..types import Committed, Draft, Event, Failed, Finished, Request
+from ..types import (
+    Committed,
+    Draft,
+    Event,
+    Failed,
+    Finished,
+    Request,
+)
 from .problems import Problem, busy, loading
 
 if TYPE_CHECKING:

@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..errors import BadTemplate, CanvasError, NotFound, OutOfMemory, PromptTooLong, UsageError
+from ..errors import (
+    BadTemplate,
+    CanvasError,
+    NotFound,
+    OutOfMemory,
+    PromptTooLong,
+    UsageError,
+)
 
 # status -> the word that OpenAI's clients know it by
 TYPES = {

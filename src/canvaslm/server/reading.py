@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING
 from ..text.decoding import StreamDecoder
 from ..text.parse import Delta, ReplyParser
 from ..text.stop import StopStrings
-from ..types import Committed, Draft, Event, Failed, Finished, FinishReason, Settled, ToolCall
+from ..types import (
+    Committed,
+    Draft,
+    Event,
+    Failed,
+    Finished,
+    FinishReason,
+    Settled,
+    ToolCall,
+)
 from .logprobs import LogprobReader, TokenLogprob
 
 if TYPE_CHECKING:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from canvaslm.text.chat import ChatTemplate
-from canvaslm.text.decoding import StreamDecoder
-from canvaslm.text.markers import Special
-from canvaslm.text.parse import Delta, ReplyParser
-from canvaslm.text.stop import StopStrings
-from canvaslm.text.tokenizer import Tokenizer
+from .chat import ChatTemplate
+from .decoding import StreamDecoder
+from .markers import Special
+from .parse import Delta, ReplyParser
+from .stop import StopStrings
+from .tokenizer import Tokenizer
 
 __all__ = ["ChatTemplate", "Delta", "ReplyParser", "Special", "StopStrings", "StreamDecoder", "Tokenizer"]

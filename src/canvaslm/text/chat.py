@@ -16,16 +16,16 @@ from typing import Any
 
 import jinja2
 
-from canvaslm.errors import BadTemplate, UsageError
-from canvaslm.text.default_template import DEFAULT_TEMPLATE
-from canvaslm.text.escaping import Escaper, cut, usable_specials
-from canvaslm.text.limits import Meter
-from canvaslm.text.markers import merge_text
-from canvaslm.text.messages import plain_messages, plain_tools
-from canvaslm.text.sandbox import MAX_SOURCE, Sandbox, compile_template, run_template
-from canvaslm.text.tokenizer import Tokenizer
-from canvaslm.text.tokenizer_files import MAX_CONFIG_BYTES, read_json_object, read_text
-from canvaslm.types import Messages
+from ..errors import BadTemplate, UsageError
+from ..types import Messages
+from .default_template import DEFAULT_TEMPLATE
+from .escaping import Escaper, cut, usable_specials
+from .limits import Meter
+from .markers import merge_text
+from .messages import plain_messages, plain_tools
+from .sandbox import MAX_SOURCE, Sandbox, compile_template, run_template
+from .tokenizer import Tokenizer
+from .tokenizer_files import MAX_CONFIG_BYTES, read_json_object, read_text
 
 GEMMA_MARKERS = (
     *("<|turn>", "<turn|>", "<|channel>", "<channel|>", "<|think|>", "<|tool>", "<tool|>", '<|"|>'),

@@ -13,8 +13,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from canvaslm.errors import UsageError
-from canvaslm.text.markers import Special
+from ..errors import UsageError
+from .markers import Special
 
 MAX_DEPTH = 64
 _ALWAYS = "<|>"

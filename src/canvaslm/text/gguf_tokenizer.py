@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
-from canvaslm.errors import BadModelFile
-from canvaslm.text.decoding import BYTE_TOKEN, Decoding
-from canvaslm.text.tokenizer import TokenizerParts
+from ..errors import BadModelFile
+from .decoding import BYTE_TOKEN, Decoding
+from .tokenizer import TokenizerParts
 
 if TYPE_CHECKING:
     import tokenizers

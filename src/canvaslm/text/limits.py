@@ -13,7 +13,7 @@ from typing import Any
 
 from jinja2 import Undefined
 
-from canvaslm.errors import BadTemplate
+from ..errors import BadTemplate
 
 MAX_INT_BITS = 4096
 SLOT = 64

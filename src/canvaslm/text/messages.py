@@ -7,8 +7,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from canvaslm.errors import UsageError
-from canvaslm.types import Message, Messages, ToolCall
+from ..errors import UsageError
+from ..types import Message, Messages, ToolCall
 
 ROLES = frozenset({"system", "developer", "user", "assistant", "tool"})
 _ALIASES = {"model": "assistant", "function": "tool"}

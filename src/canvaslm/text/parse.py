@@ -12,10 +12,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from canvaslm.text.decoding import StreamDecoder
-from canvaslm.text.tokenizer import Tokenizer
-from canvaslm.text.toolcalls import QUOTE, Quote, parse_call
-from canvaslm.types import ToolCall
+from ..types import ToolCall
+from .decoding import StreamDecoder
+from .tokenizer import Tokenizer
+from .toolcalls import QUOTE, Quote, parse_call
 
 State = Literal["answer", "thinking", "call", "ended"]
 _HEADER = "thought"

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 from jinja2.filters import make_attrgetter
 from markupsafe import Markup
 
-from canvaslm.errors import BadTemplate
-from canvaslm.text.limits import MAX_INT_BITS, SLOT, Meter
+from ..errors import BadTemplate
+from .limits import MAX_INT_BITS, SLOT, Meter
 
 if TYPE_CHECKING:
-    from canvaslm.text.sandbox import Sandbox
+    from .sandbox import Sandbox
 
 _CONVERSION = re.compile(r"%(?:\([^)]*\))?[#0\- +]*(\*|\d+)?(?:\.(\*|\d+)?)?")
 _ESCAPED = 6  # one character may become `&#39;`

@@ -23,9 +23,16 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Cycler, Joiner, Namespace
 from jinja2.visitor import NodeTransformer
 
-from canvaslm.errors import BadTemplate
-from canvaslm.text.limits import MAX_INT_BITS, Meter
-from canvaslm.text.pricing import FILTERS, check_method, format_size, repeat_size, sum_size, ticking_test
+from ..errors import BadTemplate
+from .limits import MAX_INT_BITS, Meter
+from .pricing import (
+    FILTERS,
+    check_method,
+    format_size,
+    repeat_size,
+    sum_size,
+    ticking_test,
+)
 
 MAX_SOURCE = 128 << 10  # characters; Gemma 4's template has 16 k; this many may take 2 s to compile
 MAX_RANGE = 100_000

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from canvaslm.errors import UsageError
+from ..errors import UsageError
 
 MAX_STOPS = 64
 MAX_LENGTH = 1024  # characters

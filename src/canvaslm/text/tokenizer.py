@@ -12,9 +12,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from canvaslm.errors import BadModelFile, UsageError
-from canvaslm.text.decoding import Decoding, StreamDecoder
-from canvaslm.text.markers import Special, looks_like_marker, merge_text
+from ..errors import BadModelFile, UsageError
+from .decoding import Decoding, StreamDecoder
+from .markers import Special, looks_like_marker, merge_text
 
 if TYPE_CHECKING:
     import tokenizers
@@ -70,7 +70,7 @@ class Tokenizer:
 
         Raises NotFound without a tokenizer.json, BadModelFile where a file is broken or of an unsupported kind.
         """
-        from canvaslm.text.tokenizer_files import read_folder
+        from .tokenizer_files import read_folder
 
         return cls(read_folder(Path(folder)))
 
@@ -80,7 +80,7 @@ class Tokenizer:
 
         Raises BadModelFile on broken or hostile entries and on a tokenizer model that is not supported.
         """
-        from canvaslm.text.gguf_tokenizer import read_gguf
+        from .gguf_tokenizer import read_gguf
 
         return cls(read_gguf(metadata, source))
 

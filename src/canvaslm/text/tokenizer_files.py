@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from canvaslm.errors import BadModelFile, NotFound
-from canvaslm.text.decoding import Decoding, decoding_from_json
-from canvaslm.text.tokenizer import TokenizerParts
+from ..errors import BadModelFile, NotFound
+from .decoding import Decoding, decoding_from_json
+from .tokenizer import TokenizerParts
 
 if TYPE_CHECKING:
     import tokenizers

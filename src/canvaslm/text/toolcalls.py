@@ -13,7 +13,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from canvaslm.types import ToolCall
+from ..types import ToolCall
 
 MAX_DEPTH = 64
 QUOTE = '<|"|>'

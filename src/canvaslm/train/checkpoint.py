@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import BadModelFile, NotFound
-from ..weights.safetensors import load_file, save_file
+from ..weights.safetensors_.file import load_file, save_file
 from .optim import Average, Optimizers
 
 PREFIX = "step-"

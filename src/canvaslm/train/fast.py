@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..model.diffusion_gemma import DiffusionGemma
-from ..model.text import TextLayer
+from ..model.diffusion_gemma.model import DiffusionGemma
+from ..model.diffusion_gemma.text import TextLayer
 from .objective import Objective, soft_guess, token_losses
 
 

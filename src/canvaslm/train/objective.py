@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..model.context import PlainContext
-from ..model.diffusion_gemma import DiffusionGemma
+from ..model.diffusion_gemma.model import DiffusionGemma
 from ..ops.grouped import experts_sorted
 from .data import IGNORE, Batch
 from .settings import ObjectiveSettings

@@ -9,10 +9,10 @@ import torch
 
 from ..errors import UsageError
 from ..model.config import ModelConfig
-from ..model.diffusion_gemma import DiffusionGemma
-from ..weights.export import save_folder
-from ..weights.load import load_model
+from ..model.diffusion_gemma.model import DiffusionGemma
+from ..weights.loading.load import load_model
 from ..weights.resolve import read_json, resolve
+from ..weights.safetensors_.export import save_folder
 from .data import Source, chat_encoder, load_source, read_chats
 from .settings import Settings
 from .sft import Export, Trainer

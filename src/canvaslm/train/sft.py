@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from ..errors import UsageError
-from ..model.diffusion_gemma import DiffusionGemma
+from ..model.diffusion_gemma.model import DiffusionGemma
 from .checkpoint import Progress, checkpoints, load_checkpoint, save_checkpoint
 from .data import Batch, Batcher, Source
 from .fast import compile_objective

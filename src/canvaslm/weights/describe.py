@@ -9,10 +9,10 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BadConfig
-from .header import Header, read_header
+from .loading.plan import make_plan
 from .names import Part, part_of, weight_shapes
-from .plan import make_plan
 from .resolve import Checkpoint, read_config
+from .safetensors_.header import Header, read_header
 
 if TYPE_CHECKING:
     from ..model.config import ModelConfig
@@ -101,7 +101,7 @@ def describe(checkpoint: Checkpoint) -> Description:
 def format_of(checkpoint: Checkpoint) -> str:
     """What a checkpoint's weights are stored as: a GGUF file's type ("Q4_K_M"), else the type of most bytes ("BF16")."""
     if checkpoint.kind == "gguf":
-        from .gguf_describe import file_type
+        from .gguf.describe import file_type
 
         return file_type(checkpoint.files[0])
     return next(iter(_stored(map(read_header, checkpoint.files))), "")
@@ -128,7 +128,7 @@ def count_parts(config: ModelConfig) -> dict[Part, int]:
 
 
 def _describe_gguf(checkpoint: Checkpoint) -> Description:
-    from .gguf_describe import describe_gguf
+    from .gguf.describe import describe_gguf
 
     return describe_gguf(checkpoint)
 

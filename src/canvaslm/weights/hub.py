@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import CanvasError, NotFound, Offline, UsageError
-from .header import shown
+from .safetensors_.header import shown
 
 # Top-level files only: weights, configuration and tokenizer. Never .bin, .pt or Python.
 ALLOW = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "tokenizer.model")

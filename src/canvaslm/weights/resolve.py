@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import BadConfig, BadModelFile, NotFound, UsageError
-from .header import shown
 from .hub import cached_ids, download, gguf_stem, looks_like_hub_id, parse_hub_id
+from .safetensors_.header import shown
 
 if TYPE_CHECKING:
     from ..model.config import ModelConfig

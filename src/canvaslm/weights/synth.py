@@ -16,13 +16,13 @@ import torch
 
 from ..errors import UsageError
 from ..model.config import FULL, SLIDING, ModelConfig
-from ..ops.formats import FORMATS, pack
-from .gguf import GGUFFile
-from .gguf_names import ROPE_FREQS, gguf_order, to_gguf
-from .gguf_source import config_metadata, generation_metadata, rope_factors
-from .gguf_write import GGUFWriter, PlannedTensor, planned_size, u32
+from ..ops.formats.quant_tensor import FORMATS, quantise
+from .gguf.file import GGUFFile
+from .gguf.names import ROPE_FREQS, gguf_order, to_gguf
+from .gguf.quantize import FILE_TYPES, choose_formats
+from .gguf.source import config_metadata, generation_metadata, rope_factors
+from .gguf.write import GGUFWriter, PlannedTensor, planned_size, u32
 from .names import weight_shapes
-from .quantize import FILE_TYPES, choose_formats
 from .synth_vocab import synthetic_vocabulary
 
 __all__ = ["SYNTH_SHAPES", "SynthPlan", "plan_synth", "random_blocks", "write_synth"]
@@ -202,7 +202,7 @@ def random_blocks(format: str, count: int, deviation: float, rng: np.random.Gene
     layout = FORMATS[format]
     if format in ("F16", "BF16"):
         values = rng.standard_normal((count, 1), np.float32) * deviation
-        return pack(format, torch.from_numpy(values)).numpy()
+        return quantise(format, torch.from_numpy(values)).numpy()
     if format not in _SCALES:
         raise UsageError(f"random blocks of {format} are not made", param="type")
     blocks = rng.integers(0, 256, (count, layout.size), dtype=np.uint8)

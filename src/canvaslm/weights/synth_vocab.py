@@ -9,7 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import product
 
-from .gguf_write import f32s, flag, i32s, string, strings, u32
+from .gguf.write import (
+    f32s,
+    flag,
+    i32s,
+    string,
+    strings,
+    u32,
+)
 
 __all__ = ["TEMPLATE", "synthetic_vocabulary"]
 

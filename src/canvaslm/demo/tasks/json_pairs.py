@@ -6,7 +6,15 @@ import json
 from random import Random
 
 from .base import Example, Task, ask
-from .words import ANIMALS, CITIES, COLORS, FRUITS, JOBS, PEOPLE, THINGS
+from .words import (
+    ANIMALS,
+    CITIES,
+    COLORS,
+    FRUITS,
+    JOBS,
+    PEOPLE,
+    THINGS,
+)
 
 PROMPTS = ("JSON: {}", "To JSON: {}", "Make JSON from {}", "Convert to JSON: {}")
 WORD_KEYS = {

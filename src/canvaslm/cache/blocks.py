@@ -1,0 +1,134 @@
+"""Keys and values in blocks that the native attention kernel reads as they lie: packed once, shared in place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ..model.config import ModelConfig
+from ..ops.cpu.attention import BLOCK, KeyBlocks, append_blocks, attention, block_bytes
+from ..ops.cpu.memory import Piece
+from .parts import NOTHING, Nothing, Part, Span, layer_kinds
+
+Held = Piece | Nothing
+
+
+class _Group:
+    """The blocks of all layers of one kind: block i holds tokens 256 i .. 256 i + 255 of each."""
+
+    def __init__(self, config: ModelConfig, layers: list[int], dtype: torch.dtype) -> None:
+        self.offsets: dict[int, int] = {}
+        self.nbytes = 0  # of one block
+        for layer in layers:
+            self.offsets[layer] = self.nbytes
+            self.nbytes += block_bytes(dtype, config.kv_heads_of(layer), config.head_dim_of(layer))
+        self.blocks: list[Held | None] = []  # None: forgotten
+        self._addresses: npt.NDArray[np.uint64] = np.zeros(8, np.uint64)
+
+    def append(self, block: Held | None) -> None:
+        if len(self.blocks) == len(self._addresses):
+            self._addresses = np.concatenate((self._addresses, np.zeros_like(self._addresses)))
+        self._addresses[len(self.blocks)] = block.address if isinstance(block, Piece) else 0
+        self.blocks.append(block)
+
+    def reserve(self, tokens: int) -> None:
+        while BLOCK * len(self.blocks) < tokens:
+            self.append(Piece(self.nbytes) if self.offsets else NOTHING)
+
+    def table(self, layer: int, first: int, stop: int) -> npt.NDArray[np.uint64]:
+        """Addresses of the layer's blocks first .. stop - 1."""
+        assert all(block is not None for block in self.blocks[first:stop]), "a forgotten block is needed"
+        return self._addresses[first:stop] + np.uint64(self.offsets[layer])
+
+    def forget(self, before: int) -> None:
+        for i in range(min(before // BLOCK, len(self.blocks)) - 1, -1, -1):
+            if self.blocks[i] is None:
+                break
+            self.blocks[i] = None
+
+    def held(self) -> Iterator[Held]:
+        return (block for block in self.blocks if block is not None)
+
+
+class BlockStore:
+    """A `Store` of int16 or int8 with a scale per token and head; fp32 in and out, CPU only.
+
+    Blocks below the last are never written to again, so others may read them; the last one is this store's own.
+    """
+
+    block = BLOCK
+
+    def __init__(self, config: ModelConfig, dtype: torch.dtype) -> None:
+        self.config, self.dtype = config, dtype
+        self._full, self._sliding = (_Group(config, layers, dtype) for layers in layer_kinds(config))
+
+    @staticmethod
+    def estimate(config: ModelConfig, dtype: torch.dtype, full: int, sliding: int) -> int:
+        """Bytes when full layers hold `full` tokens, and sliding ones `sliding` that may begin inside a block."""
+        sizes = [_Group(config, layers, dtype).nbytes for layers in layer_kinds(config)]
+        blocks = -(-full // BLOCK)
+        return sizes[0] * blocks + sizes[1] * min(blocks, -(-sliding // BLOCK) + 1)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(block.nbytes for group in (self._full, self._sliding) for block in group.held())
+
+    def write(self, layer: int, k: Tensor, v: Tensor, at: int) -> None:
+        group, end = self._group(layer), at + k.shape[1]
+        group.reserve(end)
+        first = at // BLOCK
+        append_blocks(k, v, self.dtype, group.table(layer, first, -(-end // BLOCK)), at - first * BLOCK)
+
+    def encode(self, layer: int, q: Tensor, at: int, masks: dict[int | None, Tensor]) -> Tensor:
+        keys, first = self._seen(layer, at, at + q.shape[1])
+        return attention(q, keys, first_query=at - first, window=self.config.window_of(layer))[None]
+
+    def denoise(self, layer: int, q: Tensor, k: Tensor, v: Tensor, at: int) -> Tensor:
+        return attention(q, self._seen(layer, at, at)[0], (k, v))[None]
+
+    def forget(self, before: int) -> None:
+        self._sliding.forget(before)
+
+    def has_sliding(self, index: int) -> bool:
+        return self._sliding.blocks[index] is not None
+
+    def span(self, index: int, count: int, *, lasting: bool) -> Span:
+        full = self._full.blocks[index]
+        assert full is not None
+        return Span(full, self._sliding.blocks[index], count)
+
+    def begin(self, spans: Sequence[Span], count: int, first_sliding: int) -> None:
+        """Shares whole blocks, and copies the last one if it will be written to."""
+        for i, span in enumerate(spans):
+            whole, sliding = count >= (i + 1) * BLOCK, span.sliding if i >= first_sliding else None
+            self._full.append(_own(span.full, whole))
+            self._sliding.append(None if sliding is None else _own(sliding, whole))
+
+    def shared(self) -> Iterator[Part]:
+        yield from self._full.held()
+        yield from self._sliding.held()
+
+    def _group(self, layer: int) -> _Group:
+        return self._sliding if self.config.is_sliding(layer) else self._full
+
+    def _seen(self, layer: int, at: int, stop: int) -> tuple[KeyBlocks, int]:
+        """Keys before `stop` that tokens from position `at` on may see, and the position of their first block."""
+        window = self.config.window_of(layer)
+        start = 0 if window is None else max(0, at - (window - 1))
+        first = start // BLOCK
+        table = self._group(layer).table(layer, first, -(-stop // BLOCK))
+        heads, width = self.config.kv_heads_of(layer), self.config.head_dim_of(layer)
+        begin = first * BLOCK
+        return KeyBlocks(table, self.dtype, heads, width, start - begin, stop - begin, self), begin
+
+
+def _own(part: Part, whole: bool) -> Held:
+    assert isinstance(part, Piece | Nothing)
+    return part if whole or isinstance(part, Nothing) else part.copy()
+
+
+__all__ = ["BlockStore"]

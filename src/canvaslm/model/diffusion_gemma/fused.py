@@ -1,0 +1,149 @@
+"""A layer whose every step is a native kernel: the fast twin of `model.text.TextLayer`, for packed models on a CPU."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ...ops.cpu import elementwise
+from ...ops.cpu.layers import RepackedExpertsLayer, RepackedLinear, RepackedMLP
+from ...ops.cpu.repacked import RepackedMatrix
+from ...ops.norm import RMSNorm
+from ..context import Context, attend_context
+from .text import RouterLog, SelfConditioning, TextLayer
+
+
+def can_fuse(layer: TextLayer) -> bool:
+    """Whether all large weights of a layer are packed, so that `FusedTextLayer` can take its place."""
+    attention = layer.self_attn
+    projections = (attention.q_proj, attention.k_proj, attention.o_proj, attention.v_proj)
+    return (
+        all(isinstance(p, RepackedLinear) for p in projections if p is not None)
+        and isinstance(layer.mlp.fused, RepackedMLP)
+        and isinstance(layer.experts, RepackedExpertsLayer)
+    )
+
+
+class FusedTextLayer(nn.Module):
+    """Same arithmetic as the TextLayer it wraps, in a dozen calls; fp32 activations, CPU, inference only."""
+
+    half_rope = True
+
+    def __init__(self, layer: TextLayer) -> None:
+        super().__init__()
+        self.plain = layer
+        assert isinstance(layer.experts, RepackedExpertsLayer)
+        self.experts = layer.experts
+        router = layer.router
+        self.eps = router.eps
+        self.router = RepackedMatrix.from_float(router.proj.weight.detach(), "F32")
+        self.router_scale = (router.scale.detach() * router.scale.numel() ** -0.5).contiguous()
+        self.scalar, self.encoder_scalar = float(layer.layer_scalar), float(layer.encoder_layer_scalar)
+
+    def forward(
+        self,
+        x: Tensor,
+        positions: Tensor,
+        rope: tuple[Tensor, Tensor],
+        context: Context,
+        *,
+        encoded: int,
+        router_log: RouterLog | None = None,
+    ) -> Tensor:
+        """x [B, L, H] -> [B, L, H]; see TextLayer. Both kinds of tokens at once only with B = 1. rope: half tables.
+
+        The router's probabilities are not kept: `router_log` must be None.
+        """
+        if len(x) > 1 and 0 < encoded < x.shape[1]:
+            raise ValueError(f"packed layers mix both kinds of tokens in one row, not in {len(x)}")
+        if router_log is not None:
+            raise ValueError("packed layers do not log their routing; load the model with a dtype instead")
+        layer, attention = self.plain, self.plain.self_attn
+        normed = elementwise.rms_norm(x, layer.input_layernorm.weight, self.eps)
+        q = self._heads(attention.q_proj(normed), attention.q_norm.weight, rope)
+        k, v = self._keys_values(normed, rope)
+        seen = attention.o_proj(attend_context(context, attention.layer, q, k, v, positions, encoded))
+        x = elementwise.rms_norm(seen, layer.post_attention_layernorm.weight, self.eps, residual=x)
+        return self._feed_forward(x, len(x) * encoded)
+
+    def append_keys_values(
+        self, x: Tensor, positions: Tensor, rope: tuple[Tensor, Tensor], context: Context
+    ) -> None:
+        """See TextLayer."""
+        normed = elementwise.rms_norm(x, self.plain.input_layernorm.weight, self.eps)
+        k, v = self._keys_values(normed, rope)
+        context.append(self.plain.self_attn.layer, k, v, positions)
+
+    def _keys_values(self, normed: Tensor, rope: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        attention = self.plain.self_attn
+        keys = attention.k_proj(normed)
+        values = keys.clone() if attention.v_proj is None else attention.v_proj(normed)
+        return self._heads(keys, attention.k_norm.weight, rope), self._heads(values, None, None)
+
+    def _heads(self, x: Tensor, weight: Tensor | None, rope: tuple[Tensor, Tensor] | None) -> Tensor:
+        """[B, L, n * D] -> [B, n, L, D], normed per head and rotated, in place."""
+        width = self.plain.self_attn.head_dim
+        heads = x.view(-1, x.shape[-1] // width, width)
+        table = None if rope is None else (rope[0].flatten(0, 2), rope[1].flatten(0, 2))
+        elementwise.norm_rope(heads, weight, self.eps, table)
+        return heads.view(*x.shape[:2], -1, width).transpose(1, 2)
+
+    def _feed_forward(self, x: Tensor, encoded: int) -> Tensor:
+        """`encoded` counts tokens of all rows."""
+        layer, tokens = self.plain, x.flatten(0, 1)
+        dense = layer.mlp(elementwise.rms_norm(tokens, layer.pre_feedforward_layernorm.weight, self.eps))
+        index, weights = elementwise.route(
+            tokens,
+            self.router_scale,
+            self.router,
+            layer.router.per_expert_scale,
+            layer.router.top_k,
+            self.eps,
+        )
+        normed = elementwise.rms_norm(tokens, layer.pre_feedforward_layernorm_2.weight, self.eps)
+        routed = self.experts(normed, index, weights)
+        out = torch.empty_like(tokens)
+        for part, scalar in ((slice(encoded), self.encoder_scalar), (slice(encoded, None), self.scalar)):
+            if not len(out[part]):
+                continue
+            elementwise.join_feed_forward(
+                dense[part],
+                layer.post_feedforward_layernorm_1.weight,
+                routed[part],
+                layer.post_feedforward_layernorm_2.weight,
+                layer.post_feedforward_layernorm.weight,
+                tokens[part],
+                scalar,
+                self.eps,
+                out=out[part],
+            )
+        return out.view_as(x)
+
+
+class FusedNorm(nn.Module):
+    """`RMSNorm` on the native kernel; fp32, CPU, inference only."""
+
+    def __init__(self, norm: RMSNorm) -> None:
+        super().__init__()
+        self.weight, self.eps = norm.weight, norm.eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return elementwise.rms_norm(x, self.weight, self.eps)
+
+
+class FusedSelfConditioning(nn.Module):
+    """Same arithmetic as the SelfConditioning it wraps, whose MLP must be packed."""
+
+    def __init__(self, plain: SelfConditioning) -> None:
+        super().__init__()
+        assert isinstance(plain.fused, RepackedMLP)
+        self.fused, self.pre_norm = plain.fused, FusedNorm(plain.pre_norm)
+
+    def forward(self, embedded: Tensor, soft: Tensor | None = None) -> Tensor:
+        """See SelfConditioning."""
+        if soft is not None:
+            embedded = embedded + self.fused(self.pre_norm(soft))
+        return elementwise.rms_norm(embedded, None, self.pre_norm.eps)
+
+
+__all__ = ["FusedNorm", "FusedSelfConditioning", "FusedTextLayer", "can_fuse"]

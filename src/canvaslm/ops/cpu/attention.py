@@ -1,0 +1,171 @@
+"""Attention over keys and values that were packed once, softmax scale 1; twin: `ops.attention.attend`.
+
+A block holds 256 consecutive tokens of one layer (csrc/kv.h). Its memory belongs to the caller (see `memory`); here a
+layer's blocks are a table of addresses. A place is a token's number counted from the first block of a table.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .loader import library
+from .products import pointer
+
+BLOCK = 256
+# What a component of a key or value may be packed to; the numbers are those of kv.h.
+KINDS = {torch.int16: 0, torch.int8: 1}
+
+_p, _i, _l = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64
+
+
+class _Fresh(ctypes.Structure):
+    _fields_ = (
+        ("k", _p),
+        ("v", _p),
+        ("k_token", _l),
+        ("k_head", _l),
+        ("v_token", _l),
+        ("v_head", _l),
+        ("count", _i),
+    )
+
+
+class _RememberCall(ctypes.Structure):
+    _fields_ = (
+        ("fresh", _Fresh),
+        ("kv_heads", _i),
+        ("width", _i),
+        ("kind", _i),
+        ("blocks", _p),
+        ("first", _i),
+    )
+
+
+class _AttentionCall(ctypes.Structure):
+    _fields_ = (
+        ("q", _p), ("q_token", _l), ("q_head", _l), ("tokens", _i), ("heads", _i), ("kv_heads", _i), ("width", _i),
+        ("blocks", _p), ("kind", _i), ("from_", _i), ("to", _i), ("own", _Fresh), ("first_query", _i), ("causal", _i),
+        ("window", _i), ("out", _p), ("out_token", _l), ("out_head", _l),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class KeyBlocks:
+    """Packed keys and values of one layer: places start .. stop of the blocks at `table` (uint64 addresses)."""
+
+    table: np.ndarray
+    dtype: torch.dtype  # int16 or int8
+    kv_heads: int
+    width: int
+    start: int
+    stop: int
+    owner: object = None  # what keeps the blocks' memory alive
+
+
+def block_bytes(dtype: torch.dtype, kv_heads: int, width: int) -> int:
+    """Bytes of a block of one layer: 2 * kv_heads * 256 components of `width` (rounded up to 32), and their scales."""
+    return int(library().canvas_block_bytes(KINDS[dtype], kv_heads, width))
+
+
+def append_blocks(k: Tensor, v: Tensor, dtype: torch.dtype, table: np.ndarray, first: int) -> None:
+    """Packs k, v [kv_heads, L, D] fp32 into the blocks at `table`, token i at place first + i; twin: `quantise_rows`.
+
+    Every key and value has a scale of its own: what a token is packed to depends on no other. int8 rounds to 127 steps
+    either side of zero, int16 to about 2^15. Raises ValueError when the blocks do not reach.
+    """
+    fresh = _fresh(k, v, k.shape[-1])
+    if first < 0 or first + fresh.count > BLOCK * len(table):
+        raise ValueError(
+            f"places {first} .. {first + fresh.count} lie outside {len(table)} blocks of {BLOCK}"
+        )
+    table = _checked(table)
+    call = _RememberCall(fresh, k.shape[0], k.shape[-1], KINDS[dtype], table.ctypes.data, first)
+    library().canvas_remember(ctypes.byref(call))
+
+
+def attention(
+    q: Tensor,
+    keys: KeyBlocks | None = None,
+    own: tuple[Tensor, Tensor] | None = None,
+    *,
+    first_query: int | None = None,
+    window: int | None = None,
+) -> Tensor:
+    """Softmax(q k^T) v for one sequence: q [heads, L, D] fp32 -> [L, heads * D] fp32.
+
+    Every query sees places start .. stop of `keys`, and all of `own` = (k, v) [kv_heads, N, D] fp32 (strided views whose
+    last dimension is contiguous will do). With `first_query` it is causal: query i sees places up to first_query + i,
+    the last `window` of them when a window is given, and there are no `own` keys. A query that sees nothing gives
+    zeros. Products are 16 bits wide: relative error about 5e-4, with int8 keys about 1 %. A query's result depends only
+    on what it sees and on how that lies in blocks of 256. Raises ValueError naming what does not fit.
+    """
+    if q.dim() != 3 or q.dtype != torch.float32 or q.stride(-1) != 1 or q.device.type != "cpu":
+        raise ValueError(f"q: expected fp32 [heads, L, D] on the CPU, got {q.dtype} {list(q.shape)}")
+    heads, tokens, width = q.shape
+    fresh, kv_heads = _Fresh(), keys.kv_heads if keys is not None else 0
+    if own is not None:
+        fresh, kv_heads = _fresh(*own, width), kv_heads or own[0].shape[0]
+    _check_heads(heads, width, kv_heads, keys, own)
+    if (first_query is not None and (own is not None or first_query < 0)) or (
+        window is not None and window < 1
+    ):
+        raise ValueError(
+            f"first_query {first_query}, window {window}: at least 0 and 1, and no keys of their own"
+        )
+    out = torch.empty(tokens, heads * width)
+    if not tokens:
+        return out
+    table = None if keys is None else _checked(keys.table)
+    call = _AttentionCall(
+        pointer(q), q.stride(1), q.stride(0), tokens, heads, kv_heads, width,
+        None if table is None else table.ctypes.data,
+        0 if keys is None else KINDS[keys.dtype],
+        0 if keys is None else keys.start,
+        0 if keys is None else keys.stop,
+        fresh, first_query or 0, int(first_query is not None), window or 0, pointer(out), heads * width, width,
+    )  # fmt: skip
+    library().canvas_attention(ctypes.byref(call))
+    return out
+
+
+def _check_heads(
+    heads: int, width: int, kv_heads: int, keys: KeyBlocks | None, own: tuple[Tensor, Tensor] | None
+) -> None:
+    if kv_heads < 1 or heads % kv_heads or (own is not None and own[0].shape[0] != kv_heads):
+        raise ValueError(f"{heads} query heads cannot share {kv_heads} key-value heads")
+    if keys is None:
+        return
+    if keys.width != width:
+        raise ValueError(f"keys of width {keys.width} cannot meet queries of width {width}")
+    if not 0 <= keys.start <= keys.stop <= BLOCK * len(keys.table):
+        raise ValueError(
+            f"places {keys.start} .. {keys.stop} lie outside {len(keys.table)} blocks of {BLOCK}"
+        )
+
+
+def _checked(table: np.ndarray) -> np.ndarray:
+    if table.dtype != np.uint64 or table.ndim != 1:
+        raise ValueError(
+            f"blocks: expected a table of uint64 addresses, got {table.dtype} {list(table.shape)}"
+        )
+    return np.ascontiguousarray(table)
+
+
+def _fresh(k: Tensor, v: Tensor, width: int) -> _Fresh:
+    fits = (
+        k.dim() == 3 and k.shape == v.shape and k.shape[-1] == width and k.dtype == v.dtype == torch.float32
+    )
+    if not fits or k.stride(-1) != 1 or v.stride(-1) != 1 or k.device.type != "cpu":
+        raise ValueError(
+            f"k, v: expected fp32 [kv_heads, N, {width}] on the CPU, "
+            f"got {k.dtype} {list(k.shape)} and {v.dtype} {list(v.shape)}"
+        )
+    return _Fresh(pointer(k), pointer(v), k.stride(1), k.stride(0), v.stride(1), v.stride(0), k.shape[1])
+
+
+__all__ = ["BLOCK", "KINDS", "KeyBlocks", "append_blocks", "attention", "block_bytes"]

@@ -1,0 +1,234 @@
+"""Head, sampling statistics and the soft embedding over a packed vocabulary; twin: `ops.predict.predict`."""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .loader import library
+from .products import check, pointer
+from .repacked import RepackedMatrix, RowTable
+
+SAMPLE_TILE = 1024
+# Probability mass a row's soft embedding may leave out: errs less than rounding the embedding to bf16 does.
+DROP = 5e-4
+
+_p, _i = ctypes.c_void_p, ctypes.c_int
+
+
+class _Matrix(ctypes.Structure):
+    _fields_ = (("kind", _i), ("n", _i), ("k", _i), ("data", _p))
+
+
+class _HeadCall(ctypes.Structure):
+    _fields_ = (
+        ("head", _Matrix), ("hidden", _p), ("rows", _i), ("softcap", ctypes.c_float), ("temperature", _p),
+        ("bias", _p), ("gumbel", _p), ("uniform", _p), ("store", _p), ("tile_peak", _p), ("tile_mass", _p),
+        ("sampled", _p), ("argmax", _p), ("entropy", _p), ("logprob", _p), ("lse", _p),
+        ("top_k", _p), ("kept_entropy", _p), ("named", _i), ("top_tokens", _p), ("top_logprobs", _p),
+    )  # fmt: skip
+
+
+class _SoftCall(ctypes.Structure):
+    _fields_ = (
+        ("store", _p), ("tile_peak", _p), ("tile_mass", _p), ("lse", _p), ("entropy", _p), ("top_k", _p), ("rows", _i),
+        ("vocabulary", _i), ("width", _i), ("format", _i), ("table", _p), ("transposed", _Matrix), ("drop", ctypes.c_float),
+        ("out", _p), ("gathered", _p), ("dense_rows", _p),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Logits:
+    """What `head` keeps for `soft_embed`: fp16 logits below their tile's maximum, and every tile's maximum and mass.
+
+    With a top-k, of what it kept alone: tiles without such tokens have mass 0, and their part of `store` is not written.
+    `store` is memory that the next `head` may use again once this object is gone: copy what is to outlive it.
+    """
+
+    store: Tensor  # int16 bits of fp16 [R, tiles * SAMPLE_TILE]
+    peak: Tensor  # fp32 [R, tiles]
+    mass: Tensor  # fp32 [R, tiles]
+    lse: Tensor  # fp32 [R]
+    entropy: Tensor  # fp32 [R]
+    vocabulary: int
+    top_k: Tensor | None = None  # int32 [R], or all tokens
+
+
+class _Stores:
+    """Keeps the largest store that was given back: at 134 MB a canvas, fresh pages would cost 60 ms of every step."""
+
+    def __init__(self) -> None:
+        self._lock, self._spare = threading.Lock(), torch.empty(0, dtype=torch.int16)
+
+    def take(self, count: int) -> Tensor:
+        with self._lock:
+            spare, self._spare = self._spare, torch.empty(0, dtype=torch.int16)
+        return spare if spare.numel() >= count else torch.empty(count, dtype=torch.int16)
+
+    def give_back(self, store: Tensor) -> None:
+        with self._lock:
+            if store.numel() > self._spare.numel():
+                self._spare = store
+
+
+_stores = _Stores()
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Per row: sampled and argmax int64, entropy (nats) and the argmax's log-probability fp32; logits when kept.
+
+    With a top-k besides: the entropy of what it kept, and the best tokens named with their log-probabilities.
+    """
+
+    sampled: Tensor
+    argmax: Tensor
+    entropy: Tensor
+    logprob: Tensor
+    logits: Logits | None
+    kept_entropy: Tensor | None = None
+    top_tokens: Tensor | None = None  # int64 [R, named]
+    top_logprobs: Tensor | None = None  # fp32 [R, named], of all tokens
+
+
+def head(
+    hidden: Tensor,
+    weight: RepackedMatrix,
+    *,
+    softcap: float,
+    temperature: Tensor,
+    gumbel: Tensor,
+    uniform: Tensor,
+    bias: Tensor | None = None,
+    keep: bool = True,
+    top_k: Tensor | None = None,
+    named: int = 0,
+) -> Statistics:
+    """Statistics of softmax((softcap * tanh(hidden @ weight.T / softcap)) / temperature + bias), row by row.
+
+    hidden [R, H]; weight [V, H]; temperature [R] > 0; gumbel [R, tiles] and uniform [R] float64 as `ops.predict.draw`
+    makes them; bias [R, V] or None, -inf forbids. softcap 0: none. `keep` keeps the logits (2 bytes each).
+
+    top_k int32 [R], each below V: the token is drawn from, and what is kept has, each row's k largest logits alone, of equal
+    ones those of lower ids. `named`, only with a top_k: names so many of the most probable tokens.
+    """
+    hidden = check("hidden", hidden, (None, weight.k))
+    rows, tiles = len(hidden), -(-weight.n // SAMPLE_TILE)
+    temperature = check("temperature", temperature, (rows,))
+    if rows and not bool((temperature > 0).all()):
+        raise ValueError("temperature: must be positive in every row")
+    gumbel = check("gumbel", gumbel, (rows, tiles))
+    uniform = check("uniform", uniform, (rows,), torch.float64)
+    bias = None if bias is None else check("bias", bias, (rows, weight.n))
+    top_k = None if top_k is None else _check_top_k(top_k, rows, weight.n)
+    if named and (top_k is None or not 0 < named <= weight.n):
+        raise ValueError(f"named = {named}: needs a top_k, and at most {weight.n} tokens")
+    whole = _stores.take(rows * tiles * SAMPLE_TILE) if keep else None
+    store = None if whole is None else whole[: rows * tiles * SAMPLE_TILE].view(rows, -1)
+    peak, mass = torch.empty(rows, tiles), torch.empty(rows, tiles)
+    sampled, argmax = torch.empty(2, rows, dtype=torch.int64)
+    entropy, logprob, lse, kept_entropy = torch.empty(4, rows)
+    top_tokens, top_logprobs = torch.empty(rows, named, dtype=torch.int64), torch.empty(rows, named)
+    call = _HeadCall(
+        _Matrix(weight.code, weight.n, weight.k, weight.data), pointer(hidden), rows, softcap, pointer(temperature),
+        pointer(bias), pointer(gumbel), pointer(uniform), pointer(store), pointer(peak), pointer(mass),
+        pointer(sampled), pointer(argmax), pointer(entropy), pointer(logprob), pointer(lse),
+        pointer(top_k), pointer(kept_entropy), named, pointer(top_tokens), pointer(top_logprobs),
+    )  # fmt: skip
+    if rows:
+        library().canvas_head(ctypes.byref(call))
+    logits = None
+    if store is not None and whole is not None:
+        flat = entropy if top_k is None else kept_entropy
+        logits = Logits(store, peak, mass, lse, flat, weight.n, top_k)
+        weakref.finalize(logits, _stores.give_back, whole)
+    if top_k is None:
+        return Statistics(sampled, argmax, entropy, logprob, logits)
+    return Statistics(sampled, argmax, entropy, logprob, logits, kept_entropy, top_tokens, top_logprobs)
+
+
+def _check_top_k(top_k: Tensor, rows: int, vocabulary: int) -> Tensor:
+    top_k = check("top_k", top_k, (rows,), torch.int32)
+    if rows and not bool(((top_k > 0) & (top_k < vocabulary)).all()):
+        raise ValueError(f"top_k: must lie between 1 and {vocabulary - 1} in every row")
+    return top_k
+
+
+@dataclass(frozen=True)
+class SoftTable:
+    """An embedding table for `soft_embed`: its rows as stored, and (for large ones) packed the other way round."""
+
+    rows: RowTable
+    transposed: RepackedMatrix | None = None
+
+    @classmethod
+    def build(cls, rows: RowTable, transposed: Callable[[str], RepackedMatrix] | None = None) -> SoftTable:
+        """INT8 columns for quantised tables (1.03 bytes a weight), fp32 ones for float tables up to 64 MiB.
+
+        `transposed` makes the table of a kind; None packs it here.
+        """
+        floats = rows.format in ("F32", "F16", "BF16") and rows.rows * rows.columns <= 1 << 24
+        kind = "F32" if floats else "INT8"
+        if transposed is not None:
+            return cls(rows, transposed(kind))
+        return cls(rows, RepackedMatrix.transposed(rows.format, rows.raw, rows.rows, rows.columns, kind=kind))
+
+
+@dataclass(frozen=True)
+class Work:
+    """How `soft_embed` did it: table rows added one by one, and rows that took the dense product."""
+
+    gathered: int
+    dense: int
+
+
+def soft_embed(
+    logits: Logits, table: SoftTable, *, drop: float = DROP, out: Tensor | None = None
+) -> tuple[Tensor, Work]:
+    """sum_v p_v E[v] per row, fp32 [R, H]: softmax over what `head` kept, times the embedding table. Into `out` if given.
+
+    At most `drop` of a row's mass is left out, and only where that makes its sum sparse; drop=0 leaves out nothing and
+    rounds p to 15 bits instead of 7 in the dense product. Rows with a top-k of up to 2400 are always summed one by one.
+    Bounds on the relative error of a row: drop + 1e-3 for rows summed one by one; about 1 % (int8 columns, 7-bit p) for
+    dense rows, 0.7 % with drop=0, 1e-3 with fp32 columns.
+    """
+    if table.rows.rows != logits.vocabulary:
+        raise ValueError(
+            f"the table has {table.rows.rows} rows, the logits {logits.vocabulary} columns: they must agree"
+        )
+    if not 0 <= drop < 1:
+        raise ValueError(f"drop: must lie in [0, 1), not {drop}")
+    count, width = len(logits.lse), table.rows.columns
+    if out is None:
+        out = torch.empty(count, width)
+    elif out.shape != (count, width) or out.dtype != torch.float32 or not out.is_contiguous():
+        raise ValueError(f"out: expected contiguous fp32 [{count}, {width}]")
+    gathered, dense = ctypes.c_int64(), ctypes.c_int64()
+    t = table.transposed
+    matrix = _Matrix(t.code, t.n, t.k, t.data) if t is not None else _Matrix(0, 0, 0, None)
+    call = _SoftCall(
+        pointer(logits.store), pointer(logits.peak), pointer(logits.mass), pointer(logits.lse), pointer(logits.entropy),
+        pointer(logits.top_k), count, logits.vocabulary, width, table.rows.type_id, pointer(table.rows.raw), matrix, drop,
+        pointer(out), ctypes.addressof(gathered), ctypes.addressof(dense),
+    )  # fmt: skip
+    if count:
+        library().canvas_soft(ctypes.byref(call))
+    return out, Work(gathered.value, dense.value)
+
+
+__all__ = [
+    "DROP",
+    "SAMPLE_TILE",
+    "Logits",
+    "SoftTable",
+    "Statistics",
+    "Work",
+    "head",
+    "soft_embed",
+]

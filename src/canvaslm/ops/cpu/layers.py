@@ -1,0 +1,99 @@
+"""Layers whose weights are packed for the native kernels; signatures as in `ops.quantised`, their plain twin.
+
+Activations are rounded to int8 on the way in (one scale per row and 256 inputs): see docs/formats.md for what that
+costs. CPU only; inputs and outputs are fp32. Each asks a `Repacker` for its weights under its own name in the model.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..formats.quant_tensor import QuantTensor
+from ..predict import Prediction
+from ..quantised import QuantVocabulary
+from . import products
+from .head import SoftTable
+from .predict import predict_repacked
+from .repacked import RowTable, dense_kind
+from .repacker import Repacker
+
+
+class RepackedLinear(nn.Module):
+    """`QuantLinear` on native kernels."""
+
+    def __init__(self, name: str, weight: QuantTensor, packer: Repacker) -> None:
+        super().__init__()
+        self.out_features, self.in_features = weight.shape
+        self.weight = packer.matrix(name, weight, dense_kind(weight.format))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = products.matmul(self.weight, x.reshape(-1, self.in_features))
+        return out.view(*x.shape[:-1], self.out_features)
+
+    def extra_repr(self) -> str:
+        return f"{self.in_features} -> {self.out_features}, {self.weight.kind}"
+
+
+class RepackedExpertsLayer(nn.Module):
+    """`QuantExperts` on native kernels: one call a layer."""
+
+    def __init__(
+        self, name: str, gate_up: tuple[QuantTensor, ...], down: QuantTensor, packer: Repacker
+    ) -> None:
+        super().__init__()
+        self.gate_up = packer.stacked(f"{name}.gate_up", gate_up)
+        self.down = packer.stacked(f"{name}.down", (down,))
+
+    def forward(self, x: Tensor, index: Tensor, weights: Tensor) -> Tensor:
+        return products.experts(x, index, weights, self.gate_up, self.down)
+
+    def extra_repr(self) -> str:
+        return f"{self.down.experts} experts, {self.gate_up.kind}+{self.down.kind}"
+
+
+class RepackedMLP(nn.Module):
+    """down(gelu(gate x) * up x) in one call."""
+
+    def __init__(
+        self, name: str, gate: QuantTensor, up: QuantTensor, down: QuantTensor, packer: Repacker
+    ) -> None:
+        super().__init__()
+        both = (_stack(gate), _stack(up))
+        self.gate_up = packer.stacked(f"{name}.gate_up", both, dense_kind(gate.format))
+        self.down = packer.stacked(f"{name}.down", (_stack(down),), dense_kind(down.format))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return products.gated_mlp(x.reshape(-1, self.gate_up.k), self.gate_up, self.down).view_as(x)
+
+    def extra_repr(self) -> str:
+        return f"{self.gate_up.kind}+{self.down.kind}"
+
+
+class RepackedVocabulary(QuantVocabulary):
+    """`QuantVocabulary` on native kernels: rows stay as the file has them, the head is packed."""
+
+    def __init__(self, name: str, table: QuantTensor, packer: Repacker) -> None:
+        super().__init__(table)
+        self.rows = RowTable(table.format, table.raw, *self.shape)
+        self.head = packer.matrix(f"{name}.head", table, dense_kind(table.format))
+        self.soft_table = SoftTable.build(
+            self.rows, lambda kind: packer.transposed(f"{name}.soft", self.rows, kind)
+        )
+
+    def predict(self, hidden: Tensor, embedding: QuantVocabulary, **options: Any) -> Prediction | None:
+        """`ops.predict.predict` with this table as the head, where kernels for it exist."""
+        if not isinstance(embedding, RepackedVocabulary):
+            return None
+        return predict_repacked(hidden, self, embedding, **options)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return products.gather(self.rows, tokens)
+
+
+def _stack(weight: QuantTensor) -> QuantTensor:
+    return QuantTensor(weight.format, (1, *weight.shape), weight.raw)
+
+
+__all__ = ["RepackedExpertsLayer", "RepackedLinear", "RepackedMLP", "RepackedVocabulary"]

@@ -1,0 +1,203 @@
+"""POST /api/generate and /api/chat: Ollama's interface. A stream is lines of JSON, each of which adds to the text."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from typing import Any
+
+from fastapi import APIRouter
+from pydantic import BaseModel
+from starlette.requests import Request
+from starlette.responses import Response
+
+from ....types import Finished, ToolCall
+from ...logprobs import TokenLogprob, as_content
+from ...problems import Problem
+from ...reading import Piece
+from ...responses import errors
+from ...sending import JsonAnswer, Stream, json_bytes, unless_gone, wording_errors
+from ...service import Answers, Ask, Ready, Service
+from ...whole import Whole, gather
+from .models import named, now
+from .schema import (
+    Asked,
+    ChatLine,
+    GenerateLine,
+    GenerateRequest,
+    OllamaChatRequest,
+    OllamaError,
+)
+
+router = APIRouter(tags=["Ollama"])
+ERRORS = errors(400, 401, 403, 408, 413, 415, 421, 429, 500, 503, model=OllamaError)
+NDJSON = "application/x-ndjson"
+# (text, thinking, calls) -> the part of a line that holds them
+Shape = Callable[[str, str, Sequence[dict[str, Any]]], dict[str, Any]]
+
+
+def _lines(model: type[BaseModel]) -> dict[str, Any]:
+    return {
+        "model": model,
+        "description": "The answer, or with `stream` its lines.",
+        "content": {NDJSON: {"schema": {"type": "string"}}},
+    }
+
+
+@router.post("/api/generate", responses={200: _lines(GenerateLine), **ERRORS})
+async def generate(body: GenerateRequest, http: Request, service: Ready) -> Response:
+    """An answer to one prompt, by default as lines of JSON."""
+    body.refuse()
+    if not body.prompt:
+        return JsonAnswer(_loaded(body, service, as_response))
+    if body.raw:
+        ask = ask_of(body, service, prompts=[body.prompt])
+    else:
+        ask = ask_of(body, service, messages=body.turns(), thinking=body.thinks())
+    return await _answer(body, http, service, ask, as_response)
+
+
+@router.post("/api/chat", responses={200: _lines(ChatLine), **ERRORS})
+async def chat(body: OllamaChatRequest, http: Request, service: Ready) -> Response:
+    """An answer to a chat, by default as lines of JSON."""
+    body.refuse()
+    if not body.messages:
+        return JsonAnswer(_loaded(body, service, as_message))
+    ask = ask_of(body, service, messages=body.turns(), tools=body.tools, thinking=body.thinks())
+    return await _answer(body, http, service, ask, as_message)
+
+
+def ask_of(body: Asked, service: Service, **prompt: Any) -> Ask:
+    """What the client wants, in our words."""
+    options = body.given
+    return Ask(
+        **prompt,
+        params=options.params(service.session.engine.max_context),
+        preset=options.preset,
+        stop=options.stop,
+        top_logprobs=body.best,
+        names=body.names,
+    )
+
+
+async def _answer(body: Asked, http: Request, service: Service, ask: Ask, shape: Shape) -> Response:
+    answers = await service.start(ask)
+    words = Words(body, answers, service, shape)
+    if body.stream is not False:
+        chunks = wording_errors(words.stream(), word_error)
+        return Stream(chunks, answers.close, limits=service.limits, media_type=NDJSON, pulse=b"")
+    (whole,) = await unless_gone(http, gather(answers))
+    return JsonAnswer(words.whole(whole))
+
+
+def envelope(problem: Problem) -> dict[str, Any]:
+    """An error as Ollama words it."""
+    return {"error": str(problem)}
+
+
+def word_error(problem: Problem) -> bytes:
+    """An error in the middle of a stream."""
+    return json_bytes(envelope(problem)) + b"\n"
+
+
+def as_response(text: str, thinking: str, calls: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Where /api/generate has its text."""
+    return {
+        "response": text,
+        **({"thinking": thinking} if thinking else {}),
+        **({"tool_calls": list(calls)} if calls else {}),
+    }
+
+
+def as_message(text: str, thinking: str, calls: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Where /api/chat has its text."""
+    message: dict[str, Any] = {"role": "assistant", "content": text}
+    if thinking:
+        message["thinking"] = thinking
+    if calls:
+        message["tool_calls"] = list(calls)
+    return {"message": message}
+
+
+class Words:
+    """Words one answer."""
+
+    def __init__(self, body: Asked, answers: Answers, service: Service, shape: Shape) -> None:
+        self._answers, self._shape = answers, shape
+        self._model = named(body.model, service.session.name)
+        self._warnings = body.told()
+        self._logprobs = bool(body.logprobs)
+        self._calls = 0
+
+    def whole(self, whole: Whole) -> dict[str, Any]:
+        """The answer in one piece."""
+        text = self._shape(whole.text, whole.thinking, self._numbered(whole.tool_calls))
+        return {**self._head(), **text, **self._probable(whole.logprobs), **self._ending(whole.finished)}
+
+    async def stream(self) -> AsyncIterator[bytes]:
+        """The answer in lines: thoughts, text and calls, each by itself; at last the figures."""
+        async for piece in self._answers:
+            for part in self._parts(piece):
+                yield self._line({**part, "done": False})
+            if isinstance(piece.event, Finished):
+                yield self._line({**self._shape("", "", ()), **self._ending(piece.event)})
+
+    def _parts(self, piece: Piece) -> list[dict[str, Any]]:
+        parts = []
+        if piece.thinking:
+            parts.append(self._shape("", piece.thinking, ()))
+        if piece.text or piece.logprobs:
+            parts.append({**self._shape(piece.text, "", ()), **self._probable(piece.logprobs)})
+        if piece.tool_calls:
+            parts.append(self._shape("", "", self._numbered(piece.tool_calls)))
+        return parts
+
+    def _line(self, content: dict[str, Any]) -> bytes:
+        return json_bytes({**self._head(), **content}) + b"\n"
+
+    def _head(self) -> dict[str, Any]:
+        return {"model": self._model, "created_at": now()}
+
+    def _numbered(self, calls: Iterable[ToolCall]) -> list[dict[str, Any]]:
+        made = []
+        for call in calls:
+            function = {"index": self._calls, "name": call.name, "arguments": call.arguments}
+            made.append({"id": f"call_{secrets.token_hex(8)}", "function": function})
+            self._calls += 1
+        return made
+
+    def _probable(self, tokens: Sequence[TokenLogprob]) -> dict[str, Any]:
+        return {"logprobs": as_content(tuple(tokens))["content"]} if self._logprobs and tokens else {}
+
+    def _ending(self, end: Finished) -> dict[str, Any]:
+        times = end.timings
+        return {
+            "done": True,
+            "done_reason": "length" if end.reason == "length" else "stop",
+            "total_duration": _nanoseconds(times.total),
+            "load_duration": 0,
+            "prompt_eval_count": end.usage.prompt_tokens,
+            "prompt_eval_duration": _nanoseconds(times.encode),
+            "eval_count": end.usage.completion_tokens,
+            "eval_duration": _nanoseconds(times.total - times.queued),
+            "seed": end.seed,
+            **({"warnings": self._warnings} if self._warnings else {}),
+        }
+
+
+def _loaded(body: Asked, service: Service, shape: Shape) -> dict[str, Any]:
+    """An empty request loads the model, or drops it; here it is there all the time."""
+    return {
+        "model": named(body.model, service.session.name),
+        "created_at": now(),
+        **shape("", "", ()),
+        "done": True,
+        "done_reason": "unload" if body.unloads else "load",
+    }
+
+
+def _nanoseconds(seconds: float) -> int:
+    return max(0, round(seconds * 1e9))
+
+
+__all__ = ["NDJSON", "Words", "as_message", "as_response", "ask_of", "envelope", "router", "word_error"]

@@ -1,0 +1,239 @@
+"""What Ollama's clients send to /api/generate and /api/chat."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field
+
+from ....text.stop import MAX_LENGTH, MAX_STOPS
+from ...fields import (
+    WHOLE,
+    Diffusion,
+    Int,
+    Number,
+    Open,
+    Told,
+    Tools,
+    idle,
+)
+from ...problems import impossible
+from ..openai.schema import NOT_YET, Temperature
+
+_StopString = Annotated[str, Field(min_length=1, max_length=MAX_LENGTH)]
+# How Ollama loads a model, and which context it gives it: settings of the server here.
+_OF_THE_SERVER = frozenset(
+    {
+        "numa", "num_ctx", "num_batch", "num_gpu", "main_gpu", "low_vram", "f16_kv", "logits_all", "vocab_only",
+        "use_mmap", "use_mlock", "embedding_only", "num_thread", "num_keep",
+    }
+)  # fmt: skip
+# Samplers that pick one token after another.
+_MEANINGLESS = frozenset(
+    {
+        "top_k", "top_p", "min_p", "tfs_z", "typical_p", "repeat_last_n", "repeat_penalty", "presence_penalty",
+        "frequency_penalty", "mirostat", "mirostat_tau", "mirostat_eta", "penalize_newline",
+    }
+)  # fmt: skip
+
+
+class Options(Diffusion):
+    """Sampling options. Those that choose one token after another are ignored, with a warning in the answer."""
+
+    seed: (
+        Annotated[int, Field(ge=-(2**63), le=2**63 - 1, description="Negative: a random one."), WHOLE] | None
+    ) = None
+    temperature: Temperature | None = None
+    num_predict: (
+        Annotated[Int, Field(ge=-(2**31), le=2**31, description="0 and less: no limit."), WHOLE] | None
+    ) = None
+    num_ctx: Annotated[Number, Field(description="Accepted and ignored: the server's own holds.")] | None = (
+        None
+    )
+    stop: _StopString | Annotated[list[_StopString], Field(max_length=MAX_STOPS)] | None = None
+
+    def params(self, max_context: int) -> dict[str, Any]:
+        """Fields of `Params`; without a limit, an answer may fill the context."""
+        given = {**self.sampling(), "temperature": self.temperature}
+        if (self.seed or 0) < 0:
+            del given["seed"]
+        if self.num_predict is not None:
+            given["max_new_tokens"] = (
+                min(self.num_predict, max_context) if self.num_predict > 0 else max_context
+            )
+        return {name: value for name, value in given.items() if value is not None}
+
+    def ignored(self) -> list[dict[str, str]]:
+        told = [t for t in super().ignored() if t["param"] not in _OF_THE_SERVER]
+        return [idle(t["param"]) if t["param"] in _MEANINGLESS else t for t in told]
+
+
+class Asked(Open):
+    """What /api/generate and /api/chat share."""
+
+    model: str | None = Field(None, description="Any name: one model is served.")
+    stream: bool | None = Field(
+        None, description="Lines of JSON, which is also the default; false: one object."
+    )
+    think: bool | Literal["low", "medium", "high", "max"] | None = None
+    options: Options | None = None
+    keep_alive: Number | str | None = Field(None, description="Accepted: the model stays loaded anyway.")
+    format: str | dict[str, Any] | None = Field(None, description="Refused unless empty, so far.")
+    logprobs: bool | None = None
+    top_logprobs: Annotated[Int, Field(ge=0, le=20), WHOLE] | None = None
+    template: str | None = Field(None, description="Refused: templates come with the model alone.")
+
+    def refuse(self) -> None:
+        """Raises Problem for what is understood and cannot be."""
+        if self.template:
+            raise impossible("template", "templates in requests are not run: the model's own is used")
+        if self.format:
+            raise impossible("format", f"format {NOT_YET}")
+        self.given.refuse_templates()
+
+    @property
+    def given(self) -> Options:
+        """The options, all unset without any."""
+        return self.options or Options.model_validate({})
+
+    @property
+    def names(self) -> dict[str, str]:
+        """Our names -> the client's."""
+        return {"max_new_tokens": "num_predict", "messages": "prompt"}
+
+    @property
+    def unloads(self) -> bool:
+        """Whether an empty request asks for the model to be dropped from memory."""
+        alive = self.keep_alive
+        return alive == 0 or (isinstance(alive, str) and alive.strip().rstrip("smh") in ("0", "0.0"))
+
+    @property
+    def best(self) -> int | None:
+        """Log-probabilities wanted: None, or how many beside the token's own."""
+        return (self.top_logprobs or 0) if self.logprobs else None
+
+    def thinks(self) -> bool:
+        return bool(self.think) or (self.think is None and self.given.thinks())
+
+    def told(self) -> list[dict[str, str]]:
+        """A warning for each field that was ignored."""
+        return [*self.ignored(), *self.given.ignored()]
+
+
+class GenerateRequest(Asked):
+    """POST /api/generate"""
+
+    prompt: str | None = Field(None, description="An empty one only loads the model.")
+    system: str | None = None
+    raw: bool | None = Field(None, description="The prompt is not put through the chat template.")
+    suffix: str | None = Field(None, description="Refused: filling in is still to come.")
+    images: list[Any] | None = Field(None, description="Refused unless empty.")
+    context: list[Any] | None = Field(None, description="Refused unless empty: use /api/chat.")
+
+    def refuse(self) -> None:
+        super().refuse()
+        if self.images:
+            raise impossible("images", "images are not supported yet: send text only")
+        if self.suffix:
+            raise impossible("suffix", "suffix is not supported yet: filling in is still to come")
+        if self.context:
+            raise impossible("context", "context is not supported: send the conversation to /api/chat")
+        if self.raw and self.system:
+            raise impossible("raw", "a raw prompt has no system message: write it into the prompt")
+
+    def turns(self) -> list[dict[str, Any]]:
+        """The prompt as chat messages."""
+        system = [{"role": "system", "content": self.system}] if self.system else []
+        return [*system, {"role": "user", "content": self.prompt or ""}]
+
+
+class OllamaMessage(Open):
+    """One turn of a chat."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | None = None
+    thinking: str | None = None
+    images: list[Any] | None = Field(None, description="Refused unless empty.")
+    tool_calls: list[dict[str, Any]] | None = None
+    tool_name: str | None = None
+    tool_call_id: str | None = None
+
+    def turn(self) -> dict[str, Any]:
+        """As chat templates have it. Raises Problem for images."""
+        if self.images:
+            raise impossible("messages", "images are not supported yet: send text only")
+        made = {
+            "role": self.role,
+            "content": self.content or "",
+            "reasoning_content": self.thinking,
+            "tool_calls": self.tool_calls,
+            "name": self.tool_name,
+            "tool_call_id": self.tool_call_id,
+        }
+        return {name: value for name, value in made.items() if value is not None}
+
+
+class OllamaChatRequest(Asked):
+    """POST /api/chat"""
+
+    messages: list[OllamaMessage] | None = Field(None, description="None of them only loads the model.")
+    tools: Tools | None = None
+
+    @property
+    def names(self) -> dict[str, str]:
+        return {"max_new_tokens": "num_predict"}
+
+    def turns(self) -> list[dict[str, Any]]:
+        """The messages as plain data."""
+        return [message.turn() for message in self.messages or ()]
+
+
+class Line(Told):
+    """An answer, or one line of it: what it adds to the text, and on the last line (`done`) the figures.
+
+    Durations are in nanoseconds; `eval_duration` is wall time without the wait for a row.
+    """
+
+    model: str
+    created_at: str
+    done: bool
+    done_reason: Literal["stop", "length", "load", "unload"] | None = None
+    total_duration: int | None = None
+    load_duration: int | None = None
+    prompt_eval_count: int | None = None
+    prompt_eval_duration: int | None = None
+    eval_count: int | None = None
+    eval_duration: int | None = None
+    warnings: list[dict[str, str]] | None = None
+
+
+class GenerateLine(Line):
+    """An answer of /api/generate."""
+
+    response: str
+    thinking: str | None = None
+
+
+class ChatLine(Line):
+    """An answer of /api/chat."""
+
+    message: dict[str, Any]
+
+
+class OllamaError(BaseModel):
+    """Every error, also as the last line of a stream."""
+
+    error: str
+
+
+__all__ = [
+    "Asked",
+    "ChatLine",
+    "GenerateLine",
+    "GenerateRequest",
+    "Line",
+    "OllamaChatRequest",
+    "OllamaError",
+    "OllamaMessage",
+    "Options",
+]

@@ -1,0 +1,145 @@
+"""POST /v1/completions"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from ....types import Committed, Draft, Finished
+from ...diffusion_view import after_canvas, after_step
+from ...logprobs import as_columns
+from ...reading import Piece
+from ...responses import ERRORS, streamed
+from ...sending import JsonAnswer, Stream, sse, unless_gone, wording_errors
+from ...service import Answers, Ask, Ready, Service
+from ...whole import Whole, count_tokens, gather, openai_usage, timings
+from .chat import DONE, word_error
+from .schema import Completion, CompletionRequest
+
+router = APIRouter(tags=["OpenAI"])
+
+
+@router.post("/v1/completions", responses={200: streamed(Completion), **ERRORS})
+async def completions(body: CompletionRequest, http: Request, service: Ready) -> Response:
+    """Goes on from texts or token ids, without a chat template: whole, or as server-sent events."""
+    body.refuse()
+    answers = await service.start(ask_of(body))
+    words = Words(body, answers, service)
+    if body.stream:
+        return Stream(wording_errors(words.stream(), word_error), answers.close, limits=service.limits)
+    return JsonAnswer(words.whole(await unless_gone(http, gather(answers))))
+
+
+def ask_of(body: CompletionRequest) -> Ask:
+    """What the client wants, in our words."""
+    return Ask(
+        prompts=body.prompts(),
+        params=body.params(),
+        preset=body.preset,
+        n=body.n or 1,
+        stop=body.stop,
+        drafts=bool(body.stream and (body.diffusing or body.wants_diffusion)),
+        top_logprobs=body.logprobs,
+        names=body.names,
+    )
+
+
+class Words:
+    """Words one answer."""
+
+    def __init__(self, body: CompletionRequest, answers: Answers, service: Service) -> None:
+        self._body, self._answers = body, answers
+        self._tokenizer = service.session.tokenizer
+        self._canvas_length = service.session.engine.config.canvas_length
+        self._echoes = self._echoed()
+        self._warnings = {"warnings": told} if (told := body.ignored()) else {}
+        self._head = {
+            "id": f"cmpl-{secrets.token_hex(12)}",
+            "object": "text_completion",
+            "created": service.now(),
+            "model": service.session.name,
+            "system_fingerprint": service.fingerprint,
+            "seed": answers.seed,
+        }
+
+    def whole(self, choices: Sequence[Whole]) -> dict[str, Any]:
+        """The answer in one piece."""
+        ends = [choice.finished for choice in choices]
+        made = [
+            self._choice(i, self._echoes[i] + c.text, c.finished.reason, as_columns(tuple(c.logprobs), 0))
+            for i, c in enumerate(choices)
+        ]
+        return {
+            **self._head,
+            "choices": made,
+            "usage": openai_usage(count_tokens(ends, self._body.n or 1)),
+            "timings": timings(ends, self._canvas_length),
+            **self._warnings,
+        }
+
+    async def stream(self) -> AsyncIterator[bytes]:
+        """The answer in chunks; the last with choices of each one says why it ended."""
+        wholes = [Whole() for _ in self._answers.requests]
+        extra = self._warnings
+        for i, echo in enumerate(self._echoes):
+            if echo and not self._body.diffusing:
+                yield sse({**self._head, "choices": [self._choice(i, echo, None, None)], **extra})
+                extra = {}
+        async for piece in self._answers:
+            whole = wholes[piece.choice]
+            before = len(whole.text)
+            whole.add(piece)
+            for chunk in self._chunks(piece, whole, before):
+                yield sse({**self._head, **chunk, **extra})
+                extra = {}
+        if self._body.wants_usage:
+            usage = openai_usage(count_tokens([w.finished for w in wholes], self._body.n or 1))
+            yield sse({**self._head, "choices": [], "usage": usage})
+        yield DONE
+
+    def _echoed(self) -> list[str]:
+        """What stands before each choice: its prompt, if the client wants it back."""
+        if not self._body.echo:
+            return [""] * len(self._answers.requests)
+        texts = [p if isinstance(p, str) else self._tokenizer.decode(p) for p in self._body.prompts()]
+        return [text for text in texts for _ in range(self._body.n or 1)]
+
+    def _chunks(self, piece: Piece, whole: Whole, before: int) -> list[dict[str, Any]]:
+        made: list[dict[str, Any]] = []
+        text = piece.text or None
+        if self._body.diffusing:
+            text = self._echoes[piece.choice] + (piece.draft if piece.draft is not None else whole.text)
+        if text is not None or piece.logprobs:
+            columns = as_columns(piece.logprobs, before)
+            made.append({"choices": [self._choice(piece.choice, text or "", None, columns)]})
+        made += self._diffusion(piece)
+        if isinstance(piece.event, Finished):
+            text = self._echoes[piece.choice] + whole.text if self._body.diffusing else ""
+            ending = self._choice(piece.choice, text, piece.event.reason, None)
+            made.append({"choices": [ending], "timings": timings([piece.event], self._canvas_length)})
+        return made
+
+    def _diffusion(self, piece: Piece) -> list[dict[str, Any]]:
+        if not self._body.wants_diffusion or self._body.diffusing:
+            return []
+        empty = {"choices": [self._choice(piece.choice, "", None, None)]}
+        if isinstance(piece.event, Draft):
+            ends = self._answers.requests[piece.choice].eos_token_ids
+            return [{**empty, "diffusion": after_step(piece.event, self._tokenizer, ends)}]
+        return (
+            [{**empty, "diffusion": after_canvas(piece.event)}] if isinstance(piece.event, Committed) else []
+        )
+
+    def _choice(
+        self, index: int, text: str, reason: str | None, columns: dict[str, Any] | None
+    ) -> dict[str, Any]:
+        logprobs = columns if self._body.logprobs is not None else None
+        return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}
+
+
+__all__ = ["Words", "ask_of", "router"]

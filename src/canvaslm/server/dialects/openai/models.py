@@ -1,0 +1,71 @@
+"""GET /v1/models: the one model that is served."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from fastapi import APIRouter
+from pydantic import BaseModel
+
+from ...problems import Problem
+from ...responses import READ_ERRORS, errors
+from ...service import Ready, Service
+
+router = APIRouter(tags=["OpenAI"])
+
+
+class Model(BaseModel):
+    """A model; `max_model_len` is the context in tokens, prompt and answer together."""
+
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+    max_model_len: int
+    meta: dict[str, Any]
+
+
+class ModelList(BaseModel):
+    """All models."""
+
+    object: Literal["list"]
+    data: list[Model]
+
+
+@router.get("/v1/models", responses=READ_ERRORS)
+async def list_models(service: Ready) -> ModelList:
+    """The model that is served."""
+    return ModelList(object="list", data=[describe(service)])
+
+
+@router.get("/v1/models/{model:path}", responses={**READ_ERRORS, **errors(404)})
+async def get_model(model: str, service: Ready) -> Model:
+    """The model by its name."""
+    if model != service.session.name:
+        raise Problem(
+            404, f"the model {model[:100]!r} is not served here", param="model", code="model_not_found"
+        )
+    return describe(service)
+
+
+def describe(service: Service) -> Model:
+    """What clients want to know of the model."""
+    session = service.session
+    config = session.engine.config
+    meta = {
+        "n_vocab": config.vocab_size,
+        "n_ctx_train": config.max_position_embeddings,
+        "n_embd": config.hidden_size,
+        "canvas_length": config.canvas_length,
+    }
+    return Model(
+        id=session.name,
+        object="model",
+        created=service.started,
+        owned_by="canvaslm",
+        max_model_len=session.engine.max_context,
+        meta=meta,
+    )
+
+
+__all__ = ["Model", "ModelList", "describe", "router"]

@@ -1,0 +1,138 @@
+"""What OpenAI's clients send to /v1/responses, and how it becomes chat messages."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from ...fields import (
+    Count,
+    Effort,
+    Open,
+    Told,
+    Tools,
+    Truncated,
+)
+from ...problems import Problem, impossible
+from .schema import NOT_YET, Temperature
+
+
+class Reasoning(Open):
+    """Whether to think."""
+
+    effort: Effort | None = None
+    summary: str | None = None
+
+
+class TextOptions(Open):
+    """How the answer is to look."""
+
+    format: dict[str, Any] | None = Field(None, description='Only {"type": "text"} so far.')
+
+
+class ResponsesRequest(Truncated):
+    """POST /v1/responses: stateless, so that `input` holds the whole conversation."""
+
+    model: str | None = None
+    input: str | list[dict[str, Any]] = Field(
+        description="A text, or items: messages, function calls, their outputs."
+    )
+    instructions: str | None = Field(None, description="A system message.")
+    max_output_tokens: Count | None = None
+    temperature: Temperature | None = None
+    stream: bool | None = None
+    tools: Tools | None = None
+    tool_choice: Literal["none", "auto", "required"] | dict[str, Any] | None = None
+    reasoning: Reasoning | None = None
+    text: TextOptions | None = None
+    previous_response_id: str | None = Field(None, description="Refused: nothing is stored.")
+    conversation: Any = Field(None, description="Refused: nothing is stored.")
+    background: bool | None = Field(None, description="Refused if true.")
+
+    @property
+    def names(self) -> dict[str, str]:
+        """Our names -> the client's."""
+        return {"max_new_tokens": "max_output_tokens", "messages": "input"}
+
+    def params(self) -> dict[str, Any]:
+        """Fields of `Params`."""
+        given = {**self.sampling(), "temperature": self.temperature, "max_new_tokens": self.max_output_tokens}
+        return {name: value for name, value in given.items() if value is not None}
+
+    def thinks(self) -> bool:
+        effort = self.reasoning.effort if self.reasoning else None
+        return super().thinks() if effort is None else effort not in ("none", "minimal")
+
+    def refuse(self) -> None:
+        """Raises Problem for what is understood and cannot be."""
+        self.refuse_templates()
+        for name in ("previous_response_id", "conversation"):
+            if getattr(self, name) is not None:
+                raise impossible(
+                    name, f"{name} is not supported: nothing is stored here; send the whole conversation"
+                )
+        if self.background:
+            raise impossible("background", "background is not supported: nothing is stored here")
+        if ((self.text and self.text.format) or {"type": "text"}).get("type") != "text":
+            raise impossible("text.format", f"a format of the text {NOT_YET}")
+        if self.tool_choice not in (None, "none", "auto"):
+            raise impossible("tool_choice", f"a tool_choice other than none and auto {NOT_YET}")
+
+    def functions(self) -> list[dict[str, Any]] | None:
+        """The tools as chat completions have them. Raises Problem for kinds that OpenAI runs itself."""
+        if self.tool_choice == "none" or not self.tools:
+            return None
+        made = []
+        for tool in self.tools:
+            if tool.get("type") != "function":
+                raise impossible(
+                    "tools", f"tools of type {str(tool.get('type'))[:40]!r} are not run here: function only"
+                )
+            made.append({"type": "function", "function": {k: v for k, v in tool.items() if k != "type"}})
+        return made
+
+    def turns(self) -> list[dict[str, Any]]:
+        """The conversation as chat messages."""
+        items = [{"role": "user", "content": self.input}] if isinstance(self.input, str) else self.input
+        turns: list[dict[str, Any]] = []
+        if self.instructions:
+            turns.append({"role": "system", "content": self.instructions})
+        for item in items:
+            _add(item, turns)
+        return turns
+
+
+def _add(item: dict[str, Any], turns: list[dict[str, Any]]) -> None:
+    """Adds an item to the turns it follows. Function calls side by side are one turn of the assistant."""
+    kind = item.get("type", "message")
+    if kind == "message":
+        turns.append({"role": item.get("role"), "content": item.get("content")})
+    elif kind == "function_call":
+        function = {"name": item.get("name"), "arguments": item.get("arguments")}
+        if not turns or turns[-1]["role"] != "assistant":
+            turns.append({"role": "assistant", "content": None})
+        turns[-1].setdefault("tool_calls", []).append({"id": item.get("call_id"), "function": function})
+    elif kind == "function_call_output":
+        turns.append({"role": "tool", "content": item.get("output"), "tool_call_id": item.get("call_id")})
+    elif kind != "reasoning":  # thoughts of earlier answers are not shown to the model again
+        raise Problem(
+            400, f"items of type {str(kind)[:40]!r} are not supported: text and functions only", param="input"
+        )
+
+
+class ResponseObject(Told):
+    """The answer: `output` holds items of type reasoning, message and function_call."""
+
+    id: str
+    object: Literal["response"]
+    created_at: int
+    model: str
+    status: Literal["in_progress", "completed", "incomplete", "failed"]
+    output: list[dict[str, Any]]
+    usage: dict[str, Any] | None = None
+    seed: int
+    warnings: list[dict[str, str]] | None = None
+
+
+__all__ = ["Reasoning", "ResponseObject", "ResponsesRequest", "TextOptions"]

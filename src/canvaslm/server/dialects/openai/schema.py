@@ -1,0 +1,220 @@
+"""What OpenAI's clients send to the chat and completions endpoints, and what they get, as far as it is fixed."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from ...fields import (
+    WHOLE,
+    Count,
+    Int,
+    Number,
+    Open,
+    Stop,
+    Told,
+    Tools,
+    Truncated,
+    idle,
+)
+from ...problems import impossible
+
+Temperature = Annotated[
+    Number, Field(ge=0, le=100, description="Scales the schedule t_max..t_min; 0 takes the likeliest token.")
+]
+_IGNORED = "Accepted and ignored, with a warning unless it is neutral: a canvas is sampled as a whole."
+NOT_YET = "is not supported yet: constrained answers are still to come; ask for it in the prompt"
+
+
+class StreamOptions(Open):
+    """What a stream carries beside text."""
+
+    include_usage: bool | None = None
+    include_diffusion: bool | None = Field(
+        None, description="Chunks with a `diffusion` object after every denoise step; their deltas are empty."
+    )
+
+
+class Sampled(Truncated):
+    """Fields that both endpoints know."""
+
+    model: str | None = Field(None, description="Any name: one model is served.")
+    n: Annotated[int, Field(ge=1, le=128), WHOLE] | None = Field(
+        None, description="Answers to each prompt: number i (from 0) has the seed plus i."
+    )
+    stop: Stop | None = Field(None, description="Stop strings; they apply to committed text only.")
+    temperature: Temperature | None = None
+    max_tokens: Count | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    diffusing: bool | None = Field(
+        None,
+        description="With `stream`: each content delta is the whole text so far, drafts too; replace, not append.",
+    )
+    top_p: Annotated[Number, Field(ge=0, le=1, description=_IGNORED)] | None = None
+    frequency_penalty: Annotated[Number, Field(ge=-2, le=2, description=_IGNORED)] | None = None
+    presence_penalty: Annotated[Number, Field(ge=-2, le=2, description=_IGNORED)] | None = None
+    logit_bias: dict[str, Number] | None = Field(None, description="Only an empty one.")
+
+    def params(self) -> dict[str, Any]:
+        """Fields of `Params`."""
+        given = {**self.sampling(), "temperature": self.temperature, "max_new_tokens": self.max_tokens}
+        return {name: value for name, value in given.items() if value is not None}
+
+    def ignored(self) -> list[dict[str, str]]:
+        neutral = {"top_p": (None, 1.0), "frequency_penalty": (None, 0.0), "presence_penalty": (None, 0.0)}
+        given = [name for name, values in neutral.items() if getattr(self, name) not in values]
+        return [*super().ignored(), *map(idle, given)]
+
+    def refuse(self) -> None:
+        """Raises Problem for what is understood and cannot be."""
+        self.refuse_templates()
+        if self.logit_bias:
+            raise impossible("logit_bias", "logit_bias is not supported: leave it out")
+        if self.diffusing and not self.stream:
+            raise impossible("diffusing", 'diffusing needs "stream": true')
+
+    @property
+    def wants_usage(self) -> bool:
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+    @property
+    def wants_diffusion(self) -> bool:
+        return bool(self.stream_options and self.stream_options.include_diffusion)
+
+
+class ChatMessage(Open):
+    """One turn. `developer` is `system`."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    content: str | list[dict[str, Any]] | None = Field(None, description="Text, or parts of type text.")
+    name: str | None = None
+    tool_calls: list[dict[str, Any]] | None = None
+    tool_call_id: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+
+
+class ChatRequest(Sampled):
+    """POST /v1/chat/completions"""
+
+    messages: list[ChatMessage] = Field(min_length=1)
+    max_completion_tokens: Count | None = Field(
+        None, description="The newer name of max_tokens; wins over it."
+    )
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20), WHOLE] | None = None
+    tools: Tools | None = None
+    tool_choice: Literal["none", "auto", "required"] | dict[str, Any] | None = Field(
+        None, description="none or auto; required and named tools are not supported yet."
+    )
+    response_format: dict[str, Any] | None = Field(None, description='Only {"type": "text"} so far.')
+    modalities: list[str] | None = None
+
+    def params(self) -> dict[str, Any]:
+        given = super().params()
+        return (
+            given
+            if self.max_completion_tokens is None
+            else {**given, "max_new_tokens": self.max_completion_tokens}
+        )
+
+    @property
+    def names(self) -> dict[str, str]:
+        """Our names -> the client's."""
+        return {
+            "max_new_tokens": "max_tokens" if self.max_completion_tokens is None else "max_completion_tokens"
+        }
+
+    def refuse(self) -> None:
+        super().refuse()
+        if (self.response_format or {"type": "text"}).get("type") != "text":
+            raise impossible("response_format", f"response_format {NOT_YET}")
+        if self.tool_choice not in (None, "none", "auto"):
+            raise impossible("tool_choice", f"a tool_choice other than none and auto {NOT_YET}")
+        if set(self.modalities or ["text"]) != {"text"}:
+            raise impossible("modalities", "only text is written here")
+        if self.top_logprobs is not None and not self.logprobs:
+            raise impossible("top_logprobs", 'top_logprobs needs "logprobs": true')
+
+    def turns(self) -> list[dict[str, Any]]:
+        """The messages as plain data."""
+        return [message.model_dump(exclude_none=True) for message in self.messages]
+
+
+class CompletionRequest(Sampled):
+    """POST /v1/completions"""
+
+    prompt: (
+        str
+        | Annotated[list[Annotated[int, Field(ge=0), WHOLE]], Field(min_length=1)]
+        | Annotated[list[str], Field(min_length=1, max_length=128)]
+        | Annotated[
+            list[Annotated[list[Annotated[int, Field(ge=0), WHOLE]], Field(min_length=1)]],
+            Field(min_length=1, max_length=128),
+        ]
+    ) = Field(description="Text, token ids, or a list of either. Not put through the chat template.")
+    logprobs: Annotated[int, Field(ge=0, le=20), WHOLE] | None = None
+    echo: bool | None = Field(None, description="Put the prompt before the answer. Not with logprobs.")
+    suffix: str | None = Field(None, description="Not supported yet.")
+    best_of: Int | None = Field(None, description="Only if it equals n.")
+
+    @property
+    def names(self) -> dict[str, str]:
+        """Our names -> the client's."""
+        return {"max_new_tokens": "max_tokens", "messages": "prompt"}
+
+    def refuse(self) -> None:
+        super().refuse()
+        if self.echo and self.logprobs is not None:
+            raise impossible(
+                "echo",
+                "echo with logprobs is not possible: this model gives a prompt's tokens no probabilities",
+            )
+        if self.suffix:
+            raise impossible("suffix", "suffix is not supported yet: filling in is still to come")
+        if self.best_of is not None and self.best_of != (self.n or 1):
+            raise impossible("best_of", "best_of is not supported: ask for n answers and choose")
+
+    def prompts(self) -> list[str | list[int]]:
+        """Each prompt by itself."""
+        prompt = self.prompt
+        if isinstance(prompt, str):
+            return [prompt]
+        return [prompt] if isinstance(prompt[0], int) else list(prompt)
+
+
+class Usage(Told):
+    """Tokens counted."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class Completion(Told):
+    """An answer that is not streamed. Of `n` choices or several prompts, all are in `choices`."""
+
+    id: str
+    object: Literal["chat.completion", "text_completion"]
+    created: int
+    model: str
+    system_fingerprint: str
+    seed: int = Field(description="The first choice's; the same request with it gives the same answer.")
+    choices: list[dict[str, Any]]
+    usage: Usage
+    timings: dict[str, Any]
+    warnings: list[dict[str, str]] | None = None
+
+
+__all__ = [
+    "NOT_YET",
+    "ChatMessage",
+    "ChatRequest",
+    "Completion",
+    "CompletionRequest",
+    "Sampled",
+    "StreamOptions",
+    "Usage",
+]

@@ -1,0 +1,62 @@
+"""The dialects that the server speaks. A new one is a module with a router, and a line here.
+
+A route reads its body into an `Ask`, calls `service.start` and words the pieces:
+
+    @router.post("/api/chat", responses=errors(...))
+    async def chat(body: ChatBody, http: Request, service: Ready) -> Response:
+        answers = await service.start(Ask(messages=..., params=..., names={"max_new_tokens": "num_predict"}))
+        if body.stream:
+            chunks = wording_errors(words(answers), word_error)
+            return Stream(chunks, answers.close, limits=service.limits, media_type="application/x-ndjson", pulse=b"")
+        return JsonAnswer(whole(await unless_gone(http, gather(answers))))
+
+What it raises (`Problem`, any `CanvasError`) is answered in the envelope of the dialect whose path it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import APIRouter
+
+from ..problems import Problem, openai_envelope
+from .anthropic import messages as anthropic
+from .llama_server import routes as llama
+from .ollama import models as ollama_models
+from .ollama import routes as ollama
+from .openai import chat as openai_chat
+from .openai import completions as openai_completions
+from .openai import models
+from .openai import responses as openai_responses
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """Routes, the paths (and all below them) whose errors are its own, and how it words an error."""
+
+    name: str
+    routers: tuple[APIRouter, ...]
+    paths: tuple[str, ...] = ()
+    envelope: Callable[[Problem], dict[str, Any]] = openai_envelope
+
+
+OPENAI = Dialect(
+    "openai", (openai_chat.router, openai_completions.router, openai_responses.router, models.router)
+)
+LLAMA = Dialect("llama-server", (llama.router,))
+ANTHROPIC = Dialect("anthropic", (anthropic.router,), ("/v1/messages",), anthropic.envelope)
+OLLAMA = Dialect("ollama", (ollama.router, ollama_models.router), ("/api",), ollama.envelope)
+DIALECTS: tuple[Dialect, ...] = (OPENAI, ANTHROPIC, OLLAMA, LLAMA)
+
+
+def envelope_of(path: str) -> Callable[[Problem], dict[str, Any]]:
+    """How errors at a path are worded; OpenAI's way where nobody claims it."""
+    for dialect in DIALECTS:
+        if any(path == prefix or path.startswith(prefix.rstrip("/") + "/") for prefix in dialect.paths):
+            return dialect.envelope
+    return openai_envelope
+
+
+__all__ = ["ANTHROPIC", "DIALECTS", "LLAMA", "OLLAMA", "OPENAI", "Dialect", "envelope_of"]

@@ -1,0 +1,320 @@
+"""What a DiffusionGemma GGUF file says of the model in its metadata: sizes, sampling defaults, vocabulary, template.
+
+Keys: llama.cpp's pull request 24423. A key that would change the computation in a way canvaslm does not follow is
+refused by name. Torch-free.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ...errors import BadConfig, BadModelFile
+from ...model.config import FULL, SLIDING, ModelConfig
+from ..safetensors_.header import shown
+from .file import Array, GGUFFile
+from .names import ROPE_FREQS
+
+__all__ = [
+    "ARCHITECTURE",
+    "BYTE_TOKEN",
+    "END_OF_TURN",
+    "ENTROPY_BOUND",
+    "GENERATION_KEYS",
+    "TokenizerFields",
+    "architecture",
+    "read_gguf_config",
+    "read_gguf_generation",
+    "read_tokenizer",
+]
+
+ARCHITECTURE = "diffusion-gemma"
+_ARCHITECTURES = (ARCHITECTURE, "diffusion_gemma")
+END_OF_TURN = "<turn|>"
+
+MAX_LAYERS = 4096
+MAX_TOKENS = 1 << 20
+MAX_MERGES = 1 << 22
+_TOKEN_TYPES = range(1, 7)
+_BYTE = 6
+BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>")
+
+# GGUF key -> name in generation_config.json.
+GENERATION_KEYS: dict[str, tuple[str, type]] = {
+    "diffusion.eb_max_steps": ("max_denoising_steps", int),
+    "diffusion.eb_t_min": ("t_min", float),
+    "diffusion.eb_t_max": ("t_max", float),
+    "diffusion.eb_stability_threshold": ("stability_threshold", int),
+    "diffusion.eb_confidence_threshold": ("confidence_threshold", float),
+}
+ENTROPY_BOUND = "diffusion.eb_entropy_bound"
+
+
+@dataclass(frozen=True)
+class TokenizerFields:
+    """The vocabulary of a GGUF file, checked: ids lie within it, merges join tokens that exist.
+
+    `types`: 1 normal, 2 unknown, 3 control, 4 user-defined, 5 unused, 6 byte. `merges` as pairs, best first.
+    """
+
+    model: str
+    tokens: list[str]
+    types: list[int]
+    merges: list[tuple[str, str]]
+    special_ids: dict[str, int]  # "bos", "eos", "unknown", "padding", "mask", "eot" -> id, those the file has
+    add_bos: bool
+    add_space_prefix: bool
+    chat_template: str | None
+
+
+def architecture(file: GGUFFile) -> str:
+    """`general.architecture`. Raises BadModelFile for one that canvaslm does not run."""
+    name = file.text("general.architecture", None)
+    if name is None:
+        raise BadModelFile(
+            f"{file.path}: key 'general.architecture' is missing, so what model it is cannot be told"
+        )
+    if name in _ARCHITECTURES:
+        return name
+    hint = "; it is a vision tower, name the language model's file" if name == "clip" else ""
+    raise BadModelFile(
+        f"{file.path}: architecture {shown(name)} is not supported; canvaslm runs '{ARCHITECTURE}' files{hint}"
+    )
+
+
+def read_gguf_config(file: GGUFFile) -> ModelConfig:
+    """The model's sizes. Raises BadModelFile naming the key that is missing, wrong or not supported."""
+    a = architecture(file)
+    _refuse_unsupported(file, a)
+    sliding = _sliding_pattern(file, a)
+    kv = _per_layer(file, f"{a}.attention.head_count_kv", len(sliding))
+    kv_heads, full_kv = _kind_value(file, kv, sliding, True), _kind_value(file, kv, sliding, False)
+    full_dim = _head_dim(file, a, "")
+    ids = _special_ids(file)
+    try:
+        return ModelConfig(
+            vocab_size=file.info("token_embd.weight").shape[0],
+            hidden_size=file.integer(f"{a}.embedding_length"),
+            intermediate_size=file.integer(f"{a}.feed_forward_length"),
+            num_layers=len(sliding),
+            num_heads=file.integer(f"{a}.attention.head_count"),
+            num_kv_heads=kv_heads,
+            num_global_kv_heads=full_kv,
+            head_dim=_head_dim(file, a, "_swa"),
+            global_head_dim=full_dim,
+            layer_types=tuple(SLIDING if flag else FULL for flag in sliding),
+            sliding_window=file.integer(f"{a}.attention.sliding_window"),
+            num_experts=file.integer(f"{a}.expert_count"),
+            top_k_experts=file.integer(f"{a}.expert_used_count"),
+            moe_intermediate_size=file.integer(f"{a}.expert_feed_forward_length"),
+            canvas_length=file.integer("diffusion.canvas_length"),
+            rms_norm_eps=_decimal(file.number(f"{a}.attention.layer_norm_rms_epsilon", 1e-6)),
+            softcap=file.number(f"{a}.final_logit_softcapping", 30.0),
+            rope_theta=file.number(f"{a}.rope.freq_base_swa", 10_000.0),
+            global_rope_theta=file.number(f"{a}.rope.freq_base", 1_000_000.0),
+            partial_rotary_factor=_rotary_factor(file, full_dim),
+            max_position_embeddings=file.integer(f"{a}.context_length"),
+            tie_word_embeddings="output.weight" not in file.tensors,
+            pad_token_id=ids.get("padding", 0),
+            bos_token_id=ids.get("bos"),
+            eos_token_ids=_stop_ids(file, ids),
+        )
+    except BadConfig as error:
+        raise BadModelFile(f"{file.path}: its metadata contradict each other: {_plain(error)}") from error
+
+
+def read_gguf_generation(file: GGUFFile) -> dict[str, Any]:
+    """The file's sampling defaults under the names of `generation_config.json`; only what the file sets."""
+    found: dict[str, Any] = {}
+    for key, (name, kind) in GENERATION_KEYS.items():
+        if key in file.metadata:
+            found[name] = file.integer(key) if kind is int else _decimal(file.number(key))
+    if ENTROPY_BOUND in file.metadata:
+        bound = _decimal(file.number(ENTROPY_BOUND))
+        found["sampler_config"] = {"_cls_name": "EntropyBoundSamplerConfig", "entropy_bound": bound}
+    ids = _special_ids(file)
+    stops = _stop_ids(file, ids)
+    if stops:
+        found["eos_token_id"] = list(stops)
+    names = {"bos": "bos_token_id", "padding": "pad_token_id"}
+    found.update({name: ids[key] for key, name in names.items() if key in ids})
+    return found
+
+
+def read_tokenizer(file: GGUFFile) -> TokenizerFields:
+    """The vocabulary and chat template. Raises BadModelFile naming the key and the item at fault."""
+    model = file.text("tokenizer.ggml.model", None)
+    if model is None:
+        raise BadModelFile(f"{file.path}: key 'tokenizer.ggml.model' is missing: the file has no vocabulary")
+    if model != "gemma4":
+        raise BadModelFile(f"{file.path}: tokenizer.ggml.model is {shown(model)}; only 'gemma4' is supported")
+    tokens = _tokens(file)
+    types = _types(file, tokens)
+    return TokenizerFields(
+        model=model,
+        tokens=tokens,
+        types=types,
+        merges=_merges(file, set(tokens)),
+        special_ids=_special_ids(file),
+        add_bos=bool(file.metadata.get("tokenizer.ggml.add_bos_token", True)),
+        add_space_prefix=bool(file.metadata.get("tokenizer.ggml.add_space_prefix", False)),
+        chat_template=file.text("tokenizer.chat_template", None),
+    )
+
+
+def _refuse_unsupported(file: GGUFFile, a: str) -> None:
+    for key, neutral in (
+        (f"{a}.attention.shared_kv_layers", 0),
+        (f"{a}.embedding_length_per_layer_input", 0),
+        (f"{a}.attention.causal", False),
+    ):
+        value = file.metadata.get(key, neutral)
+        if value != neutral:
+            raise BadModelFile(f"{file.path}: key {key!r} = {shown(value)} is not supported (only {neutral})")
+
+
+def _sliding_pattern(file: GGUFFile, a: str) -> list[bool]:
+    layers = file.integer(f"{a}.block_count")
+    if not 1 <= layers <= MAX_LAYERS:
+        raise BadModelFile(
+            f"{file.path}: key '{a}.block_count' = {layers} is out of range (1 .. {MAX_LAYERS})"
+        )
+    key = f"{a}.attention.sliding_window_pattern"
+    if key not in file.metadata:
+        raise BadModelFile(f"{file.path}: key {key!r} is missing")
+    return [bool(flag) for flag in _per_layer(file, key, layers)]
+
+
+def _per_layer(file: GGUFFile, key: str, layers: int) -> list[Any]:
+    """An array with one entry a layer; a plain number stands for all layers."""
+    value = file.metadata.get(key)
+    if not isinstance(value, Array):
+        return [file.integer(key)] * layers
+    if len(value) != layers:
+        raise BadModelFile(f"{file.path}: key {key!r} has {len(value)} entries for {layers} layers")
+    return value.numbers()
+
+
+def _kind_value(file: GGUFFile, values: list[Any], sliding: list[bool], kind: bool) -> int:
+    """The one value that all layers of a kind share; that of the other kind when there are none of it."""
+    found = {value for value, flag in zip(values, sliding, strict=True) if flag is kind} or set(values)
+    if len(found) != 1 or not isinstance(next(iter(found)), int):
+        raise BadModelFile(
+            f"{file.path}: attention.head_count_kv differs among layers of one kind: {shown(sorted(found, key=str))}"
+        )
+    return int(next(iter(found)))
+
+
+def _head_dim(file: GGUFFile, a: str, suffix: str) -> int:
+    key, value = f"{a}.attention.key_length{suffix}", f"{a}.attention.value_length{suffix}"
+    size = file.integer(key)
+    if file.integer(value, size) != size:
+        raise BadModelFile(f"{file.path}: keys {key!r} and {value!r} differ; canvaslm needs them equal")
+    if file.integer(f"{a}.rope.dimension_count{suffix}", size) != size:
+        raise BadModelFile(f"{file.path}: key '{a}.rope.dimension_count{suffix}' must equal {key!r} ({size})")
+    return size
+
+
+def _rotary_factor(file: GGUFFile, full_dim: int) -> float:
+    """The share of rotating pairs in full layers, from the ones and infinities of `rope_freqs.weight`."""
+    if ROPE_FREQS not in file.tensors:
+        return 0.25
+    info = file.info(ROPE_FREQS)
+    if info.format != "F32" or info.shape != (full_dim // 2,):
+        raise BadModelFile(f"{file.path}: {ROPE_FREQS} should be {full_dim // 2} F32 values")
+    factors = np.frombuffer(file.raw_tensor(ROPE_FREQS), "<f4")
+    turning = int((factors == 1).sum())
+    if not (factors[:turning] == 1).all() or not (factors[turning:] >= 1e20).all() or turning == 0:
+        raise BadModelFile(
+            f"{file.path}: {ROPE_FREQS} is not ones followed by 1e30; other scalings of the rotary embedding are not supported"
+        )
+    return 2 * turning / full_dim
+
+
+def _special_ids(file: GGUFFile) -> dict[str, int]:
+    tokens = file.array("tokenizer.ggml.tokens")
+    limit = len(tokens) if tokens is not None else 2**31
+    found = {}
+    for name in ("bos", "eos", "unknown", "padding", "mask", "eot"):
+        key = f"tokenizer.ggml.{name}_token_id"
+        if key in file.metadata:
+            found[name] = file.integer(key)
+            if not 0 <= found[name] < limit:
+                raise BadModelFile(
+                    f"{file.path}: key {key!r} = {found[name]} lies outside the vocabulary of {limit}"
+                )
+    return found
+
+
+def _stop_ids(file: GGUFFile, ids: dict[str, int]) -> tuple[int, ...]:
+    """End of text and end of turn: `<turn|>` ends an answer whether or not a key says so."""
+    stops = [ids[name] for name in ("eos", "eot") if name in ids]
+    tokens = file.array("tokenizer.ggml.tokens")
+    end_of_turn = None if tokens is None else tokens.find(END_OF_TURN)
+    if end_of_turn is not None:
+        stops.append(end_of_turn)
+    return tuple(dict.fromkeys(stops))
+
+
+def _tokens(file: GGUFFile) -> list[str]:
+    array = file.array("tokenizer.ggml.tokens")
+    if array is None or not 0 < len(array) <= MAX_TOKENS:
+        count = 0 if array is None else len(array)
+        raise BadModelFile(
+            f"{file.path}: key 'tokenizer.ggml.tokens' has {count} tokens (1 .. {MAX_TOKENS} are read)"
+        )
+    tokens = array.strings()
+    if len(set(tokens)) != len(tokens):
+        seen: set[str] = set()
+        twice = next(token for token in tokens if token in seen or seen.add(token))  # type: ignore[func-returns-value]
+        raise BadModelFile(f"{file.path}: key 'tokenizer.ggml.tokens': token {shown(twice)} appears twice")
+    return tokens
+
+
+def _types(file: GGUFFile, tokens: list[str]) -> list[int]:
+    key = "tokenizer.ggml.token_type"
+    array = file.array(key)
+    if array is None:
+        return [_BYTE if BYTE_TOKEN.fullmatch(token) else 1 for token in tokens]
+    if len(array) != len(tokens):
+        raise BadModelFile(f"{file.path}: key {key!r} has {len(array)} entries for {len(tokens)} tokens")
+    types = array.numbers()
+    for index, kind in enumerate(types):
+        if kind not in _TOKEN_TYPES:
+            raise BadModelFile(f"{file.path}: key {key!r}: item {index} is {shown(kind)}, not 1 to 6")
+        if kind == _BYTE and not BYTE_TOKEN.fullmatch(tokens[index]):
+            raise BadModelFile(
+                f"{file.path}: token {index} is marked as a byte, but reads {shown(tokens[index])}"
+            )
+    return [int(kind) for kind in types]
+
+
+def _merges(file: GGUFFile, known: set[str]) -> list[tuple[str, str]]:
+    key = "tokenizer.ggml.merges"
+    array = file.array(key)
+    if array is None:
+        raise BadModelFile(f"{file.path}: key {key!r} is missing")
+    if len(array) > MAX_MERGES:
+        raise BadModelFile(f"{file.path}: key {key!r} has {len(array)} items; at most {MAX_MERGES} are read")
+    pairs = []
+    for index, merge in enumerate(array.strings()):
+        cut = merge.find(" ", 1)
+        left, right = merge[:cut], merge[cut + 1 :]
+        if cut < 0 or left not in known or right not in known or left + right not in known:
+            raise BadModelFile(
+                f"{file.path}: key {key!r}: item {index}, {shown(merge)}, does not join two tokens to a third"
+            )
+        pairs.append((left, right))
+    return pairs
+
+
+def _decimal(value: float) -> float:
+    """0.1 stored as fp32 reads 0.10000000149; the shortest decimal that stores to the same fp32 is what was meant."""
+    return float(str(np.float32(value)))
+
+
+def _plain(error: BadConfig) -> str:
+    return str(error).removeprefix("config.json: ")

@@ -1,0 +1,226 @@
+"""The two kinds of checkpoint that can be written as GGUF: a safetensors folder and another GGUF file.
+
+What the folder's own files say becomes the metadata that llama.cpp's converter would write: sizes from config.json,
+sampling defaults from generation_config.json as `diffusion.eb_*`, the vocabulary from tokenizer.json, the template.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...errors import NotFound
+from ...model.config import ModelConfig
+from ..generation import sampling_defaults, stop_tokens
+from ..loading.plan import make_plan
+from ..names import weight_shapes
+from ..resolve import Checkpoint, read_config, resolve
+from ..safetensors_.file import TensorFile
+from ..safetensors_.header import TensorInfo, read_header
+from .fields import ARCHITECTURE, ENTROPY_BOUND, GENERATION_KEYS, architecture
+from .file import GGUFFile
+from .names import ROPE_FREQS, gguf_order, to_gguf
+from .vocab import vocabulary_metadata
+from .write import (
+    bools,
+    f32,
+    flag,
+    i32s,
+    string,
+    u32,
+)
+
+__all__ = [
+    "FolderSource",
+    "GGUFSource",
+    "config_metadata",
+    "generation_metadata",
+    "open_source",
+    "rope_factors",
+]
+
+_COPY_BYTES = 16 << 20
+# Keys that describe one stored form of the model and must not be carried into another.
+_NOT_CARRIED = ("general.file_type", "general.quantization_version", "general.alignment", "split.")
+
+
+def open_source(model: str | Path) -> FolderSource | GGUFSource:
+    """A source for whatever `resolve` finds. Raises as `resolve` and the readers do."""
+    checkpoint = resolve(model)
+    if checkpoint.kind == "gguf":
+        return GGUFSource(checkpoint.files[0])
+    return FolderSource(checkpoint)
+
+
+class GGUFSource:
+    """A DiffusionGemma GGUF file, any of whose tensors may be packed anew. Metadata are carried over unchanged."""
+
+    def __init__(self, path: Path) -> None:
+        self.file = GGUFFile(path)
+        architecture(self.file)
+        self.paths = tuple(self.file.paths)
+        self.notes: list[str] = []
+        self.shapes = {name: info.shape for name, info in self.file.tensors.items()}
+        self.metadata = {
+            key: self.file.raw_value(key) for key in self.file.metadata if not key.startswith(_NOT_CARRIED)
+        }
+
+    @property
+    def stored_type(self) -> str:
+        """The format most bytes are in."""
+        sizes: dict[str, int] = {}
+        for info in self.file.tensors.values():
+            sizes[info.format] = sizes.get(info.format, 0) + info.nbytes
+        return max(sizes, key=lambda name: sizes[name])
+
+    def packed(self, name: str, format: str) -> Iterator[memoryview] | None:
+        return self._copy(name) if self.file.info(name).format == format else None
+
+    def _copy(self, name: str) -> Iterator[memoryview]:
+        raw = self.file.tensor(name).raw.numpy()
+        for start in range(0, len(raw), _COPY_BYTES):
+            yield raw[start : start + _COPY_BYTES].data
+        self.file.release(name)
+
+    def slices(self, name: str, rows: int) -> Iterator[Tensor]:
+        tensor = self.file.tensor(name)
+        for start in range(0, tensor.row_count, rows):
+            yield tensor.rows(start, min(tensor.row_count, start + rows)).dequantise()
+        self.file.release(name)
+
+
+class FolderSource:
+    """A safetensors checkpoint: every tensor checked against config.json before anything is written."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.config = read_config(checkpoint)
+        headers = [read_header(path) for path in checkpoint.files]
+        shapes = weight_shapes(self.config)
+        plan = make_plan(checkpoint, headers, shapes)
+        self.notes = plan.notes
+        self.paths = checkpoint.files
+        self._files = {header.path: TensorFile(header) for header in headers}
+        self._infos: dict[str, TensorInfo] = {}
+        self.shapes: dict[str, tuple[int, ...]] = {ROPE_FREQS: (self.config.global_head_dim // 2,)}
+        for name in sorted(plan.weights, key=gguf_order):
+            self._infos[to_gguf(name)] = plan.weights[name]
+            self.shapes[to_gguf(name)] = shapes[name]
+        self.metadata = _folder_metadata(checkpoint, self.config)
+
+    @property
+    def stored_type(self) -> str:
+        """The type of the largest tensor, as a file type."""
+        largest = max(self._infos.values(), key=lambda info: info.nbytes)
+        return largest.dtype if largest.dtype in ("BF16", "F16") else "F32"
+
+    def packed(self, name: str, format: str) -> Iterator[memoryview] | None:
+        return None
+
+    def slices(self, name: str, rows: int) -> Iterator[Tensor]:
+        if name == ROPE_FREQS:
+            yield rope_factors(self.config).unsqueeze(0)
+            return
+        info = self._infos[name]
+        yield from _by_rows(self._files[info.path].slices(info.name), self.shapes[name][-1], rows)
+
+    def close(self) -> None:
+        for file in self._files.values():
+            with suppress(OSError):
+                file.__exit__(None, None, None)
+
+
+def _by_rows(pieces: Iterator[tuple[int, Tensor]], columns: int, rows: int) -> Iterator[Tensor]:
+    """Flat pieces of any length -> fp32 [up to `rows`, columns]; what a piece leaves over goes before the next."""
+    rest = torch.empty(0)
+    for _, piece in pieces:
+        flat = torch.cat([rest, piece.float()])
+        whole = len(flat) // columns * columns
+        yield from torch.split(flat[:whole].view(-1, columns), rows)
+        rest = flat[whole:]
+
+
+def rope_factors(config: ModelConfig) -> Tensor:
+    """Dividing factors of the full layers' rotary frequencies, fp32 [global_head_dim / 2]: 1, or 1e30 for "none"."""
+    pairs = config.global_head_dim // 2
+    factors = torch.full((pairs,), 1e30)
+    factors[: int(config.partial_rotary_factor * pairs)] = 1.0
+    return factors
+
+
+def config_metadata(config: ModelConfig, name: str) -> dict[str, bytes]:
+    """The model's sizes under llama.cpp's keys."""
+    a = ARCHITECTURE
+    sliding = [config.is_sliding(i) for i in range(config.num_layers)]
+    return {
+        "general.architecture": string(a),
+        "general.type": string("model"),
+        "general.name": string(name),
+        f"{a}.block_count": u32(config.num_layers),
+        f"{a}.context_length": u32(config.max_position_embeddings),
+        f"{a}.embedding_length": u32(config.hidden_size),
+        f"{a}.feed_forward_length": u32(config.intermediate_size),
+        f"{a}.expert_count": u32(config.num_experts),
+        f"{a}.expert_used_count": u32(config.top_k_experts),
+        f"{a}.expert_feed_forward_length": u32(config.moe_intermediate_size),
+        f"{a}.attention.head_count": u32(config.num_heads),
+        f"{a}.attention.head_count_kv": i32s([config.kv_heads_of(i) for i in range(config.num_layers)]),
+        f"{a}.attention.key_length": u32(config.global_head_dim),
+        f"{a}.attention.value_length": u32(config.global_head_dim),
+        f"{a}.attention.key_length_swa": u32(config.head_dim),
+        f"{a}.attention.value_length_swa": u32(config.head_dim),
+        f"{a}.attention.sliding_window": u32(config.sliding_window),
+        f"{a}.attention.sliding_window_pattern": bools(sliding),
+        f"{a}.attention.layer_norm_rms_epsilon": f32(config.rms_norm_eps),
+        f"{a}.attention.causal": flag(False),
+        f"{a}.attention.shared_kv_layers": u32(0),
+        f"{a}.embedding_length_per_layer_input": u32(0),
+        f"{a}.rope.freq_base": f32(config.global_rope_theta),
+        f"{a}.rope.freq_base_swa": f32(config.rope_theta),
+        f"{a}.rope.dimension_count": u32(config.global_head_dim),
+        f"{a}.rope.dimension_count_swa": u32(config.head_dim),
+        f"{a}.final_logit_softcapping": f32(config.softcap),
+        "diffusion.canvas_length": u32(config.canvas_length),
+    }
+
+
+def generation_metadata(generation: Mapping[str, Any]) -> dict[str, bytes]:
+    """The sampling defaults of a generation_config.json as `diffusion.eb_*`; only those it sets."""
+    chosen, _ = sampling_defaults(generation)
+    out = {}
+    for key, (name, kind) in GENERATION_KEYS.items():
+        if name in chosen:
+            out[key] = u32(chosen[name]) if kind is int else f32(chosen[name])
+    if "entropy_bound" in chosen:
+        out[ENTROPY_BOUND] = f32(chosen["entropy_bound"])
+    return out
+
+
+def _folder_metadata(checkpoint: Checkpoint, config: ModelConfig) -> dict[str, bytes]:
+    generation = checkpoint.read_json("generation_config.json") or {}
+    tokenizer = checkpoint.read_json("tokenizer.json")
+    if tokenizer is None:
+        raise NotFound(
+            f"{checkpoint.source}: there is no tokenizer.json, and a GGUF file needs the vocabulary"
+        )
+    settings = checkpoint.read_json("tokenizer_config.json") or {}
+    template = _chat_template(checkpoint, settings)
+    stops = stop_tokens(generation, config.eos_token_ids)
+    return (
+        config_metadata(config, checkpoint.folder.resolve().name)
+        | generation_metadata(generation)
+        | vocabulary_metadata(tokenizer, settings, config, stops, where=f"{checkpoint.source}/tokenizer.json")
+        | ({"tokenizer.chat_template": string(template)} if template else {})
+    )
+
+
+def _chat_template(checkpoint: Checkpoint, settings: Mapping[str, Any]) -> str | None:
+    path = checkpoint.path("chat_template.jinja")
+    if path is not None:
+        return path.read_text(encoding="utf-8")
+    template = settings.get("chat_template")
+    return template if isinstance(template, str) else None

@@ -1,0 +1,128 @@
+"""Which tensor of a checkpoint fills which weight: every one accounted for before any is read. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from ...errors import BadModelFile
+from ..names import EMBEDDING, HEAD, place_of, to_hf
+from ..resolve import Checkpoint
+from ..safetensors_.header import Header, TensorInfo, shown
+from .memory import gigabytes
+
+# Stored types that can become weights: others would need scales that a plain tensor does not carry.
+READABLE = ("F64", "F32", "BF16", "F16")
+_LISTED = 20
+
+Shape = tuple[int, ...]
+
+
+@dataclass
+class Plan:
+    """What to read. `weights` maps our name to the stored tensor; `copies` are stored again and should be equal."""
+
+    weights: dict[str, TensorInfo] = field(default_factory=dict)
+    copies: list[tuple[TensorInfo, str]] = field(default_factory=list)
+    vision: list[TensorInfo] = field(default_factory=list)
+    shared_scalars: list[str] = field(default_factory=list)  # encoder scalars absent: the decoder's are used
+    notes: list[str] = field(default_factory=list)
+
+
+def make_plan(checkpoint: Checkpoint, headers: Iterable[Header], shapes: Mapping[str, Shape]) -> Plan:
+    """Matches the files' tensors with the model's weights (our name -> shape).
+
+    Raises BadModelFile with one list of all that is missing, left over, doubled, or of another shape or dtype.
+    """
+    plan = Plan()
+    problems: list[str] = []
+    seen: dict[str, str] = {}
+    for header in headers:
+        for info in header.tensors.values():
+            if info.name in seen:
+                problems.append(f"{info.name}: in both {seen[info.name]} and {info.path.name}")
+            seen[info.name] = info.path.name
+            problems += _assign(plan, info, shapes)
+    problems += _index_problems(checkpoint, seen)
+    problems += _missing(plan, shapes)
+    if problems:
+        raise BadModelFile(_report(checkpoint, problems))
+    plan.notes = _notes(plan)
+    return plan
+
+
+def _assign(plan: Plan, info: TensorInfo, shapes: Mapping[str, Shape]) -> list[str]:
+    place = place_of(info.name)
+    if place.role == "vision":
+        plan.vision.append(info)
+        return []
+    # With tied embeddings the model has no head of its own, and a stored one should equal the embedding.
+    tied_head = place.name == HEAD and HEAD not in shapes
+    name = EMBEDDING if tied_head else place.name
+    if place.role == "unknown" or name not in shapes:
+        return [f"{shown(info.name)}: left over, the model has no such weight"]
+    problems = []
+    if info.shape != shapes[name]:
+        problems.append(f"{info.name}: shape {list(info.shape)}, config.json says {list(shapes[name])}")
+    if info.dtype not in READABLE:
+        problems.append(f"{info.name}: dtype {info.dtype}, expected one of {', '.join(READABLE)}")
+    if place.role == "copy" or tied_head:
+        plan.copies.append((info, name))
+    elif name in plan.weights:
+        problems.append(f"{info.name}: the same weight as {plan.weights[name].name}")
+    else:
+        plan.weights[name] = info
+    return problems
+
+
+def _missing(plan: Plan, shapes: Mapping[str, Shape]) -> list[str]:
+    """Fills gaps that another tensor may stand for; names those left."""
+    stand_in = {name: info for info, name in reversed(plan.copies)}
+    problems = []
+    for name in shapes:
+        if name in plan.weights:
+            continue
+        if name in stand_in:
+            plan.weights[name] = stand_in[name]
+        elif name.endswith(".encoder_layer_scalar"):
+            plan.shared_scalars.append(name)
+        else:
+            problems.append(f"{to_hf(name)}: missing (shape {list(shapes[name])})")
+    return problems
+
+
+def _index_problems(checkpoint: Checkpoint, seen: Mapping[str, str]) -> list[str]:
+    wrong = []
+    for name, file in checkpoint.weight_map.items():
+        if seen.get(name) != file:
+            wrong.append(f"{shown(name)}: the index says it is in {file}, where it is not")
+    return wrong
+
+
+def _report(checkpoint: Checkpoint, problems: list[str]) -> str:
+    lines = [f"  {problem}" for problem in problems[:_LISTED]]
+    if len(problems) > _LISTED:
+        lines.append(f"  and {len(problems) - _LISTED} more")
+    quantised = (checkpoint.read_json("config.json") or {}).get("quantization_config")
+    hint = "take the config.json that belongs to these weights, or download both again"
+    if isinstance(quantised, dict):
+        method = shown(quantised.get("quant_method"))
+        hint = (
+            f"it is quantised ({method}), which canvaslm does not read: take the bf16 safetensors or a GGUF"
+        )
+    return f"{checkpoint.source}: the weights do not fit config.json; {hint}\n" + "\n".join(lines)
+
+
+def _notes(plan: Plan) -> list[str]:
+    notes = []
+    if plan.vision:
+        size = gigabytes(sum(info.nbytes for info in plan.vision))
+        notes.append(
+            f"vision tower skipped ({len(plan.vision)} tensors, {size}): images are not supported yet, text is unaffected"
+        )
+    if plan.shared_scalars:
+        notes.append("no separate layer scalars for the encoder in the checkpoint: the decoder's are used")
+    return notes
+
+
+__all__ = ["READABLE", "Plan", "make_plan"]
