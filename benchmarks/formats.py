@@ -1,13 +1,15 @@
 #!/usr/bin/env python
-"""What each quantised format costs in accuracy, against fp32, on the demo model: a Markdown table for docs/formats.md.
+"""What each quantised format costs in accuracy, against fp32, on the demo model: a Markdown
+table for docs/formats.md.
 
     python benchmarks/formats.py                    # demo model, every type that can be written
     python benchmarks/formats.py -m FOLDER -n 50
     python benchmarks/formats.py --kv               # what each type of keys and values costs instead
 
-Per type: file size, KL divergence of the next step's distributions (nats a place, mean), how often the most probable
-token is the same, both on half-noised held-out answers; and the refined Sudoku score and steps a canvas. With native
-kernels the weights stay packed and activations are rounded to int8; `--plain` unpacks the weights instead.
+Per type: file size, KL divergence of the next step's distributions (nats a place, mean), how often the
+most probable token is the same, both on half-noised held-out answers; and the refined Sudoku score and
+steps a canvas. With native kernels the weights stay packed and activations are rounded to int8; `--plain`
+unpacks the weights instead.
 """
 
 from __future__ import annotations
@@ -36,7 +38,8 @@ PLACES = ("sudoku", "json", "functions", "blanks", "long")
 
 
 def noisy_canvases(count: int) -> Pairs:
-    """(prompt, canvas) pairs: the first canvas of a right answer, half of its places replaced by random tokens."""
+    """(prompt, canvas) pairs: the first canvas of a right answer, half of its places
+    replaced by random tokens."""
     encoder, random, pairs = Encoder(MODEL_FOLDER), torch.Generator().manual_seed(0), []
     for name in PLACES:
         for example in heldout_items(TASKS[name], count, seed=1):
@@ -51,7 +54,8 @@ def noisy_canvases(count: int) -> Pairs:
 
 @torch.inference_mode()
 def log_probabilities(session: Session, prompt: list[int], canvas: torch.Tensor) -> torch.Tensor:
-    """Of every token of the vocabulary at every place [C, V], at temperature 0.6, on a canvas's first step."""
+    """Of every token of the vocabulary at every place [C, V], at temperature 0.6, on a canvas's first
+    step."""
     model, cache = session.engine.runner.model, session.engine.runner.new_cache()
     model.encode(torch.tensor([prompt]), torch.arange(len(prompt))[None], EncodeContext(cache))
     cache.advance(len(prompt))
@@ -98,7 +102,8 @@ def formats(args: argparse.Namespace, pairs: Pairs) -> None:
 def kv_types(args: argparse.Namespace, pairs: Pairs) -> None:
     """Each against the same weights with the most exact keys and values they can have."""
     print(
-        "| weights | --kv-type | KL, nats a place | same argmax | Sudoku | steps a canvas |\n|---|---|---|---|---|---|"
+        "| weights | --kv-type | KL, nats a place | same argmax | Sudoku | steps a canvas |\n"
+        "|---|---|---|---|---|---|"
     )
     with tempfile.TemporaryDirectory() as scratch:
         packed = Path(scratch) / "Q8_0.gguf"

@@ -1,13 +1,15 @@
 #!/usr/bin/env python
-"""Times one encode and one denoise step on random weights of a real shape, against transformers on the same weights.
+"""Times one encode and one denoise step on random weights of a real shape, against
+transformers on the same weights.
 
-    python benchmarks/gpu_step.py                                   # full size on a GPU, bf16 (about 52 GB of weights)
-    python benchmarks/gpu_step.py --compile --graph                 # also torch.compile and a CUDA graph
-    python benchmarks/gpu_step.py --shape slice --device cpu        # one layer at real widths: fits 8 GiB of memory
-    python benchmarks/gpu_step.py --shape tiny --device cpu --compare
+    python benchmarks/gpu_step.py # full size on a GPU, bf16 (about 52 GB of weights) python
+    benchmarks/gpu_step.py --compile --graph # also torch.compile and a CUDA graph python
+    benchmarks/gpu_step.py --shape slice --device cpu # one layer at real widths: fits 8 GiB of memory python
+    benchmarks/gpu_step.py --shape tiny --device cpu --compare
 
-Weights are made on the device. Reports milliseconds (median over repeats), the share of the time that reading the
-weights once would take at `--bandwidth`, peak memory, and how far one step's logits are from the reference's.
+Weights are made on the device. Reports milliseconds (median over repeats), the share of the time
+that reading the weights once would take at `--bandwidth`, peak memory, and how far one step's logits
+are from the reference's.
 """
 
 from __future__ import annotations
@@ -35,7 +37,8 @@ SHAPES = {
     "slice": replace(FULL, num_layers=1, layer_types=("full_attention",)),
     "tiny": replace(
         FULL, vocab_size=512, hidden_size=64, intermediate_size=96, num_layers=2, num_heads=4, num_kv_heads=2,
-        num_global_kv_heads=1, head_dim=16, global_head_dim=32, layer_types=("sliding_attention", "full_attention"),
+        num_global_kv_heads=1, head_dim=16, global_head_dim=32,
+        layer_types=("sliding_attention", "full_attention"),
         sliding_window=32, num_experts=8, top_k_experts=2, moe_intermediate_size=32, canvas_length=32,
     ),
 }  # fmt: skip
@@ -75,7 +78,8 @@ def median_ms(work: Callable[[], Any], device: str, repeats: int) -> float:
 
 
 def active_bytes(model: DiffusionGemma, tokens: int) -> int:
-    """Bytes of weights that a step of `tokens` tokens reads once: with few tokens, not every expert is needed."""
+    """Bytes of weights that a step of `tokens` tokens reads once: with few tokens,
+    not every expert is needed."""
     config = model.config
     whole = sum(p.numel() * p.element_size() for n, p in model.named_parameters() if ".experts." not in n)
     experts = sum(p.numel() * p.element_size() for n, p in model.named_parameters() if ".experts." in n)
@@ -131,8 +135,10 @@ def reference_of(model: DiffusionGemma, device: str) -> Any:
 
     data = model.config.to_dict()
     data.pop("architectures")
-    vision = {"model_type": "gemma4_vision", "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1,
-              "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 8, "position_embedding_size": 16}  # fmt: skip
+    vision = {
+        "model_type": "gemma4_vision", "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1,
+        "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 8, "position_embedding_size": 16,
+    }  # fmt: skip
     with torch.device("meta"):
         theirs = DiffusionGemmaForBlockDiffusion(DiffusionGemmaConfig(**{**data, "vision_config": vision}))
     ours = model.state_dict()

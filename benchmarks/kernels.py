@@ -1,13 +1,14 @@
 #!/usr/bin/env python
-"""Speed of each native kernel at the shapes of the 26B-A4B model, against this machine's int8 ceiling: a Markdown table.
+"""Speed of each native kernel at the shapes of the 26B-A4B model, against this machine's int8
+ceiling: a Markdown table.
 
     python benchmarks/kernels.py                     # all threads the process may use, about 6 GB of memory
     python benchmarks/kernels.py --threads 1 --cpu   # one thread, in processor time: fair beside other work
     python benchmarks/kernels.py --isa avx2 --only experts,head
 
-GOPS count a multiply and an add as two. The ceiling is measured around every line with the kernels' own instructions on
-data in the first-level cache, so the last column holds whatever else the machine is doing. Weights are random bytes
-(scales are sane): speed does not depend on values.
+GOPS count a multiply and an add as two. The ceiling is measured around every line with the kernels' own
+instructions on data in the first-level cache, so the last column holds whatever else the machine is doing.
+Weights are random bytes (scales are sane): speed does not depend on values.
 """
 
 from __future__ import annotations
@@ -120,7 +121,8 @@ def packed_keys(kv_heads: int, width: int, tokens: int, dtype: torch.dtype) -> K
 def vocabulary(columns: int) -> Iterator[Case]:
     drawn = draw(1, 0, 1, PLACES, columns, "cpu")
     options = {
-        "softcap": 30.0, "temperature": torch.full((PLACES,), 0.7), "gumbel": drawn.gumbel, "uniform": drawn.uniform,
+        "softcap": 30.0, "temperature": torch.full((PLACES,), 0.7), "gumbel": drawn.gumbel,
+        "uniform": drawn.uniform,
     }  # fmt: skip
     states = torch.randn(PLACES, HIDDEN)
     work = 2 * PLACES * columns * HIDDEN

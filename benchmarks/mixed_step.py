@@ -1,13 +1,15 @@
 #!/usr/bin/env python
-"""What it saves to encode a committed canvas in the same pass as the next canvas's first step: a Markdown table.
+"""What it saves to encode a committed canvas in the same pass as the next canvas's
+first step: a Markdown table.
 
     python benchmarks/mixed_step.py                                # the demo model
     python benchmarks/mixed_step.py -m model.gguf --rows 1,4 --context 256
     python benchmarks/mixed_step.py --steps 1                      # a commit in every step
 
-Two engines on one model run the same requests, step by step in turn: one makes one pass a step, the other encodes in
-passes of its own. Rows are staggered, so that in every step as few of them commit as can be. A line compares the steps
-in which at least one row commits; the ratio is the median over pairs of steps. "no commit" is a step without any.
+Two engines on one model run the same requests, step by step in turn: one makes one pass a step, the other
+encodes in passes of its own. Rows are staggered, so that in every step as few of them commit as can be. A
+line compares the steps in which at least one row commits; the ratio is the median over pairs of steps. "no
+commit" is a step without any.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ from canvaslm.types import Params, Request
 
 @dataclass
 class Times:
-    """Milliseconds of steps with a commit, of one pass and of several, pair by pair; and of steps without one."""
+    """Milliseconds of steps with a commit, of one pass and of several, pair by pair;
+    and of steps without one."""
 
     mixed: list[float] = field(default_factory=list)
     apart: list[float] = field(default_factory=list)

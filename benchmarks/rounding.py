@@ -1,14 +1,16 @@
 #!/usr/bin/env python
-"""What the native kernels' rounding costs beside what a quantised file costs: a Markdown table for docs/formats.md.
+"""What the native kernels' rounding costs beside what a quantised file costs: a Markdown
+table for docs/formats.md.
 
-    python benchmarks/rounding.py                     # a random model with the full vocabulary, every type; about 3 GB
-    python benchmarks/rounding.py --types Q4_K_M --places 256
+    python benchmarks/rounding.py # a random model with the full vocabulary, every type; about 3 GB python
+    benchmarks/rounding.py --types Q4_K_M --places 256
 
-A model of random weights (`canvaslm synth --shape small`) is quantised to each type. Two references, both in fp32: the
-unquantised weights, and the file's own weights unpacked. Against the first stands what type and kernels cost together,
-against the second what the kernels alone cost: activations and dense matrices rounded to int8, keys and values to
-16 bits. "exact kinds" leaves the matrices in the file's formats. Random layers amplify errors and their routers choose
-by hair's breadth: the columns compare with each other, not with a trained model (for which see benchmarks/formats.py).
+A model of random weights (`canvaslm synth --shape small`) is quantised to each type. Two references, both in
+fp32: the unquantised weights, and the file's own weights unpacked. Against the first stands what type and
+kernels cost together, against the second what the kernels alone cost: activations and dense matrices rounded
+to int8, keys and values to 16 bits. "exact kinds" leaves the matrices in the file's formats. Random layers
+amplify errors and their routers choose by hair's breadth: the columns compare with each other, not with a
+trained model (for which see benchmarks/formats.py).
 """
 
 from __future__ import annotations

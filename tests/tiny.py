@@ -58,7 +58,8 @@ def hf_config(config: ModelConfig) -> Any:
 
 
 def hf_model(config: ModelConfig, seed: int = 0, scale: float = 1.0) -> Any:
-    """transformers' model with random weights: every norm, scale and layer scalar away from its default of 1."""
+    """transformers' model with random weights: every norm, scale and layer scalar
+    away from its default of 1."""
     from transformers import DiffusionGemmaForBlockDiffusion
 
     torch.manual_seed(seed)

@@ -27,7 +27,8 @@ PLAIN: tuple[Any, ...] = (chunk("Hello"), chunk(" there"), chunk(finish="stop"),
 
 @dataclass
 class Fake:
-    """`script`: objects or strings to stream, numbers are pauses in seconds; `knows`: stream options it takes."""
+    """`script`: objects or strings to stream, numbers are pauses in seconds; `knows`:
+    stream options it takes."""
 
     script: tuple[Any, ...] = PLAIN
     knows: frozenset[str] = frozenset({"include_usage", "include_diffusion"})

@@ -114,7 +114,8 @@ def test_the_document_of_steps(bench: Bench) -> None:
 def test_the_tables_of_steps(bench: Bench) -> None:
     code, out, _ = bench("--step", "--context", "10,30", "--rows", "1,3", "--steps", "1")
     assert code == 0
-    for words in ("denoise step, context 10", "experts", "all parts, watched", "by context", "by rows", "of float32",
+    for words in ("denoise step, context 10", "experts", "all parts, watched", "by context", "by rows",
+        "of float32",
                   "measured ceilings", "memory: peak RSS", "prefill of 30 tokens"):  # fmt: skip
         assert words in out
 

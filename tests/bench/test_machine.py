@@ -20,7 +20,10 @@ from canvaslm.bench.machine import (
 )
 from canvaslm.bench.memory import Memory, running_seconds
 
-STATUS = "Name:\tx\nVmPeak:\t  900 kB\nVmHWM:\t 700 kB\nVmRSS:\t 600 kB\nRssAnon:\t 500 kB\nRssFile:\t 90 kB\nVmSwap:\t 0 kB\n"
+STATUS = (
+    "Name:\tx\nVmPeak:\t  900 kB\nVmHWM:\t 700 kB\nVmRSS:\t 600 kB\nRssAnon:\t 500 kB\nRssFile:\t 90 "
+    "kB\nVmSwap:\t 0 kB\n"
+)
 ROLLUP = "55-7f ---p 0 00:00 0 [rollup]\nRss: 600 kB\nAnonymous: 512 kB\nAnonHugePages: 256 kB\n"
 
 

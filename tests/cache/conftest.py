@@ -1,4 +1,5 @@
-"""Two tiny models: one in plain torch, one packed for the native kernels, both with a short sliding window."""
+"""Two tiny models: one in plain torch, one packed for the native kernels, both with a short sliding
+window."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""What a cache holds: the same bytes however tokens were cut, as much as was estimated, in every type it can keep."""
+"""What a cache holds: the same bytes however tokens were cut, as much as was estimated,
+in every type it can keep."""
 
 from __future__ import annotations
 
@@ -115,7 +116,8 @@ def test_no_cache_grows_beyond_its_estimate(model: DiffusionGemma, length: int, 
     while engine.has_work:
         engine.step()
         most = max(most, sequence.cache.bytes if sequence.cache else 0)
-    # Plain buffers of sliding layers are made for what a canvas sees; a chunk of 512 tokens may be more than that.
+    # Plain buffers of sliding layers are made for what a canvas sees; a chunk of 512 tokens
+    # may be more than that.
     assert 0 < most <= sequence.kv_bytes * (1 if engine.runner.native or length <= 200 else 2)
 
 

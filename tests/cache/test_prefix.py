@@ -1,4 +1,5 @@
-"""The prefix tree: shared blocks, the same bits with and without it, bounded memory, nothing freed under a reader."""
+"""The prefix tree: shared blocks, the same bits with and without it, bounded memory,
+nothing freed under a reader."""
 
 from __future__ import annotations
 
@@ -65,7 +66,8 @@ def run(engine: Engine, one: Request) -> tuple[list[object], int]:
 
 
 def same(model: DiffusionGemma, got: list[object], want: list[object]) -> bool:
-    """To the last bit on native kernels. In plain torch SDPA's sums differ in it when a prompt is cut elsewhere."""
+    """To the last bit on native kernels. In plain torch SDPA's sums differ in it when a
+    prompt is cut elsewhere."""
     if hasattr(model.layers[0], "plain"):
         return got == want
     return _tokens(got) == _tokens(want)

@@ -146,7 +146,8 @@ def install(session: FakeSession) -> None:
 
 
 def main() -> int:
-    """`python -m tests.cli.fake run ...`: the program with a fake session, whose fields FAKE gives as JSON."""
+    """`python -m tests.cli.fake run ...`: the program with a fake session, whose
+    fields FAKE gives as JSON."""
     import json
     import os
 

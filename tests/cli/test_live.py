@@ -191,7 +191,7 @@ def test_a_resize_lays_the_canvas_out_anew() -> None:
     assert "canvas 1" in world.rows[-1]
 
 
-# -- the whole program ---------------------------------------------------------------------------------------------
+# -- the whole program ---------------------------------------------------------------------------------------
 
 ROOT = Path(__file__).resolve().parents[2]
 

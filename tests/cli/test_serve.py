@@ -1,4 +1,5 @@
-"""Flags of `canvaslm serve`: keys, addresses, names. The running program is in tests/server/test_program.py."""
+"""Flags of `canvaslm serve`: keys, addresses, names. The running program is in
+tests/server/test_program.py."""
 
 from __future__ import annotations
 

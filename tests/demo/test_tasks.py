@@ -1,4 +1,5 @@
-"""Generators: the same seed gives the same items, splits share none, answers are right by an independent check."""
+"""Generators: the same seed gives the same items, splits share none, answers are right
+by an independent check."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The engine's promises: same tokens alone and in a crowd, one terminal event each, exact lengths, reused context."""
+"""The engine's promises: same tokens alone and in a crowd, one terminal event each, exact
+lengths, reused context."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""One pass a step: prompts, committed canvases and live canvases of all sequences go through the layers together."""
+"""One pass a step: prompts, committed canvases and live canvases of all sequences go
+through the layers together."""
 
 from __future__ import annotations
 
@@ -69,13 +70,15 @@ def request(index: int, length: int, **changes: object) -> Request:
 
 
 def crowd() -> list[Request]:
-    """Prompts from one token to several chunks, canvases of two to seven steps: rows are soon in all phases at once."""
+    """Prompts from one token to several chunks, canvases of two to seven steps: rows are
+    soon in all phases at once."""
     lengths = (40, 1, 600, 13, 1100, 16, 90, 3, 25)
     return [request(i, n, max_denoising_steps=2 + i % 6) for i, n in enumerate(lengths)]
 
 
 def play(engine: Engine, arrivals: dict[int, list[Request]]) -> dict[int, list[Event]]:
-    """Events of each request, numbered in order of arrival; arrivals: step -> requests that come before it."""
+    """Events of each request, numbered in order of arrival; arrivals: step ->
+    requests that come before it."""
     events: dict[int, list[Event]] = {}
     step = 0
     while engine.has_work or step <= max(arrivals):
@@ -88,7 +91,8 @@ def play(engine: Engine, arrivals: dict[int, list[Request]]) -> dict[int, list[E
 
 
 def facts(events: list[Event]) -> list[object]:
-    """All that was computed, to the last bit: drafts with their entropies, commits with their log-probabilities."""
+    """All that was computed, to the last bit: drafts with their entropies, commits with
+    their log-probabilities."""
     return [
         (type(e), *(v for k, v in vars(e).items() if k not in ("request_id", "timings", "usage")))
         for e in events
@@ -194,7 +198,8 @@ def test_a_single_request_never_waits_for_a_pass_of_its_own(
 @pytest.mark.parametrize("window", [2, 3, 8, 15, 16, 17, 24, 31, 32, 33, 64])
 @pytest.mark.parametrize("length", [1, 7, 16, 31, 40])
 def test_canvases_behind_a_commit_see_just_their_window(window: int, length: int) -> None:
-    """Windows shorter and longer than a canvas, and ending on both sides of the border between cache and commit."""
+    """Windows shorter and longer than a canvas, and ending on both sides of the border
+    between cache and commit."""
     world = scalars(tiny_model(canvas_length=16, sliding_window=window))
     one = request(1, length, max_denoising_steps=3)
     (events,) = play(Engine(world), {0: [one]}).values()
@@ -204,7 +209,8 @@ def test_canvases_behind_a_commit_see_just_their_window(window: int, length: int
 
 
 def test_sliding_layers_forget_and_still_serve_the_next_canvas() -> None:
-    """A long answer: sliding layers drop tokens several times, each time between a commit and the next canvas."""
+    """A long answer: sliding layers drop tokens several times, each time between a
+    commit and the next canvas."""
     world = scalars(tiny_model(canvas_length=16, sliding_window=8))
     one = request(7, 50, max_new_tokens=640, max_denoising_steps=1)
     (events,) = play(Engine(world), {0: [one]}).values()
@@ -274,7 +280,8 @@ def test_only_the_row_that_cannot_run_fails(plain: DiffusionGemma, monkeypatch: 
 def test_a_failed_pass_leaves_every_row_as_it_was(
     plain: DiffusionGemma, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It fails after all keys and values were written: the rows run again, one by one, with the same result."""
+    """It fails after all keys and values were written: the rows run again, one by
+    one, with the same result."""
     engine, requests = Engine(plain), [request(i, 20 + i) for i in range(3)]
     predict = engine.runner._predict
 

@@ -30,8 +30,8 @@ PROMPTS = [list(range(5, 18)), [9, 8, 7, 33, 12], list(range(40, 60))]
 class Draws:
     """Stands in for `torch.multinomial` and `torch.randint`: the same numbers as our counter-based noise.
 
-    The reference draws a start canvas, then per step a sample and a canvas of fresh noise. A canvas asked for twice
-    in a row without a sample between is the start of the next canvas.
+    The reference draws a start canvas, then per step a sample and a canvas of fresh noise. A canvas asked for
+    twice in a row without a sample between is the start of the next canvas.
     """
 
     def __init__(self, seeds: list[int], places: int, vocab: int) -> None:

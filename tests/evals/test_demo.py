@@ -18,7 +18,8 @@ SEED = 3
 
 
 class Oracle:
-    """Looks the answers up; `right` says of a place in the list whether to tell. Notes the parameters it was given."""
+    """Looks the answers up; `right` says of a place in the list whether to tell. Notes the
+    parameters it was given."""
 
     def __init__(self, options: Options, right=lambda place: True):
         items = [

@@ -1,4 +1,5 @@
-"""Batched answers of a session: the same as asking one by one. The model is the demo's in shape, with random weights."""
+"""Batched answers of a session: the same as asking one by one. The model is the demo's in
+shape, with random weights."""
 
 from __future__ import annotations
 

@@ -17,7 +17,8 @@ transformers = pytest.importorskip("transformers")
 S, F = "sliding_attention", "full_attention"
 TOLERANCE = 1e-4
 
-# One line a world: what differs from the tiny default, and the prompt's length (the window is 8, the canvas 8).
+# One line a world: what differs from the tiny default, and the prompt's length (the
+# window is 8, the canvas 8).
 WORLDS: dict[str, tuple[dict[str, Any], int]] = {
     "context shorter than the window": ({}, 5),
     "context one short of the window": ({}, 7),

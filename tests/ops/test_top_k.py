@@ -1,4 +1,5 @@
-"""Sampling from the k largest logits: the plain code against whole logits, the native kernels against the plain code."""
+"""Sampling from the k largest logits: the plain code against whole logits, the native
+kernels against the plain code."""
 
 from __future__ import annotations
 
@@ -241,8 +242,10 @@ def test_threads_share_a_shortlist(threads: int) -> None:
         cpu.set_threads(threads)
         for k in (1, 100, 3000):
             got = head(
-                torch.ones(40, 32), RepackedMatrix.from_float(values), softcap=0.0, temperature=torch.ones(40),
-                gumbel=one.gumbel, uniform=one.uniform, top_k=torch.full((40,), k, dtype=torch.int32), named=3,
+                torch.ones(40, 32), RepackedMatrix.from_float(values), softcap=0.0,
+                temperature=torch.ones(40),
+                gumbel=one.gumbel, uniform=one.uniform, top_k=torch.full((40,), k, dtype=torch.int32),
+                named=3,
             )  # fmt: skip
             assert got.sampled.min() >= vocab - k
             assert got.top_tokens.tolist() == [[vocab - 1, vocab - 2, vocab - 3]] * 40
@@ -259,7 +262,8 @@ def test_forbidden_tokens_are_never_kept(isa) -> None:  # noqa: F811
     bias = torch.full((20, 2500), -torch.inf)
     bias[:, [3, 2000]] = 0
     got = head(
-        torch.ones(20, 32), RepackedMatrix.from_float(values), softcap=0.0, temperature=torch.ones(20), bias=bias,
+        torch.ones(20, 32), RepackedMatrix.from_float(values), softcap=0.0, temperature=torch.ones(20),
+        bias=bias,
         gumbel=one.gumbel, uniform=one.uniform, top_k=torch.full((20,), 10, dtype=torch.int32), named=4,
     )  # fmt: skip
     assert set(got.sampled.tolist()) == {3, 2000}
@@ -324,7 +328,8 @@ def test_what_a_small_top_k_kept_is_summed_one_by_one(k: int, dense: int) -> Non
     states = torch.randn(20, 256, generator=torch.Generator().manual_seed(0))
     one = draw(0, 0, 0, 20, 6000, "cpu")
     got = head(
-        states, RepackedMatrix.from_float(values, "F32"), softcap=0.0, temperature=torch.ones(20), gumbel=one.gumbel,
+        states, RepackedMatrix.from_float(values, "F32"), softcap=0.0, temperature=torch.ones(20),
+        gumbel=one.gumbel,
         uniform=one.uniform, top_k=torch.full((20,), k, dtype=torch.int32),
     )  # fmt: skip
     table = SoftTable.build(RowTable("Q8_0", raw, 6000, 256))

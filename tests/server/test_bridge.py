@@ -52,11 +52,20 @@ def idle(server: Running) -> bool:
 
 def request_bytes(body: dict[str, Any], path: str = CHAT) -> bytes:
     data = json.dumps(body).encode()
-    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
-    return head.encode() + data
+    return request_head(path, len(data)) + data
 
 
-# -- flights by themselves ---------------------------------------------------------------------------------------
+def request_head(path: str, length: int) -> bytes:
+    lines = (
+        f"POST {path} HTTP/1.1",
+        "Host: localhost",
+        "Content-Type: application/json",
+        f"Content-Length: {length}",
+    )
+    return "\r\n".join((*lines, "", "")).encode()
+
+
+# -- flights by themselves -----------------------------------------------------------------------------------
 
 
 def draft(step: int) -> Draft:
@@ -164,7 +173,7 @@ def test_all_of_a_flight_is_refused_or_none() -> None:
     asyncio.run(scene())
 
 
-# -- with a server -----------------------------------------------------------------------------------------------
+# -- with a server -------------------------------------------------------------------------------------------
 
 
 def test_the_engine_is_touched_by_one_thread_alone() -> None:
@@ -362,7 +371,7 @@ def test_bodies_are_bounded_all_together() -> None:
         serving(tiny_session(), max_body=1000, max_bodies=2500, read_timeout=20) as server,
         server.client() as client,
     ):
-        head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 999\r\n\r\n"
+        head = request_head(CHAT, 999)
         held = [server.connect() for _ in range(3)]
         for raw in held:
             raw.sendall(head + b" " * 800)

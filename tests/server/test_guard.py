@@ -1,4 +1,5 @@
-"""The HTTP rows of attacks that a local model server must stand: one test each, on every route where that matters."""
+"""The HTTP rows of attacks that a local model server must stand: one test each, on every
+route where that matters."""
 
 from __future__ import annotations
 
@@ -50,7 +51,7 @@ def refused(response: httpx.Response, status: int) -> None:
     assert not [name for name in response.headers if name.startswith("access-control-")]
 
 
-# -- DNS rebinding -----------------------------------------------------------------------------------------------
+# -- DNS rebinding -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -88,7 +89,7 @@ def test_addresses_cannot_be_rebound() -> None:
     assert Rules.of(["*"], (), None).allows_host("anything.example")
 
 
-# -- pages of other sites ----------------------------------------------------------------------------------------
+# -- pages of other sites ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -155,7 +156,7 @@ def test_allowed_origins_get_headers_and_no_others() -> None:
         refused(client.post(CHAT, json=BODY, headers={"origin": "https://evil.example"}), 403)
 
 
-# -- keys --------------------------------------------------------------------------------------------------------
+# -- keys ----------------------------------------------------------------------------------------------------
 
 KEY = "sk-a-secret-key"
 
@@ -181,7 +182,8 @@ def test_every_route_needs_the_key(locked: Running) -> None:
 
 @pytest.mark.parametrize(
     "headers",
-    [{"authorization": f"Bearer {KEY}"}, {"authorization": f"bearer {KEY}"}, {"x-api-key": KEY}, {"x-api-key": "another"},
+    [{"authorization": f"Bearer {KEY}"}, {"authorization": f"bearer {KEY}"}, {"x-api-key": KEY},
+     {"x-api-key": "another"},
      {"x-api-key": KEY, "authorization": "Bearer of-another-service"}],
 )  # fmt: skip
 def test_both_headers_carry_it(locked: Running, headers: dict[str, str]) -> None:
@@ -231,19 +233,20 @@ def test_lines_of_the_log_cannot_be_forged(server: Running, caplog: pytest.LogCa
     assert "\n" not in line and "\x1b" not in line
 
 
-# -- paths -------------------------------------------------------------------------------------------------------
+# -- paths ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "path",
-    ["/v1/models/../../etc/passwd", "/v1/models/%2e%2e%2f%2e%2e%2fetc%2fpasswd", "/v1/models/..\\..\\x", "/%2e%2e/etc/passwd",
+    ["/v1/models/../../etc/passwd", "/v1/models/%2e%2e%2f%2e%2e%2fetc%2fpasswd", "/v1/models/..\\..\\x",
+     "/%2e%2e/etc/passwd",
      "//etc/passwd", "/docs/../../etc/passwd", "/v1/models/%00", "/v1/models/\ud7ff"],
 )  # fmt: skip
 def test_no_path_leads_out(client: httpx.Client, path: str) -> None:
     refused(client.get(path), 404)
 
 
-# -- templates and markers ---------------------------------------------------------------------------------------
+# -- templates and markers -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -293,14 +296,17 @@ def test_markers_in_text_stay_text(client: httpx.Client) -> None:
     assert count(HELLO, [tool]) > plain + 2 * len(tokenized) - 10
 
 
-# -- numbers, schemas, images ------------------------------------------------------------------------------------
+# -- numbers, schemas, images --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "part",
-    ['"n": -1', '"n": 1e9', '"max_tokens": -5', '"max_tokens": 1e400', '"temperature": NaN', '"temperature": Infinity', '"temperature": -Infinity',
-     '"temperature": 1e999', '"max_denoising_steps": 0', '"max_denoising_steps": 1000000000', '"seed": 1180591620717411303424', '"seed": -2',
-     '"seed": 1' + "0" * 5000, '"t_min": 0', '"top_logprobs": 1e6', '"confidence_threshold": NaN', '"stop": [' + '"x",' * 10**5 + '"x"]',
+    ['"n": -1', '"n": 1e9', '"max_tokens": -5', '"max_tokens": 1e400', '"temperature": NaN',
+     '"temperature": Infinity', '"temperature": -Infinity',
+     '"temperature": 1e999', '"max_denoising_steps": 0', '"max_denoising_steps": 1000000000',
+     '"seed": 1180591620717411303424', '"seed": -2',
+     '"seed": 1' + "0" * 5000, '"t_min": 0', '"top_logprobs": 1e6', '"confidence_threshold": NaN',
+     '"stop": [' + '"x",' * 10**5 + '"x"]',
      '"stop": "' + "x" * 10**5 + '"', '"seed": true', '"n": null, "seed": "7"'],
 )  # fmt: skip
 def test_bad_numbers(client: httpx.Client, part: str) -> None:
@@ -367,7 +373,10 @@ def test_lone_surrogates_break_nothing(client: httpx.Client) -> None:
     """JSON may carry what UTF-8 may not: it is read as U+FFFD or refused, and never breaks an answer."""
     kind = {"content-type": "application/json"}
     odd = '{"messages": [{"role": "user", "content": "\\ud800"}], "max_tokens": 8}'
-    named = '{"messages": [{"role": "user", "content": "x", "y\\udfff": "\\udfff"}], "x\\udfff": 1, "max_tokens": 8}'
+    named = (
+        '{"messages": [{"role": "user", "content": "x", "y\\udfff": "\\udfff"}], "x\\udfff": 1, '
+        '"max_tokens": 8}'
+    )
     stop = odd[:-1] + ', "stop": "\\udc00"}'
     for body in (odd, odd[:-1] + ', "stream": true}', named, stop):
         response = client.post(CHAT, content=body, headers=kind)
@@ -390,7 +399,7 @@ def test_prompts_far_too_long_cost_no_time(client: httpx.Client, messages: Any) 
     assert time.monotonic() - begin < 2.5
 
 
-# -- other errors ------------------------------------------------------------------------------------------------
+# -- other errors --------------------------------------------------------------------------------------------
 
 
 def test_errors_of_the_framework_have_the_envelope(client: httpx.Client) -> None:

@@ -1,4 +1,5 @@
-"""`canvaslm serve` as a user runs it: a process of its own, stopped by signals, asked by curl and a raw socket."""
+"""`canvaslm serve` as a user runs it: a process of its own, stopped by signals, asked
+by curl and a raw socket."""
 
 from __future__ import annotations
 

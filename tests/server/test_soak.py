@@ -1,4 +1,5 @@
-"""Many clients of every kind for a while: what was accepted ends, answers are right, numbers add up, memory stays."""
+"""Many clients of every kind for a while: what was accepted ends, answers are right,
+numbers add up, memory stays."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ MIB = 2**20
 
 
 def bodies() -> list[dict[str, Any]]:
-    """Requests whose answers are known: prompts that share beginnings, several sizes, stop strings, choices."""
+    """Requests whose answers are known: prompts that share beginnings, several
+    sizes, stop strings, choices."""
     rng = random.Random(1)
     made = []
     for i in range(10):

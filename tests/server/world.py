@@ -1,4 +1,5 @@
-"""A tiny server: a random model with the demo model's tokenizer and template, in this process or in another."""
+"""A tiny server: a random model with the demo model's tokenizer and template, in
+this process or in another."""
 
 from __future__ import annotations
 
@@ -50,7 +51,8 @@ def tiny_session(seed: int = 0, max_rows: int = 8, **options: Any) -> Session:
 
 
 def scripted_session(*answers: str | list[str], max_rows: int = 8) -> Session:
-    """A tiny session whose canvases settle on given texts; markers such as `<|tool_call>` become control tokens.
+    """A tiny session whose canvases settle on given texts; markers such as
+    `<|tool_call>` become control tokens.
 
     The answer is that of the request's place in `answers`, by its seed.
     """
@@ -122,7 +124,8 @@ def serving(session: Session | Callable[[], Session], **options: Any) -> Iterato
     """The application behind uvicorn, on a thread of this process."""
     app = create_app(session, **options)
     config = uvicorn.Config(
-        app, host="127.0.0.1", port=0, http="h11", ws="none", lifespan="on", log_config=None, access_log=False,
+        app, host="127.0.0.1", port=0, http="h11", ws="none", lifespan="on", log_config=None,
+        access_log=False,
         timeout_graceful_shutdown=2,
     )  # fmt: skip
     server = uvicorn.Server(config)
@@ -196,5 +199,6 @@ def tiny_folder(path: Path) -> Path:
 
 
 __all__ = [
-    "HELLO", "Running", "chunks_of", "program", "scripted_session", "serving", "tiny_folder", "tiny_session", "wait_for",
+    "HELLO", "Running", "chunks_of", "program", "scripted_session", "serving", "tiny_folder", "tiny_session",
+    "wait_for",
 ]  # fmt: skip

@@ -212,11 +212,12 @@ def test_prompt_ids_hold_user_markers_as_text() -> None:
     assert tokenizer.decode(ids, skip_special=False) == "".join(pieces)
 
 
-# -- the built-in template ----------------------------------------------------------------------------------------
+# -- the built-in template -----------------------------------------------------------------------------------
 
 
 def _plain_enough(messages: list[dict[str, Any]]) -> bool:
-    """What the short template claims: no text beside calls, no re-sent reasoning, no parts, calls have results."""
+    """What the short template claims: no text beside calls, no re-sent reasoning, no
+    parts, calls have results."""
     odd = any(m.get("reasoning_content") or (m.get("tool_calls") and m["content"]) for m in messages)
     return not (odd or messages[-1].get("tool_calls") or isinstance(messages[0]["content"], list))
 
@@ -242,7 +243,7 @@ def test_built_in_template_declares_tools(gemma: ChatTemplate) -> None:
     assert "".join(pieces).endswith("<|turn>model\n")
 
 
-# -- where templates come from ------------------------------------------------------------------------------------
+# -- where templates come from -------------------------------------------------------------------------------
 
 
 def test_from_folder(tmp_path: Path) -> None:

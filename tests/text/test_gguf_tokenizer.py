@@ -15,7 +15,7 @@ from canvaslm.text.tokenizer import Tokenizer
 from tests.text.gguf_metadata import read_metadata
 from tests.text.tiny_text import MARKERS, SAMPLES, fixture, gguf_fields, tiny_backend, tiny_tokens
 
-# -- the tiny vocabulary ----------------------------------------------------------------------------------------
+# -- the tiny vocabulary -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("text", SAMPLES)
@@ -124,7 +124,7 @@ def test_too_many_merges_are_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> N
         Tokenizer.from_gguf(gguf_fields())
 
 
-# -- Gemma 4's vocabulary ---------------------------------------------------------------------------------------
+# -- Gemma 4's vocabulary ------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

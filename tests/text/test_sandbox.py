@@ -16,7 +16,10 @@ from canvaslm.text.limits import Meter
 from canvaslm.text.sandbox import Sandbox, compile_template, run_template
 
 X = "{% set x = 'x' * 1000000 %}"
-LAUGHS = "{% set ns = namespace(a=['lol'], b=['lol']) %}{% for i in range(60) %}{% set ns.a = [ns.a, ns.a] %}{% set ns.b = [ns.b, ns.b] %}{% endfor %}"
+LAUGHS = (
+    "{% set ns = namespace(a=['lol'], b=['lol']) %}{% for i in range(60) %}"
+    "{% set ns.a = [ns.a, ns.a] %}{% set ns.b = [ns.b, ns.b] %}{% endfor %}"
+)
 
 BOMBS = {
     "times": "{{ 'x' * 10000000000 }}",
@@ -25,8 +28,13 @@ BOMBS = {
     "reversed times": "{{ 9999999999 * 'x' }}",
     "power": "{{ 10 ** (10 ** 10) }}",
     "negative power": "{{ 10 ** -99999999999 }}",
-    "squares": "{% set ns = namespace(x=3) %}{% for i in range(99) %}{% set ns.x = ns.x * ns.x %}{% endfor %}{{ ns.x }}",
-    "sum of longs": "{% set ns = namespace(x=3) %}{% for i in range(99999) %}{% set ns.x = ns.x + ns.x %}{% endfor %}",
+    "squares": (
+        "{% set ns = namespace(x=3) %}{% for i in range(99) %}{% set ns.x = ns.x * ns.x %}"
+        "{% endfor %}{{ ns.x }}"
+    ),
+    "sum of longs": (
+        "{% set ns = namespace(x=3) %}{% for i in range(99999) %}{% set ns.x = ns.x + ns.x %}{% endfor %}"
+    ),
     "width": "{{ '%10000000000d' % 1 }}",
     "precision": "{{ '%.1000000000f' % 1 }}",
     "star width": "{{ '%*d' % (1000000000, 1) }}",
@@ -50,16 +58,23 @@ BOMBS = {
     "replace method": X + "{{ x.replace('x', x) }}",
     "join": X + "{{ range(100000)|join(x) }}",
     "join method": X + "{{ x.join(['a'] * 100000) }}",
-    "tilde": "{% set ns = namespace(s='x') %}{% for i in range(99) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}",
+    "tilde": (
+        "{% set ns = namespace(s='x') %}{% for i in range(99) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}"
+    ),
     "plus": "{% set ns = namespace(s='x') %}{% for i in range(99) %}{% set ns.s = ns.s + ns.s %}{% endfor %}",
-    "plus lists": "{% set ns = namespace(s=[1]) %}{% for i in range(99) %}{% set ns.s = ns.s + ns.s %}{% endfor %}",
+    "plus lists": (
+        "{% set ns = namespace(s=[1]) %}{% for i in range(99) %}{% set ns.s = ns.s + ns.s %}{% endfor %}"
+    ),
     "sum of lists": "{{ ([[1] * 10000] * 100000)|sum(start=[]) }}",
     "set block": X + "{% set y %}{% for i in range(99999) %}{{ x }}{% endfor %}{% endset %}",
     "literal in loop": "{% set y %}{% for i in range(99999) %}{% for j in range(9999) %}"
     + "x" * 9999
     + "{% endfor %}{% endfor %}{% endset %}",
     "macro output": X
-    + "{% macro m(n) %}{{ x }}{{ x }}{% if n %}{{ m(n - 1) }}{{ m(n - 1) }}{% endif %}{% endmacro %}{{ m(40) }}",
+    + (
+        "{% macro m(n) %}{{ x }}{{ x }}{% if n %}{{ m(n - 1) }}{{ m(n - 1) }}{% endif %}{% endmacro %}"
+        "{{ m(40) }}"
+    ),
     "literal macro": "{% macro m(n) %}"
     + "x" * 999
     + "{% if n %}{{ m(n - 1) }}{{ m(n - 1) }}{% endif %}{% endmacro %}{% set y = m(40) %}",
@@ -67,13 +82,23 @@ BOMBS = {
     "laughs printed": LAUGHS + "{{ ns.a }}",
     "laughs compared": LAUGHS + "{{ ns.a == ns.b }}",
     "laughs as json": LAUGHS + "{{ ns.a|tojson }}",
-    "laughs hashed": "{% set ns = namespace(a=(1,)) %}{% for i in range(60) %}{% set ns.a = (ns.a, ns.a) %}{% endfor %}{{ {ns.a: 1} }}",
+    "laughs hashed": (
+        "{% set ns = namespace(a=(1,)) %}{% for i in range(60) %}{% set ns.a = (ns.a, ns.a) %}"
+        "{% endfor %}{{ {ns.a: 1} }}"
+    ),
     "range": "{{ range(10000000000)|list }}",
-    "nested ranges": "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range(99999) %}{% endfor %}{% endfor %}{% endfor %}",
-    "filtered loop": "{% for a in range(99999) %}{% for b in range(99999) if b < 0 %}{% endfor %}{% endfor %}",
+    "nested ranges": (
+        "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range(99999) %}"
+        "{% endfor %}{% endfor %}{% endfor %}"
+    ),
+    "filtered loop": (
+        "{% for a in range(99999) %}{% for b in range(99999) if b < 0 %}{% endfor %}{% endfor %}"
+    ),
     "recursive loop": "{% for a in range(9) recursive %}{{ loop(range(9)) }}{% endfor %}",
     "macro recursion": "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
-    "fibonacci": "{% macro f(n) %}{% if n > 1 %}{{ f(n - 1) }}{{ f(n - 2) }}{% endif %}{% endmacro %}{{ f(90) }}",
+    "fibonacci": (
+        "{% macro f(n) %}{% if n > 1 %}{{ f(n - 1) }}{{ f(n - 2) }}{% endif %}{% endmacro %}{{ f(90) }}"
+    ),
     "call blocks": "{% macro m() %}{{ caller() }}{{ caller() }}{% endmacro %}"
     + "{% call m() %}" * 60
     + "x"
@@ -82,7 +107,10 @@ BOMBS = {
     "batch": "{{ [1]|batch(10000000000, 'x')|list }}",
     "round": "{{ 5|round(-10000000000) }}",
     "round floor": "{{ 5|round(10000000000, 'floor') }}",
-    "select in": "{% set l = range(50000)|list %}{% for i in range(999) %}{{ range(99999)|select('in', l)|list|length }}{% endfor %}",
+    "select in": (
+        "{% set l = range(50000)|list %}{% for i in range(999) %}"
+        "{{ range(99999)|select('in', l)|list|length }}{% endfor %}"
+    ),
     "compare long": "{% set a = 'x' * 4000000 %}{% for i in range(99999) %}{{ a[1:] == a[:-1] }}{% endfor %}",
     "search backwards": "{% set a = 'a' * 4000000 %}{{ a.rfind('b' + a[2000000:]) }}",
     "split": "{{ ('a ' * 4000000).split() }}",
@@ -110,7 +138,10 @@ ESCAPES = {
     "extends": "{% extends 'x' %}",
     "from": "{% from 'x' import y %}",
     "block": "{% block a %}{{ self.a() }}{% endblock %}",
-    "map attribute": "{{ ['']|map(attribute='__class__')|list|first|attr('mro') }}{{ [''|attr('__class__')]|list|first.mro() }}",
+    "map attribute": (
+        "{{ ['']|map(attribute='__class__')|list|first|attr('mro') }}"
+        "{{ [''|attr('__class__')]|list|first.mro() }}"
+    ),
     "printed object": "{{ loop }}{{ range }}",
 }
 
@@ -203,30 +234,84 @@ def test_raise_exception_is_the_user_s_error() -> None:
         ChatTemplate("{{ raise_exception('roles must alternate ' + messages[0].content) }}").render("<x>")
 
 
-# -- what harmless templates use works as in plain Jinja --------------------------------------------------------
+# -- what harmless templates use works as in plain Jinja -----------------------------------------------------
 
 HARMLESS = [
-    "{% for m in messages %}{{ loop.index }}/{{ loop.length }}{{ m.role }}{% if not loop.last %},{% endif %}{% endfor %}",
+    (
+        "{% for m in messages %}{{ loop.index }}/{{ loop.length }}{{ m.role }}{% if not loop.last %}"
+        ",{% endif %}{% endfor %}"
+    ),
     "{% for m in messages if m.role == 'user' %}{{ m.content|trim }}{% else %}none{% endfor %}",
     "{% for k, v in messages[0].items() %}{{ k }}={{ v }};{% endfor %}{{ messages[0]|dictsort }}",
-    "{% for m in messages %}{% if loop.first %}{% continue %}{% endif %}{{ m.content }}{% break %}{% endfor %}",
-    "{% for i in [[1, [2]], [3]] recursive %}{% if i is iterable %}({{ loop(i) }}){% else %}{{ i }}{% endif %}{% endfor %}",
-    "{% set ns = namespace(n=0, s='') %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% set ns.s = ns.s ~ m.role ~ ns.n %}{% endfor %}{{ ns.s }}",
-    "{{ messages|map(attribute='role')|join(', ') }} {{ messages|selectattr('role', 'equalto', 'user')|list|length }}",
-    "{{ [3, 1, 2]|sort|join }}{{ [3, 1]|sum }}{{ [[1], [2]]|sum(start=[]) }}{{ 'a,b'.split(',')[-1] }}{{ 'x'.join(['a', 'b']) }}",
-    "{{ messages|tojson }}\n{{ messages[0]|tojson(indent=2) }}{{ {'a': 1, 'b': None}|tojson(separators=(',', ':')) }}",
-    "{{ 'a%sb%03d' % ('x', 7) }}{{ '%s-%s'|format(1, 2) }}{{ 'ab' * 3 }}{{ 7 // 2 }}{{ 7 % 4 }}{{ 2 ** 10 }}{{ 1.5 + 2 }}",
-    "{% macro m(a, b=2) %}[{{ a }}{{ b }}{{ caller() if caller else '' }}]{% endmacro %}{{ m(1) }}{% call m(3, b=4) %}c{% endcall %}",
-    "{% set x %}  set {{ messages[0].role }} {% endset %}{{ x|upper|trim }}{% filter upper %}abc{% endfilter %}",
-    "{{ messages[1:]|length }}{{ messages[::-1][0].role }}{{ 'abc'[1:] }}{{ messages|last }}{{ missing|default('d') }}",
-    "{{ 'a' if messages else 'b' }}{{ messages[0].content is string }}{{ 1 in [1, 2] }}{{ 'x' not in 'abc' }}{{ 1 < 2 <= 2 }}",
-    "{{ 'x < y & \"z\"'|e }}{{ 'a b/c'|urlencode }}{{ 'abc'|replace('b', 'xx') }}{{ 'a\nb'|indent(2) }}{{ 'ab'|center(6) }}|",
-    "{% generation %}{{ messages[0].content }}{% endgeneration %}{{ dict(a=1) }}{{ (1, 2) }}{{ {'k': [1]} }}{{ none }}{{ true }}",
-    "{% set a, b = 1, 2 %}{{ a }}{{ b }}{% for a, b in [[1, 2]] %}{{ a + b }}{% endfor %}{{ range(3)|list }}{{ range(5, 0, -2)|join }}",
+    (
+        "{% for m in messages %}{% if loop.first %}{% continue %}{% endif %}{{ m.content }}{% break %}"
+        "{% endfor %}"
+    ),
+    (
+        "{% for i in [[1, [2]], [3]] recursive %}{% if i is iterable %}({{ loop(i) }}){% else %}{{ i }}"
+        "{% endif %}{% endfor %}"
+    ),
+    (
+        "{% set ns = namespace(n=0, s='') %}{% for m in messages %}{% set ns.n = ns.n + 1 %}"
+        "{% set ns.s = ns.s ~ m.role ~ ns.n %}{% endfor %}{{ ns.s }}"
+    ),
+    (
+        "{{ messages|map(attribute='role')|join(', ') }} "
+        "{{ messages|selectattr('role', 'equalto', 'user')|list|length }}"
+    ),
+    (
+        "{{ [3, 1, 2]|sort|join }}{{ [3, 1]|sum }}{{ [[1], [2]]|sum(start=[]) }}{{ 'a,b'.split(',')[-1] }}"
+        "{{ 'x'.join(['a', 'b']) }}"
+    ),
+    (
+        "{{ messages|tojson }}\n{{ messages[0]|tojson(indent=2) }}"
+        "{{ {'a': 1, 'b': None}|tojson(separators=(',', ':')) }}"
+    ),
+    (
+        "{{ 'a%sb%03d' % ('x', 7) }}{{ '%s-%s'|format(1, 2) }}{{ 'ab' * 3 }}{{ 7 // 2 }}{{ 7 % 4 }}"
+        "{{ 2 ** 10 }}{{ 1.5 + 2 }}"
+    ),
+    (
+        "{% macro m(a, b=2) %}[{{ a }}{{ b }}{{ caller() if caller else '' }}]{% endmacro %}{{ m(1) }}"
+        "{% call m(3, b=4) %}c{% endcall %}"
+    ),
+    (
+        "{% set x %}  set {{ messages[0].role }} {% endset %}{{ x|upper|trim }}{% filter upper %}"
+        "abc{% endfilter %}"
+    ),
+    (
+        "{{ messages[1:]|length }}{{ messages[::-1][0].role }}{{ 'abc'[1:] }}{{ messages|last }}"
+        "{{ missing|default('d') }}"
+    ),
+    (
+        "{{ 'a' if messages else 'b' }}{{ messages[0].content is string }}{{ 1 in [1, 2] }}"
+        "{{ 'x' not in 'abc' }}{{ 1 < 2 <= 2 }}"
+    ),
+    (
+        "{{ 'x < y & \"z\"'|e }}{{ 'a b/c'|urlencode }}{{ 'abc'|replace('b', 'xx') }}{{ 'a\nb'|indent(2) }}"
+        "{{ 'ab'|center(6) }}|"
+    ),
+    (
+        "{% generation %}{{ messages[0].content }}{% endgeneration %}{{ dict(a=1) }}{{ (1, 2) }}"
+        "{{ {'k': [1]} }}{{ none }}{{ true }}"
+    ),
+    (
+        "{% set a, b = 1, 2 %}{{ a }}{{ b }}{% for a, b in [[1, 2]] %}{{ a + b }}{% endfor %}"
+        "{{ range(3)|list }}{{ range(5, 0, -2)|join }}"
+    ),
     "{%- if tools -%} tools {%- endif %}\n  {% if true %}\n    x\n  {% endif %}\ny {#- comment -#} z",
-    "{{ [1, 2, 3, 4]|batch(2)|list }}{{ [1, 2, 3]|slice(2)|list }}{{ messages|groupby('role')|map('first')|list }}{{ [1, 1]|unique|list }}",
-    "{{ '\u1e9e'|lower }}{{ 'a b'|title }}{{ 3.14159|round(2) }}{{ '7'|int + 1 }}{{ 'abc'|first }}{{ [1, none]|reject('none')|list }}",
-    "{{ {'a': 1}.keys()|join }}{{ {'b': 2}.values()|list }}{{ messages[0].content.startswith('h') }}{{ ' x '.strip() }}{{ 'aXbX'.rsplit('X', 1) }}{{ 'a\nb'.splitlines() }}{{ 'abc'.find('c') }}",
+    (
+        "{{ [1, 2, 3, 4]|batch(2)|list }}{{ [1, 2, 3]|slice(2)|list }}"
+        "{{ messages|groupby('role')|map('first')|list }}{{ [1, 1]|unique|list }}"
+    ),
+    (
+        "{{ '\u1e9e'|lower }}{{ 'a b'|title }}{{ 3.14159|round(2) }}{{ '7'|int + 1 }}{{ 'abc'|first }}"
+        "{{ [1, none]|reject('none')|list }}"
+    ),
+    (
+        "{{ {'a': 1}.keys()|join }}{{ {'b': 2}.values()|list }}{{ messages[0].content.startswith('h') }}"
+        "{{ ' x '.strip() }}{{ 'aXbX'.rsplit('X', 1) }}{{ 'a\nb'.splitlines() }}{{ 'abc'.find('c') }}"
+    ),
 ]
 
 

@@ -129,7 +129,7 @@ def test_token_text_and_unknown_ids(tokenizer: Tokenizer) -> None:
         tokenizer.token_text(10**6)
 
 
-# -- broken and hostile files ----------------------------------------------------------------------------------
+# -- broken and hostile files --------------------------------------------------------------------------------
 
 
 def _edited(folder: Path, **changes: Any) -> Path:

@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any
 
 U8, I8, U16, I16, U32, I32, F32, BOOL, STRING, ARRAY, U64, I64, F64 = range(13)
-_CODES = {U8: "B", I8: "b", U16: "H", I16: "h", U32: "I", I32: "i", F32: "f", BOOL: "?", U64: "Q", I64: "q", F64: "d"}  # fmt: skip
+_CODES = {
+    U8: "B", I8: "b", U16: "H", I16: "h", U32: "I", I32: "i", F32: "f", BOOL: "?", U64: "Q", I64: "q",
+    F64: "d",
+}  # fmt: skip
 
 
 def text(value: str | bytes, length: int | None = None) -> bytes:
@@ -72,4 +75,7 @@ def one_tensor(**changes: Any) -> Raw:
     return Raw(**{**parts, **changes})
 
 
-__all__ = ["ARRAY", "BOOL", "F32", "F64", "I8", "I16", "I32", "I64", "STRING", "U8", "U16", "U32", "U64", "Raw", "one_tensor", "tensor", "text", "value"]  # fmt: skip
+__all__ = [
+    "ARRAY", "BOOL", "F32", "F64", "I8", "I16", "I32", "I64", "STRING", "U8", "U16", "U32", "U64",
+    "Raw", "one_tensor", "tensor", "text", "value",
+]  # fmt: skip

@@ -25,7 +25,8 @@ from tests.weights.gguf_files import one_tensor
 LARGE = ModelConfig(
     vocab_size=262_144, hidden_size=2816, intermediate_size=2112, num_layers=30, num_heads=16, num_kv_heads=8,
     num_global_kv_heads=2, head_dim=256, global_head_dim=512,
-    layer_types=tuple("full_attention" if i % 6 == 5 else "sliding_attention" for i in range(30)), sliding_window=1024,
+    layer_types=tuple("full_attention" if i % 6 == 5 else "sliding_attention" for i in range(30)),
+    sliding_window=1024,
     num_experts=128, top_k_experts=8, moe_intermediate_size=704, canvas_length=256, eos_token_ids=(1, 106),
 )  # fmt: skip
 
@@ -40,7 +41,8 @@ def test_the_released_model() -> None:
     assert round(large.parameters / 1e9, 2) == 25.25
     assert round(large.parts["experts"] / 1e9, 2) == 22.84
     assert round(large.active_parameters / 1e9, 1) == 3.8
-    # 25 sliding layers of 1024 tokens x 8 heads x 256, 5 full ones x 2 heads x 512, keys and values, two bytes
+    # 25 sliding layers of 1024 tokens x 8 heads x 256, 5 full ones x 2 heads x 512,
+    # keys and values, two bytes
     assert large.context_bytes(1024, 2) == 1024 * 2 * 2 * (25 * 8 * 256 + 5 * 2 * 512)
     assert large.context_bytes(4096, 2) - large.context_bytes(1024, 2) == 3072 * 2 * 2 * 5 * 2 * 512
 

@@ -53,7 +53,8 @@ def test_ids_that_are_refused(source: str) -> None:
 
 
 class Hub(BaseHTTPRequestHandler):
-    """As much of the hub's protocol as a snapshot needs. Repositories: org/tiny, org/ggufs, org/gated, org/broken."""
+    """As much of the hub's protocol as a snapshot needs. Repositories: org/tiny,
+    org/ggufs, org/gated, org/broken."""
 
     files: dict[str, bytes]
     ggufs: dict[str, bytes]

@@ -35,7 +35,8 @@ def test_a_tied_checkpoint_in_full(tied: tuple[Path, Any]) -> None:
         "input_layernorm.weight", "post_attention_layernorm.weight", "pre_feedforward_layernorm.weight",
         "pre_feedforward_layernorm_2.weight", "post_feedforward_layernorm.weight",
         "post_feedforward_layernorm_1.weight", "post_feedforward_layernorm_2.weight",
-        "self_attn.q_proj.weight", "self_attn.k_proj.weight", "self_attn.o_proj.weight",  # full layer: no v_proj
+        # full layer: no v_proj
+        "self_attn.q_proj.weight", "self_attn.k_proj.weight", "self_attn.o_proj.weight",
         "self_attn.q_norm.weight", "self_attn.k_norm.weight",
         "mlp.gate_proj.weight", "mlp.up_proj.weight", "mlp.down_proj.weight",
         "router.proj.weight", "router.scale", "router.per_expert_scale",

@@ -231,7 +231,8 @@ def test_a_local_folder_beats_a_hub_id(folder: Path, monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize(
     "source",
-    ["org/..", "../x@y", "org/na..me", "org/%2e%2e", "org\\x/name", "org/na me", "org/name@../../x", "org/name@", "org/name@a//b",
+    ["org/..", "../x@y", "org/na..me", "org/%2e%2e", "org\\x/name", "org/na me", "org/name@../../x",
+     "org/name@", "org/name@a//b",
      "org/name@-x", "org/-x", "org/\x1b[2J", "org/a--b", "org/" + "a" * 200],
 )  # fmt: skip
 def test_traversal_in_ids(source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,7 @@
 """How much work a pass is: multiply-accumulates by part, and the bytes of weights that it reads.
 
-Counted from the configuration, for the algorithm as it stands: nothing for norms, activations and softmax. The soft
-embedding counts as the dense product, also where a kernel skips what has no mass.
+Counted from the configuration, for the algorithm as it stands: nothing for norms, activations and softmax.
+The soft embedding counts as the dense product, also where a kernel skips what has no mass.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ def denoise_macs(config: ModelConfig, context: int) -> dict[str, int]:
 
 
 def encode_macs(config: ModelConfig, start: int, count: int) -> dict[str, int]:
-    """Multiply-accumulates of encoding `count` tokens behind `start` others; the last layer stops at its keys."""
+    """Multiply-accumulates of encoding `count` tokens behind `start` others; the last
+    layer stops at its keys."""
     c = config
     work = dict.fromkeys(PARTS, 0)
     for layer in range(c.num_layers - 1):
@@ -65,7 +66,8 @@ def _key_width(c: ModelConfig, layer: int) -> int:
 
 @dataclass(frozen=True)
 class Held:
-    """Bytes of weights: in memory of this process, and where a file lies mapped (a GGUF file's rows, a packed file)."""
+    """Bytes of weights: in memory of this process, and where a file lies mapped (a GGUF
+    file's rows, a packed file)."""
 
     memory: int = 0
     file: int = 0
@@ -120,8 +122,8 @@ def _inside(thing: Any) -> list[Any]:
 def weight_bytes(model: DiffusionGemma, tokens: int) -> dict[str, int]:
     """Bytes of weights that a denoise pass over `tokens` places (all rows together) reads once, by part.
 
-    Of the experts: as many as that many tokens are expected to choose, were their choices even. The attention part
-    reads keys and values, which are not counted.
+    Of the experts: as many as that many tokens are expected to choose, were their choices even. The attention
+    part reads keys and values, which are not counted.
     """
     c = model.config
     chosen = 1 - (1 - c.top_k_experts / c.num_experts) ** tokens
@@ -146,7 +148,8 @@ def plain_layers(model: DiffusionGemma) -> Iterator[TextLayer]:
 
 
 def _table_bytes(table: Any, wanted: str = "head") -> int:
-    """One reading of a vocabulary: of the copy called `wanted` where the table holds several, else of the largest."""
+    """One reading of a vocabulary: of the copy called `wanted` where the table holds
+    several, else of the largest."""
     named = [size.total for key, size in _named(table, wanted, set())]
     sizes = named or [size.total for _, size in _pieces(table, set())]
     return max(sizes, default=0)

@@ -1,4 +1,5 @@
-"""A client for OpenAI-compatible servers that looks at the clock: standard library only, one thread a request."""
+"""A client for OpenAI-compatible servers that looks at the clock: standard library
+only, one thread a request."""
 
 from __future__ import annotations
 
@@ -35,7 +36,8 @@ class Refused(CanvasError):
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where a server is, and how to get in. `timeout`: seconds without a byte after which a request has failed."""
+    """Where a server is, and how to get in. `timeout`: seconds without a byte after
+    which a request has failed."""
 
     scheme: str
     host: str
@@ -102,7 +104,8 @@ def _message(body: bytes) -> str:
 
 
 def events(lines: Iterator[bytes]) -> Iterator[dict[str, Any]]:
-    """The JSON objects of a stream of server-sent events, up to `[DONE]`. Raises CanvasError for anything else."""
+    """The JSON objects of a stream of server-sent events, up to `[DONE]`. Raises
+    CanvasError for anything else."""
     for line in lines:
         name, _, data = line.decode("utf-8", "replace").strip().partition(":")
         if name != "data":
@@ -122,7 +125,8 @@ def events(lines: Iterator[bytes]) -> Iterator[dict[str, Any]]:
 
 
 class Reading:
-    """Takes in the events of one answer and their times (seconds since the request), and makes a sample of them."""
+    """Takes in the events of one answer and their times (seconds since the request),
+    and makes a sample of them."""
 
     def __init__(self) -> None:
         self._texts: list[float] = []
@@ -193,7 +197,8 @@ class Client:
     now: Callable[[], float] = time.perf_counter
 
     def negotiated(self, messages: list[dict[str, Any]]) -> Client:
-        """A client that asks for all this server can tell. Costs a short answer or two. Raises CanvasError."""
+        """A client that asks for all this server can tell. Costs a short answer or
+        two. Raises CanvasError."""
         for options in _STREAM_OPTIONS:
             client = replace(self, stream_options=options)
             try:

@@ -29,7 +29,8 @@ class Figure:
 
 @dataclass(frozen=True)
 class Ratio:
-    """A number of both documents; `gain` above 1: the second is better by that factor. None: one of them is 0."""
+    """A number of both documents; `gain` above 1: the second is better by that
+    factor. None: one of them is 0."""
 
     name: str
     a: float

@@ -3,8 +3,8 @@
     {"canvaslm_bench": 1, "kind": "load" | "steps" | "server", "created", "canvaslm",
      "machine": {...}, "model": {...}, "settings": {...}, "results": {...}}
 
-Times are in seconds where a name ends in `_s` or says seconds, in milliseconds where it says ms; sizes in bytes
-unless a name says gb (10^9). A value that is not known is null.
+Times are in seconds where a name ends in `_s` or says seconds, in milliseconds where it says ms; sizes in
+bytes unless a name says gb (10^9). A value that is not known is null.
 """
 
 from __future__ import annotations

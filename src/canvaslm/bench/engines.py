@@ -6,7 +6,8 @@ from ..engine import Engine
 
 
 def fresh(engine: Engine, *, rows: int, prefix_cache: bool = False, mixed: bool = True) -> Engine:
-    """An empty engine on the same model, keys and values of the same type, and so on; `rows` canvases at once."""
+    """An empty engine on the same model, keys and values of the same type, and so on;
+    `rows` canvases at once."""
     runner = engine.runner
     return Engine(
         runner.model,

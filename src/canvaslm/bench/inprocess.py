@@ -137,7 +137,8 @@ def _larger(a: Memory, b: Memory) -> Memory:
 
 
 def _memory(session: Session, after_loading: Memory, most: Memory) -> dict[str, Any]:
-    """Of this process. `anonymous_beyond_weights`: what runs take, less the weights that are in memory for good."""
+    """Of this process. `anonymous_beyond_weights`: what runs take, less the weights
+    that are in memory for good."""
     weights = held(session.engine.runner.model)
     beyond = None if most.anonymous is None else most.anonymous - weights.memory
     return {

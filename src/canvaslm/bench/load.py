@@ -1,7 +1,8 @@
-"""Answers under load in this process: an engine kept at a number of requests in flight until all are answered.
+"""Answers under load in this process: an engine kept at a number of requests in
+flight until all are answered.
 
-Prompts become token ids before the clock starts, and tokens no text: this measures the engine, `remote` what a client
-sees.
+Prompts become token ids before the clock starts, and tokens no text: this measures the engine,
+`remote` what a client sees.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ class Work:
     weight_bytes: int = 0
 
     def report(self, seconds: float, ceilings: Ceilings | None) -> dict[str, Any]:
-        """Plain data, with rates and shares over `seconds` of wall time. Encoding counts as arithmetic only."""
+        """Plain data, with rates and shares over `seconds` of wall time. Encoding
+        counts as arithmetic only."""
         rate, flow = self.macs / seconds / 1e9, self.weight_bytes / seconds / 1e9
         return {
             "denoise_passes": self.denoise_passes,
@@ -93,7 +95,8 @@ class _Flight:
 def drive(
     engine: Engine, requests: Sequence[Request], concurrency: int, tick: Tick
 ) -> tuple[list[Sample], float]:
-    """Keeps `concurrency` requests in flight until all are done: (samples in the order of their ends, wall seconds)."""
+    """Keeps `concurrency` requests in flight until all are done: (samples in the order of
+    their ends, wall seconds)."""
     waiting = list(reversed(requests))
     flying: dict[int, _Flight] = {}
     samples: list[Sample] = []
@@ -141,7 +144,8 @@ def _note(flight: _Flight, event: Event, now: float) -> Sample | None:
 def measure_load(
     session: Session, prompts: Sequence[Prompt], options: LoadOptions, tick: Tick = lambda count: None
 ) -> list[tuple[dict[str, Any], Work]]:
-    """One (summary, work) for each concurrency, each with a fresh engine. Raises UsageError for wrong parameters."""
+    """One (summary, work) for each concurrency, each with a fresh engine. Raises
+    UsageError for wrong parameters."""
     requests = prepare(session, prompts, options)
     found = []
     for concurrency in options.concurrency:

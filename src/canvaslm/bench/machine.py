@@ -1,8 +1,9 @@
 """What the machine is, and how fast it multiplies and reads, measured with a few probes.
 
-A probe is what this process reaches with the best kernel at hand, not a data sheet's number: the share of a ceiling
-says how far a part is from the easiest product on the same machine in the same minute. Neighbours on a shared machine
-change that by the minute, so products are probed before and after a measurement and both are reported.
+A probe is what this process reaches with the best kernel at hand, not a data sheet's number: the share of
+a ceiling says how far a part is from the easiest product on the same machine in the same minute.
+Neighbours on a shared machine change that by the minute, so products are probed before and after a
+measurement and both are reported.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ class Ceilings:
 
 @dataclass(frozen=True)
 class Products:
-    """10^9 multiply-accumulates a second of one round of probes, by kind; None where the machine has no such kernel."""
+    """10^9 multiply-accumulates a second of one round of probes, by kind; None where the
+    machine has no such kernel."""
 
     float32: float
     bfloat16: float | None
@@ -64,7 +66,8 @@ def probe_products(device: torch.device | str = "cpu", seconds: float = _PROBE_S
 
 
 def _int8(device: torch.device, now: Callable[[], float], seconds: float) -> float | None:
-    """The best of torch's product, the native one, and the native kernels' instructions in the first-level cache."""
+    """The best of torch's product, the native one, and the native kernels' instructions
+    in the first-level cache."""
     rows, inputs, outputs = _PRODUCT
     macs = rows * inputs * outputs
     rates = []
@@ -97,7 +100,8 @@ def probe_reading(device: torch.device | str = "cpu", size: int = READ_BYTES, re
 
 @contextmanager
 def _floats(count: int, device: torch.device) -> Iterator[torch.Tensor]:
-    """Uninitialised fp32 memory: of the kernels' own kind (huge pages, where there are any) if they are loaded."""
+    """Uninitialised fp32 memory: of the kernels' own kind (huge pages, where there are
+    any) if they are loaded."""
     library = native_library() if device.type == "cpu" else None
     address = library.canvas_alloc(4 * count) if library is not None else None
     if library is None or not address:
@@ -138,7 +142,8 @@ class Probes:
         self.reading = probe_reading(self.device, self.read_bytes)
 
     def ceilings(self, kind: str) -> Ceilings:
-        """The better of both rounds, of kind "float32", "bfloat16" or "int8" (float32 where there is no such)."""
+        """The better of both rounds, of kind "float32", "bfloat16" or "int8" (float32
+        where there is no such)."""
         assert self.before is not None and self.after is not None
         found = [getattr(round, kind) for round in (self.before, self.after)]
         if None in found:

@@ -1,9 +1,10 @@
 """Where the time of a pass goes: hooks on the modules of a model, there only while measuring.
 
-Time belongs to the innermost part that is open, so parts add up to the whole by construction, and what no hook covers
-shows as `rest`. Parts are recognised by what the model is made of (a layer's projections, its dense MLP, its experts,
-the attention methods of a context, `predict`) and, inside these, by the native kernels whose purpose is plain; so the
-same code measures plain and packed models. Nothing in the product knows of this file.
+Time belongs to the innermost part that is open, so parts add up to the whole by construction, and what
+no hook covers shows as `rest`. Parts are recognised by what the model is made of (a layer's projections,
+its dense MLP, its experts, the attention methods of a context, `predict`) and, inside these, by the
+native kernels whose purpose is plain; so the same code measures plain and packed models. Nothing in the
+product knows of this file.
 """
 
 from __future__ import annotations
@@ -115,7 +116,8 @@ class PartClock:
 
 
 class _SoftProducts(TorchFunctionMode):
-    """Inside plain `predict`: a matrix product that is no `linear` multiplies probabilities with the embedding."""
+    """Inside plain `predict`: a matrix product that is no `linear` multiplies
+    probabilities with the embedding."""
 
     _NAMES = frozenset({"matmul", "__matmul__", "mm", "addmm", "addmm_", "bmm", "baddbmm"})
 
@@ -131,9 +133,11 @@ class _SoftProducts(TorchFunctionMode):
 
 
 class Instrument:
-    """While entered (as often as one likes), `clock` sees every part of what an engine runs. `notes` names what was not found to measure.
+    """While entered (as often as one likes), `clock` sees every part of what an engine runs. `notes` names
+    what was not found to measure.
 
-    On a GPU every border between two parts waits for the device: the sum is then longer than an unmeasured step.
+    On a GPU every border between two parts waits for the device: the sum is then longer
+    than an unmeasured step.
     """
 
     def __init__(self, engine: Engine) -> None:

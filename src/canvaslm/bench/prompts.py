@@ -51,8 +51,8 @@ def demo_prompts(count: int = 1, seed: int = 0) -> list[Prompt]:
 def read_prompts(paths: Sequence[Path]) -> list[Prompt]:
     """Prompts of all files, in order.
 
-    `.jsonl`: one a line, as a string, or an object with `prompt` or `messages` (and `system`, `max_new_tokens` or
-    `max_tokens`). Any other file is text: one prompt a line. Empty lines are skipped.
+    `.jsonl`: one a line, as a string, or an object with `prompt` or `messages` (and `system`,
+    `max_new_tokens` or `max_tokens`). Any other file is text: one prompt a line. Empty lines are skipped.
     Raises NotFound, UsageError naming the file and the line.
     """
     found = [prompt for path in paths for prompt in _read(path)]

@@ -89,7 +89,8 @@ def is_ready(endpoint: Endpoint) -> bool:
 
 
 def wait_ready(endpoint: Endpoint, timeout: float, alive: Callable[[], None] = lambda: None) -> float:
-    """Seconds until the server is ready. `alive` raises if it no longer can be. Raises NotFound after `timeout`."""
+    """Seconds until the server is ready. `alive` raises if it no longer can be. Raises
+    NotFound after `timeout`."""
     begin = time.perf_counter()
     while not is_ready(endpoint):
         alive()
@@ -113,7 +114,8 @@ class Started:
 
 @contextmanager
 def started(command: str, endpoint: Endpoint, timeout: float) -> Iterator[Started]:
-    """Runs a server's command line until the block ends. Raises NotFound, CanvasError with the end of its log."""
+    """Runs a server's command line until the block ends. Raises NotFound, CanvasError
+    with the end of its log."""
     if is_ready(endpoint):
         raise UsageError(f"a server answers at {endpoint} already: --start needs a free port", "start")
     with tempfile.TemporaryFile() as log:

@@ -14,7 +14,8 @@ _ERRORS_SHOWN = 3
 
 @dataclass(frozen=True)
 class Sample:
-    """One answer. None: whoever gave it does not tell. `error` says why there is none; then the rest means nothing."""
+    """One answer. None: whoever gave it does not tell. `error` says why there is none;
+    then the rest means nothing."""
 
     seconds: float = 0.0  # from submission to the end
     prompt_tokens: int | None = None
@@ -44,7 +45,8 @@ _METRICS: dict[str, Any] = {
 
 
 def summarise(samples: Sequence[Sample], wall: float) -> dict[str, Any]:
-    """Plain data: counts, rates over `wall` seconds, and a `Summary` (or None) for each metric of the good samples."""
+    """Plain data: counts, rates over `wall` seconds, and a `Summary` (or None) for each
+    metric of the good samples."""
     good = [sample for sample in samples if sample.error is None]
     tokens = _total(sample.completion_tokens for sample in good)
     return {

@@ -1,7 +1,7 @@
 """The time of a denoise step and of encoding, with an engine that does nothing else.
 
-The prompt is random tokens, stopping is off and nothing is remembered, so every run does the same work. First the
-engine runs as it is; then, on the same canvases, once more with the parts watched.
+The prompt is random tokens, stopping is off and nothing is remembered, so every run does the same work. First
+the engine runs as it is; then, on the same canvases, once more with the parts watched.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ Tell = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Took:
-    """Seconds of one engine step: its encoding, its denoise pass (0 where nothing was ready), and these by part."""
+    """Seconds of one engine step: its encoding, its denoise pass (0 where nothing was
+    ready), and these by part."""
 
     encode: float
     denoise: float
@@ -43,14 +44,15 @@ class Took:
 class Stepper:
     """`rows` canvases of one engine, each behind `context` random tokens, that never converge.
 
-    `limit`: denoise steps it will be asked for. Raises UsageError (PromptTooLong) for a context the model has no
-    room for.
+    `limit`: denoise steps it will be asked for. Raises UsageError (PromptTooLong) for a context
+    the model has no room for.
     """
 
     def __init__(
         self, engine: Engine, context: int, *, rows: int, limit: int, params: Params | None = None
     ) -> None:
-        # Passes of their own, so that each can be timed, and all prompts at once, so that canvases start together.
+        # Passes of their own, so that each can be timed, and all prompts at once, so that
+        # canvases start together.
         self.engine, config = fresh(engine, rows=rows, mixed=False), engine.config
         self.engine.scheduler.budget *= rows
         self.context, self.rows = context, rows
@@ -85,7 +87,8 @@ class Stepper:
         return Took(self._encoding, whole - self._encoding if ready else 0.0, parts)
 
     def start(self, watch: Instrument | None = None) -> Took:
-        """Encodes all prompts; the first denoise step, which follows at once, is in it. Parts are those of encoding."""
+        """Encodes all prompts; the first denoise step, which follows at once, is in it.
+        Parts are those of encoding."""
         encode, parts = 0.0, dict.fromkeys(PARTS, 0.0)
         while True:
             took = self.step(watch)
@@ -135,7 +138,8 @@ def measure_steps(
     parts: bool = True,
     tell: Tell = lambda text: None,
 ) -> StepTimes:
-    """Encodes, takes a first step and `steps` more; with `parts`, as many steps between them and the encoding watched."""
+    """Encodes, takes a first step and `steps` more; with `parts`, as many steps between them
+    and the encoding watched."""
     where = f"context {context}" if rows == 1 else f"context {context}, {rows} rows"
     tell(f"{where}: encoding")
     stepper = Stepper(engine, context, rows=rows, limit=2 * steps + 1, params=params)

@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass
 def percentile(values: Sequence[float], percent: float) -> float:
     """The value below which `percent` of the values lie, interpolated linearly between the two nearest ones.
 
-    The definition numpy calls "linear": rank (n - 1) * percent / 100 of the sorted values. Raises ValueError for an
-    empty list or a percent outside 0 .. 100.
+    The definition numpy calls "linear": rank (n - 1) * percent / 100 of the sorted values. Raises ValueError
+    for an empty list or a percent outside 0 .. 100.
     """
     if not values or not 0 <= percent <= 100:
         raise ValueError(f"percentile {percent} of {len(values)} values")

@@ -73,8 +73,8 @@ def _step_table(content: Document, run: Mapping[str, Any]) -> Table:
     ceilings = content["results"]["ceilings"] or {}
     low, high = min(run["steps_ms"]), max(run["steps_ms"])
     drawn = _table(
-        f"{plain(content['model']['name'])}: denoise step, context {run['context']}: {number(run['step_ms'])} ms "
-        f"({number(low)} to {number(high)}), first {number(run['first_step_ms'])} ms"
+        f"{plain(content['model']['name'])}: denoise step, context {run['context']}: "
+        f"{number(run['step_ms'])} ms ({number(low)} to {number(high)}), first {number(run['first_step_ms'])} ms"
     )
     kind = ceilings.get("kind", "arithmetic")
     headings = ("ms", "share", "GMAC", "GMAC/s", f"of {kind}", "weights GB", "GB/s", "of bandwidth")
@@ -94,7 +94,8 @@ def _work(part: Mapping[str, Any]) -> list[str]:
     gmac = number(part["gmac"]) if part["gmac"] else ""
     gb = number(part["weights_gb"]) if part["weights_gb"] else ""
     return [
-        gmac, number(part["gmac_per_second"]) if gmac else "", share(part["arithmetic_share"]) if gmac else "",
+        gmac, number(part["gmac_per_second"]) if gmac else "",
+        share(part["arithmetic_share"]) if gmac else "",
         gb, number(part["gb_per_second"]) if gb else "", share(part["bandwidth_share"]) if gb else "",
     ]  # fmt: skip
 

@@ -1,9 +1,11 @@
-"""Builds the demo model's folder but for weights and chat template: `python -m canvaslm.demo.build_tokenizer`.
+"""Builds the demo model's folder but for weights and chat template.
 
-The tokenizer has 1024 entries and is organised as Gemma 4's: byte-level fallback, spaces as U+2581, no space put in
-front, no pre-tokeniser that matters. Merges are learnt inside boundaries (see `BOUNDARIES`) and so
-never cross one; shipping them alone is enough: digits, newlines and letters of a word in capitals are always tokens of
-their own. Learnt on seeded samples, so a rebuild gives the same bytes.
+To run it: `python -m canvaslm.demo.build_tokenizer`.
+
+The tokenizer has 1024 entries and is organised as Gemma 4's: byte-level fallback, spaces as U+2581, no space
+put in front, no pre-tokeniser that matters. Merges are learnt inside boundaries (see `BOUNDARIES`) and so
+never cross one; shipping them alone is enough: digits, newlines and letters of a word in capitals are always
+tokens of their own. Learnt on seeded samples, so a rebuild gives the same bytes.
 """
 
 from __future__ import annotations
@@ -60,8 +62,8 @@ MARKERS = (
 BYTES = tuple(f"<0x{value:02X}>" for value in range(256))
 # Every single character that is a token by itself; all others are spelt in bytes.
 ALPHABET = ("\n", "\t", SPACE, *(chr(code) for code in range(33, 127)))
-# What merges stay inside of: a digit, a newline, one mark of punctuation, a word in which a capital can only come
-# first. The last space before a lower-case word or a mark belongs to it.
+# What merges stay inside of: a digit, a newline, one mark of punctuation, a word in which a capital can only
+# come first. The last space before a lower-case word or a mark belongs to it.
 BOUNDARIES = rf"[0-9]|\n|[A-Z][a-z]*|{SPACE}?[a-z]+|{SPACE}?[^A-Za-z0-9\s{SPACE}]|{SPACE}"
 SAMPLES_PER_TASK = 4000
 SEED = 2026
@@ -79,7 +81,8 @@ def corpus(seed: int = SEED, samples: int = SAMPLES_PER_TASK) -> Iterator[str]:
 
 
 def learn_merges(count: int) -> list[tuple[str, str]]:
-    """The first `count` merges of byte-pair encoding on `corpus()`; fewer when the corpus has no more pairs."""
+    """The first `count` merges of byte-pair encoding on `corpus()`; fewer when the
+    corpus has no more pairs."""
     learner = Tokenizer(models.BPE())
     learner.normalizer = normalizers.Replace(" ", SPACE)
     learner.pre_tokenizer = pre_tokenizers.Split(Regex(BOUNDARIES), "isolated")
@@ -95,7 +98,8 @@ def learn_merges(count: int) -> list[tuple[str, str]]:
 
 
 def build_tokenizer() -> Tokenizer:
-    """The demo tokenizer; unused places at the end of the vocabulary are called <unused0> and so on, as in Gemma."""
+    """The demo tokenizer; unused places at the end of the vocabulary are called
+    <unused0> and so on, as in Gemma."""
     fixed = (*CONTROL, *MARKERS, *BYTES, *ALPHABET)
     merges = learn_merges(VOCAB_SIZE - len(fixed))
     tokens = [*fixed, *dict.fromkeys(left + right for left, right in merges)]

@@ -1,4 +1,5 @@
-"""Sizes and defaults of the demo model, as the files beside its weights say them (HF layout, transformers 5.23)."""
+"""Sizes and defaults of the demo model, as the files beside its weights say them (HF
+layout, transformers 5.23)."""
 
 from __future__ import annotations
 

@@ -22,7 +22,8 @@ HOLES = 9
 
 @dataclass(frozen=True)
 class Puzzle:
-    """`prompt` is what the model reads. `grid` and `solution` are 16 characters, row by row; holes are dots."""
+    """`prompt` is what the model reads. `grid` and `solution` are 16 characters, row by row; holes are
+    dots."""
 
     prompt: str
     grid: str
@@ -34,7 +35,8 @@ class Puzzle:
 
 
 def random_puzzle(seed: int | None = None, holes: int = HOLES) -> Puzzle:
-    """A puzzle the demo model was not trained on, with one solution. The same seed gives the same; None any."""
+    """A puzzle the demo model was not trained on, with one solution. The same seed
+    gives the same; None any."""
     rng = Random(seed)
     while True:
         solution = rng.choice(GRIDS)
@@ -44,7 +46,8 @@ def random_puzzle(seed: int | None = None, holes: int = HOLES) -> Puzzle:
 
 
 def read_grid(text: str) -> str | None:
-    """The 16 cells of a grid written in `text`: digits 1 to 4 and dots, white space ignored. None if it is no grid."""
+    """The 16 cells of a grid written in `text`: digits 1 to 4 and dots, white space
+    ignored. None if it is no grid."""
     cells = "".join(text.split())
     return cells if len(cells) == CELLS and set(cells) <= set("1234" + HOLE) else None
 
@@ -55,7 +58,8 @@ def puzzle_in(prompt: str) -> str | None:
 
 
 def check_solution(prompt: str, answer: str) -> bool:
-    """Whether `answer` solves the puzzle in `prompt`: a full grid that obeys the rules and keeps the givens."""
+    """Whether `answer` solves the puzzle in `prompt`: a full grid that obeys the
+    rules and keeps the givens."""
     puzzle, grid = puzzle_in(prompt), read_grid(answer)
     return puzzle is not None and grid is not None and grid in solutions(puzzle)
 

@@ -1,7 +1,7 @@
 """The endless stream the demo model is trained on: example number `index` of `seed`, by random access.
 
-Every example has its own generator, keyed by (seed, index), so a resumed run repeats it and no state is saved.
-`python -m canvaslm.demo.stream` prints how many tokens prompts and answers have.
+Every example has its own generator, keyed by (seed, index), so a resumed run repeats it and no state is
+saved. `python -m canvaslm.demo.stream` prints how many tokens prompts and answers have.
 """
 
 from __future__ import annotations
@@ -68,7 +68,8 @@ def dress(example: Example, rng: Random) -> Example:
 class Encoder:
     """Token ids of conversations, as the chat template and the tokenizer would make them together.
 
-    Pieces of the template are encoded once. That is exact because no merge of the demo tokenizer crosses a newline.
+    Pieces of the template are encoded once. That is exact because no merge of the demo
+    tokenizer crosses a newline.
     """
 
     def __init__(self, folder: Path = MODEL_FOLDER) -> None:
@@ -111,7 +112,8 @@ def encode_example(example: Example, encoder: Encoder) -> tuple[list[int], list[
 
 
 class DemoStream:
-    """The stream as the trainer's source: `data.source = "canvaslm.demo.stream:DemoStream"`, `weights` an option."""
+    """The stream as the trainer's source: `data.source =
+    "canvaslm.demo.stream:DemoStream"`, `weights` an option."""
 
     def __init__(self, weights: Mapping[str, float] = WEIGHTS, folder: str | Path = MODEL_FOLDER) -> None:
         self.weights = weights

@@ -1,4 +1,5 @@
-"""Evals by name. An eval is a module with `Options`, and `evaluate(answerer, options, tick) -> list[Score]`."""
+"""Evals by name. An eval is a module with `Options`, and `evaluate(answerer,
+options, tick) -> list[Score]`."""
 
 from __future__ import annotations
 

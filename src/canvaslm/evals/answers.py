@@ -11,7 +11,8 @@ Conversation = Sequence[Mapping[str, str]]
 
 @dataclass(frozen=True)
 class Answer:
-    """`text` is the answer without thoughts and markers; `tokens` counts committed ids, `steps` one per canvas."""
+    """`text` is the answer without thoughts and markers; `tokens` counts committed
+    ids, `steps` one per canvas."""
 
     text: str
     tokens: int
@@ -19,7 +20,8 @@ class Answer:
 
 
 class Answerer(Protocol):
-    """Answers conversations in any order, as (place in the list, answer). `params` override sampling defaults."""
+    """Answers conversations in any order, as (place in the list, answer). `params`
+    override sampling defaults."""
 
     def __call__(
         self, conversations: Sequence[Conversation], seeds: Sequence[int], **params: Any

@@ -1,7 +1,7 @@
 """`canvaslm eval demo`: the demo model's tasks on items it was never trained on, refined and in one shot.
 
-The items of a task are the same for every run with one seed, whatever model answers. Exact match decides, but for
-Sudoku, where any full grid that obeys the rules and keeps the givens would (there is only one).
+The items of a task are the same for every run with one seed, whatever model answers. Exact match decides, but
+for Sudoku, where any full grid that obeys the rules and keeps the givens would (there is only one).
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ Tick = Callable[[str, str], None]
 
 @dataclass(frozen=True)
 class Options:
-    """What to run. `tasks` empty = all. `steps` overrides max_denoising_steps of the refined mode; `sampling` holds
-    further fields of `Params`, for both modes.
+    """What to run. `tasks` empty = all. `steps` overrides max_denoising_steps of the refined mode; `sampling`
+    holds further fields of `Params`, for both modes.
     """
 
     count: int = 500

@@ -1,7 +1,7 @@
 """Chat messages to a prompt, through the checkpoint's own template.
 
-The template runs in a metered sandbox (`canvaslm.text.sandbox`); markers in messages, tools and their results can
-never become control tokens (`canvaslm.text.escaping`).
+The template runs in a metered sandbox (`canvaslm.text.sandbox`); markers in messages, tools and their results
+can never become control tokens (`canvaslm.text.escaping`).
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ _SEE_THROUGH = ("dictsort", "e", "escape", "forceescape", "urlencode")
 class ChatTemplate:
     """A compiled chat template. Safe to share between threads.
 
-    `sources` are the template's named variants; the one called `tool_use`, if any, serves requests with tools.
+    `sources` are the template's named variants; the one called `tool_use`, if any,
+    serves requests with tools.
     """
 
     def __init__(
@@ -81,7 +82,8 @@ class ChatTemplate:
 
     @classmethod
     def from_gguf(cls, metadata: Mapping[str, Any], tokenizer: Tokenizer | None = None) -> ChatTemplate:
-        """The template in a GGUF file's `tokenizer.chat_template`, else the built-in one. Raises BadTemplate."""
+        """The template in a GGUF file's `tokenizer.chat_template`, else the built-in
+        one. Raises BadTemplate."""
         source = metadata.get("tokenizer.chat_template")
         if source is not None and not isinstance(source, str):
             raise BadTemplate("tokenizer.chat_template is no string. Get the file again from its source.")
@@ -97,8 +99,8 @@ class ChatTemplate:
     ) -> list[str]:
         """The prompt in pieces for `Tokenizer.encode_pieces`: `Special` for control tokens, `str` for text.
 
-        Joined, the pieces are what plain Jinja renders. Raises UsageError on messages that are malformed or that
-        the template itself refuses, BadTemplate where the template fails or exceeds its allowance.
+        Joined, the pieces are what plain Jinja renders. Raises UsageError on messages that are malformed or
+        that the template itself refuses, BadTemplate where the template fails or exceeds its allowance.
         """
         name = "tool_use" if tools and "tool_use" in self.sources else "default"
         data = {
@@ -122,8 +124,9 @@ class ChatTemplate:
 
 
 def find_template(folder: Path) -> str | dict[str, str] | None:
-    """The chat template of a folder: chat_template.jinja, else `chat_template` in tokenizer_config.json (a string,
-    or a list of named ones), else in chat_template.json; None where there is none. Raises BadTemplate."""
+    """The chat template of a folder: chat_template.jinja, else `chat_template` in
+    tokenizer_config.json (a string, or a list of named ones), else in chat_template.json; None where
+    there is none. Raises BadTemplate."""
     path = folder / "chat_template.jinja"
     if path.exists():
         return read_text(path, 4 * MAX_SOURCE)
@@ -164,7 +167,7 @@ def _size(value: Any) -> int:
     return sum(map(_size, value)) if isinstance(value, (list, tuple)) else 16
 
 
-# -- what transformers offers to templates ---------------------------------------------------------------------------
+# -- what transformers offers to templates -------------------------------------------------------------------
 
 
 def _filters(escaper: Escaper) -> dict[str, Any]:

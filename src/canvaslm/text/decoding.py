@@ -1,8 +1,8 @@
 """From token texts back to bytes and, as a stream, to strings.
 
-The `tokenizers` library decodes whole lists only. A stream of canvases needs each token's bytes, so that half a
-character can wait for its other half; the decoders that byte-level and byte-fallback vocabularies use are few,
-and each is a rule about one token.
+The `tokenizers` library decodes whole lists only. A stream of canvases needs each token's bytes, so that half
+a character can wait for its other half; the decoders that byte-level and byte-fallback vocabularies use are
+few, and each is a rule about one token.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ _BYTE_LEVEL = _byte_level_table()
 class Decoding:
     """How one token's text becomes bytes.
 
-    `replace`: (old, new) pairs applied to the text; `byte_fallback`: `<0xNN>` is one byte; `byte_level`: every
-    character stands for one byte; `strip_start`: spaces removed from the very beginning of a text.
+    `replace`: (old, new) pairs applied to the text; `byte_fallback`: `<0xNN>` is one byte; `byte_level`:
+    every character stands for one byte; `strip_start`: spaces removed from the very beginning of a text.
     """
 
     replace: tuple[tuple[str, str], ...] = ()

@@ -1,10 +1,10 @@
 """Keeps markers in other people's text from becoming control tokens, through any template.
 
-Before rendering, the characters that markers are made of (`<`, `|`, `>` ...) are replaced in all text from outside,
-one for one, by rare symbols that occur nowhere in the input. Whatever the template does then (trim, split,
-join, take apart), a marker that stands in its output was written by the template itself, entirely. After the output
-is cut at those markers, the replacement is undone. Because it maps one character to one that is printable and
-neither space nor letter, templates treat harmless text exactly as without it.
+Before rendering, the characters that markers are made of (`<`, `|`, `>` ...) are replaced in all text from
+outside, one for one, by rare symbols that occur nowhere in the input. Whatever the template does then (trim,
+split, join, take apart), a marker that stands in its output was written by the template itself, entirely.
+After the output is cut at those markers, the replacement is undone. Because it maps one character to one that
+is printable and neither space nor letter, templates treat harmless text exactly as without it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from .markers import Special
 
 MAX_DEPTH = 64
 _ALWAYS = "<|>"
-# Yijing hexagrams, Braille and domino tiles; were they all in use, private characters, which `repr` spells out.
+# Yijing hexagrams, Braille and domino tiles; were they all in use, private characters,
+# which `repr` spells out.
 _RARE = (range(0x4DC0, 0x4E00), range(0x2800, 0x2900), range(0x1F030, 0x1F094))
 _PRIVATE = (range(0xE000, 0xF900), range(0xF0000, 0xFFFFE), range(0x100000, 0x10FFFE))
 
@@ -101,7 +102,8 @@ def _free_characters(used: set[str]) -> Iterator[str]:
 
 
 def cut(rendered: str, specials: Iterable[str]) -> list[str]:
-    """Cuts a rendering at its special tokens, which become `Special`; the longest wins where several match."""
+    """Cuts a rendering at its special tokens, which become `Special`; the longest
+    wins where several match."""
     pattern = "|".join(re.escape(s) for s in sorted(specials, key=len, reverse=True))
     if not pattern:
         return [rendered] if rendered else []

@@ -109,7 +109,8 @@ def _check_lengths(tokens: Sequence[str], lists: Mapping[str, Sequence[Any] | No
 
 
 def _check_types(tokens: Sequence[str], types: Sequence[int], source: str) -> None:
-    """Types in range, and byte tokens that are what they say: none at all, or one for each of the 256 bytes."""
+    """Types in range, and byte tokens that are what they say: none at all, or one
+    for each of the 256 bytes."""
     found: set[int] = set()
     for index, kind in enumerate(types):
         if kind not in (NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE):

@@ -1,8 +1,8 @@
 """How much a chat template may do: time, size of values, work in all.
 
-A template is code from a stranger's checkpoint. Python cannot stop a single huge operation (`"x" * 10**10`), so
-each operation that can grow is priced *before* it runs, and each loop turn, call and output looks at the clock.
-Sizes are rough: characters of text, 64 for any other value or container slot.
+A template is code from a stranger's checkpoint. Python cannot stop a single huge operation (`"x" * 10**10`),
+so each operation that can grow is priced *before* it runs, and each loop turn, call and output looks at the
+clock. Sizes are rough: characters of text, 64 for any other value or container slot.
 """
 
 from __future__ import annotations
@@ -60,8 +60,9 @@ class Meter:
     def weigh(self, value: Any, *, printable: bool = False) -> int:
         """The size of a value, counting what it contains as often as it is contained. Costs the looking only.
 
-        That counting is what stops lists of lists of lists that share their parts: comparing, hashing or printing
-        them takes as long as their full size says. `printable=True` refuses objects that have no plain text.
+        That counting is what stops lists of lists of lists that share their parts: comparing,
+        hashing or printing them takes as long as their full size says. `printable=True` refuses
+        objects that have no plain text.
         """
         size = seen = 0
         stack = [value]

@@ -17,12 +17,12 @@ _THOUGHT = re.compile(r"<\|channel>.*?(?:<channel\|>|\Z)", re.DOTALL)
 
 
 def plain_messages(messages: Messages, *, keep_parts: bool = False) -> list[dict[str, Any]]:
-    """Messages as dicts of plain data: `role`, `content`, and where given `tool_calls`, `tool_call_id`, `name`,
-    `reasoning_content`.
+    """Messages as dicts of plain data: `role`, `content`, and where given `tool_calls`, `tool_call_id`,
+    `name`, `reasoning_content`.
 
-    A string is one user message. `content` may be a list of text parts; it stays a list (outside system messages)
-    when `keep_parts`, for templates that read lists. Thoughts are taken out of earlier answers. Tool calls and
-    results without ids get matching ones. Raises UsageError (param `messages`).
+    A string is one user message. `content` may be a list of text parts; it stays a list (outside system
+    messages) when `keep_parts`, for templates that read lists. Thoughts are taken out of earlier answers.
+    Tool calls and results without ids get matching ones. Raises UsageError (param `messages`).
     """
     if isinstance(messages, str):
         messages = [Message("user", messages)]

@@ -56,9 +56,9 @@ class _Output:
 class ReplyParser:
     """Reads one turn. The deltas joined are the same however the ids were cut into `feed` calls.
 
-    Held back until decided: half characters, the channel's name, a line break that may be the last of a thought,
-    a whole tool call. A malformed call comes out as the text it is, its markers written out. The turn ends at an
-    id of `tokenizer.eos_ids` or at the start of another turn; nothing after it is emitted.
+    Held back until decided: half characters, the channel's name, a line break that may be the last of a
+    thought, a whole tool call. A malformed call comes out as the text it is, its markers written out. The
+    turn ends at an id of `tokenizer.eos_ids` or at the start of another turn; nothing after it is emitted.
     """
 
     def __init__(self, tokenizer: Tokenizer, *, thinking: bool = False) -> None:
@@ -110,7 +110,7 @@ class ReplyParser:
         twin.counts = copy.copy(self.counts)
         return twin
 
-    # -- one id ------------------------------------------------------------------------------------------------
+    # -- one id ----------------------------------------------------------------------------------------------
 
     def _plain(self, token_id: int, out: _Output) -> None:
         if self._state == "thinking" and self._header is None:
@@ -158,7 +158,7 @@ class ReplyParser:
         self._break = "\n" if text.endswith("\n") else ""
         out.thinking.append(text.removesuffix("\n"))
 
-    # -- leaving a state ---------------------------------------------------------------------------------------
+    # -- leaving a state -------------------------------------------------------------------------------------
 
     def _leave(self, out: _Output, *, closed: bool) -> None:
         """Back to the answer. `closed`: by the marker that closes a call."""
@@ -193,7 +193,8 @@ class ReplyParser:
 
 
 def _may_become_header(text: str) -> bool:
-    """Whether a channel's first characters are still undecided: part of its name, or the name without more."""
+    """Whether a channel's first characters are still undecided: part of its name, or the name without
+    more."""
     return (_HEADER + "\n").startswith(text) and text != _HEADER + "\n"
 
 

@@ -33,7 +33,7 @@ def _text_size(meter: Meter, value: Any) -> int:
     return meter.weigh(value, printable=True)
 
 
-# -- operators -----------------------------------------------------------------------------------------------------
+# -- operators -----------------------------------------------------------------------------------------------
 
 
 def sum_size(meter: Meter, left: Any, right: Any) -> int:
@@ -53,7 +53,8 @@ def repeat_size(meter: Meter, left: Any, right: Any) -> int:
 
 
 def format_size(meter: Meter, text: Any, values: Any) -> int:
-    """`text % values`: the widths and precisions asked for, and each value once per conversion that could use it."""
+    """`text % values`: the widths and precisions asked for, and each value once per
+    conversion that could use it."""
     text = str(text)
     conversions = list(_CONVERSION.finditer(text))
     asked = [group for match in conversions for group in match.groups() if group]
@@ -64,7 +65,7 @@ def format_size(meter: Meter, text: Any, values: Any) -> int:
     return (size + uses * meter.weigh(values, printable=True)) * _ESCAPED
 
 
-# -- filters -------------------------------------------------------------------------------------------------------
+# -- filters -------------------------------------------------------------------------------------------------
 
 
 def _nothing(meter: Meter, value: Any, *args: Any, **kwargs: Any) -> int:
@@ -120,7 +121,8 @@ def _count(number: Any) -> int:
 
 
 def _filter(size: Size) -> Callable[[Sandbox, Any], Any]:
-    """A wrapper for one of Jinja's filters: iterators are listed, the result is priced, then the filter runs."""
+    """A wrapper for one of Jinja's filters: iterators are listed, the result is
+    priced, then the filter runs."""
 
     def make(sandbox: Sandbox, function: Any) -> Any:
         lead = 1 if hasattr(function, "jinja_pass_arg") else 0  # the context or the environment comes first
@@ -158,7 +160,8 @@ def _sum_filter(sandbox: Sandbox, function: Any) -> Any:
 
 
 def ticking_test(sandbox: Sandbox, function: Any) -> Any:
-    """A test (`is ...`) that looks at the clock: `in` may search long text, and `select` runs tests many times."""
+    """A test (`is ...`) that looks at the clock: `in` may search long text, and
+    `select` runs tests many times."""
     meter = sandbox.meter
 
     @functools.wraps(function)
@@ -190,7 +193,7 @@ FILTERS: dict[str, Callable[[Sandbox, Any], Any]] = {
 }
 
 
-# -- methods -------------------------------------------------------------------------------------------------------
+# -- methods -------------------------------------------------------------------------------------------------
 
 
 def replaced_size(text: str, old: str, new: str) -> int:
@@ -256,7 +259,8 @@ _OTHER_METHODS = frozenset(("get", "items", "keys", "values", "index", "count", 
 
 
 def check_method(meter: Meter, function: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Prices a method of a plain value or refuses it; anything else passes. Returns the arguments to call with.
+    """Prices a method of a plain value or refuses it; anything else passes. Returns
+    the arguments to call with.
 
     Raises BadTemplate. (`str.format` comes wrapped by Jinja's sandbox, hence `__wrapped__`.)
     """

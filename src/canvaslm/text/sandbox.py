@@ -1,10 +1,10 @@
 """A Jinja environment for chat templates of strangers: no way out, and no way to take all memory or time.
 
-Jinja's immutable sandbox keeps templates away from Python's internals and from changing their input. It does not
-bound what they compute; here every growing operation passes a `Meter` (see `canvaslm.text.limits`). To that end
-the syntax tree is rewritten before it is compiled: loops, macros, assignments, comparisons, `~` and literal
-containers call back. The dialect is that of transformers' chat templates (same whitespace rules, `tojson`,
-`raise_exception`, `strftime_now`, `break`/`continue`, `{% generation %}`).
+Jinja's immutable sandbox keeps templates away from Python's internals and from changing their input. It does
+not bound what they compute; here every growing operation passes a `Meter` (see `canvaslm.text.limits`). To
+that end the syntax tree is rewritten before it is compiled: loops, macros, assignments, comparisons, `~` and
+literal containers call back. The dialect is that of transformers' chat templates (same whitespace rules,
+`tojson`, `raise_exception`, `strftime_now`, `break`/`continue`, `{% generation %}`).
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         self.tests = {name: ticking_test(self, test) for name, test in self.tests.items()}
         self.filters = {name: FILTERS[name](self, filter_) for name, filter_ in chosen.items()}
 
-    # -- called from compiled templates ------------------------------------------------------------------------
+    # -- called from compiled templates ----------------------------------------------------------------------
 
     def tick(self, cost: int = 0) -> str:
         """At the start of every loop turn and macro; `cost` is the constant text in its body."""
@@ -118,7 +118,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return "".join(map(str, values))
 
     def getattr(self, obj: Any, attribute: str) -> Any:
-        """A namespace holds only what the template put there; without the checks long chats render twice as fast."""
+        """A namespace holds only what the template put there; without the checks long
+        chats render twice as fast."""
         if type(obj) is Namespace and not attribute.startswith("_"):
             try:
                 return getattr(obj, attribute)
@@ -180,7 +181,7 @@ def _check_power(base: Any, exponent: Any) -> None:
         raise BadTemplate(f"the chat template computes a number of more than {MAX_INT_BITS} bits.")
 
 
-# -- compiling -----------------------------------------------------------------------------------------------------
+# -- compiling -----------------------------------------------------------------------------------------------
 
 
 def compile_template(source: str) -> CodeType:
@@ -273,7 +274,7 @@ class _Metered(NodeTransformer):
         return self._callback("tilde", list(node.nodes), node.lineno)
 
 
-# -- running -------------------------------------------------------------------------------------------------------
+# -- running -------------------------------------------------------------------------------------------------
 
 
 def run_template(code: CodeType, environment: Sandbox, variables: Mapping[str, Any], limit: int) -> str:

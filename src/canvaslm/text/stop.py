@@ -13,8 +13,8 @@ MAX_LENGTH = 1024  # characters
 class StopStrings:
     """Passes text on up to the earliest match of any stop string; the match and all after it are dropped.
 
-    Of two matches the one that starts first wins, of two that start together the longer one, so the result does
-    not depend on how the text was cut into pieces. Text that may still become a match is held back.
+    Of two matches the one that starts first wins, of two that start together the longer one, so the result
+    does not depend on how the text was cut into pieces. Text that may still become a match is held back.
     `matched` is the stop string found, None until then.
     """
 

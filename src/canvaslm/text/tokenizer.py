@@ -1,7 +1,7 @@
 """Strings to token ids and back, over the `tokenizers` library.
 
-Two kinds of text go in and are never mixed: what people, tools and files wrote (`encode`; special tokens in it
-stay plain text) and what a chat template wrote (`encode_pieces`; its markers become control ids).
+Two kinds of text go in and are never mixed: what people, tools and files wrote (`encode`; special tokens in
+it stay plain text) and what a chat template wrote (`encode_pieces`; its markers become control ids).
 """
 
 from __future__ import annotations
@@ -68,7 +68,8 @@ class Tokenizer:
     def from_folder(cls, folder: str | Path) -> Tokenizer:
         """Reads `tokenizer.json` and `tokenizer_config.json` in `folder`.
 
-        Raises NotFound without a tokenizer.json, BadModelFile where a file is broken or of an unsupported kind.
+        Raises NotFound without a tokenizer.json, BadModelFile where a file is broken
+        or of an unsupported kind.
         """
         from .tokenizer_files import read_folder
 
@@ -84,7 +85,7 @@ class Tokenizer:
 
         return cls(read_gguf(metadata, source))
 
-    # -- the vocabulary ----------------------------------------------------------------------------------------
+    # -- the vocabulary --------------------------------------------------------------------------------------
 
     @cached_property
     def vocab_size(self) -> int:
@@ -124,7 +125,7 @@ class Tokenizer:
             return b""
         return text.encode() if token_id in self._control_ids else self.decoding.to_bytes(text)
 
-    # -- encoding ----------------------------------------------------------------------------------------------
+    # -- encoding --------------------------------------------------------------------------------------------
 
     def encode(self, text: str) -> list[int]:
         """Ids of plain text. Special tokens written in it are text like any other; no BOS is added."""
@@ -160,14 +161,15 @@ class Tokenizer:
             ids += [self._control[piece]] if isinstance(piece, Special) else self.encode(piece)
         return ids
 
-    # -- decoding ----------------------------------------------------------------------------------------------
+    # -- decoding --------------------------------------------------------------------------------------------
 
     def decode_bytes(self, ids: Iterable[int], *, skip_special: bool = True) -> bytes:
         """The bytes of a list of ids, which may end in half a character."""
         return b"".join(self.token_bytes(i) for i in ids if not (skip_special and i in self._control_ids))
 
     def decode(self, ids: Iterable[int], *, skip_special: bool = True) -> str:
-        """The text of a list of ids; invalid UTF-8 becomes U+FFFD. Control tokens are left out or written out."""
+        """The text of a list of ids; invalid UTF-8 becomes U+FFFD. Control tokens are
+        left out or written out."""
         decoder = StreamDecoder(self, skip_special=skip_special)
         return decoder.feed(ids) + decoder.close()
 
@@ -182,7 +184,8 @@ def _checked_vocab(parts: TokenizerParts) -> dict[str, int]:
     ids = set(vocab.values())
     if len(ids) != len(vocab):
         raise BadModelFile(
-            f"{parts.source}: {len(vocab) - len(ids)} token ids are used twice. Get the file again from its source."
+            f"{parts.source}: {len(vocab) - len(ids)} token ids are used twice. "
+            "Get the file again from its source."
         )
     if max(ids) >= 4 * len(vocab) + 1024:
         raise BadModelFile(f"{parts.source}: token id {max(ids)} is out of range for {len(vocab)} tokens.")

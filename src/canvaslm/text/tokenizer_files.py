@@ -52,7 +52,8 @@ def _json_object(text: str, source: str) -> dict[str, Any]:
 
 
 def read_folder(folder: Path) -> TokenizerParts:
-    """The tokenizer of a checkpoint folder. Raises NotFound without tokenizer.json, BadModelFile otherwise."""
+    """The tokenizer of a checkpoint folder. Raises NotFound without tokenizer.json, BadModelFile
+    otherwise."""
     path = folder / "tokenizer.json"
     text = read_text(path, MAX_TOKENIZER_BYTES)
     spec = _json_object(text, str(path))
@@ -83,7 +84,8 @@ def _decoding(spec: Mapping[str, Any], source: str) -> Decoding:
 
 
 def _added_tokens(spec: Mapping[str, Any], backend: tokenizers.Tokenizer, source: str) -> dict[str, bool]:
-    """text -> special, of `added_tokens`. The library renumbers wrong ids without a word, so they are checked."""
+    """text -> special, of `added_tokens`. The library renumbers wrong ids without a
+    word, so they are checked."""
     added: dict[str, bool] = {}
     for entry in spec.get("added_tokens") or []:
         content, token_id = entry["content"], entry["id"]

@@ -1,8 +1,8 @@
 """The notation of tool calls: `call:name{key:value,...}`, its strings quoted by the marker `<|"|>`.
 
 Source: Gemma 4's chat template, which writes calls and results this way. Values are quoted strings, numbers,
-`true`, `false`, `null`, objects and lists. Read more widely than the template writes: keys may be quoted, JSON
-strings and `None` are understood, spaces are ignored.
+`true`, `false`, `null`, objects and lists. Read more widely than the template writes: keys may be quoted,
+JSON strings and `None` are understood, spaces are ignored.
 """
 
 from __future__ import annotations

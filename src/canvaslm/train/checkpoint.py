@@ -1,8 +1,8 @@
 """Checkpoints of a run: folders `step-00001234` of safetensors and JSON, never pickle, never half-written.
 
-A folder holds `model.safetensors` (fp32, our parameter names), `optimizer.safetensors`, `average.safetensors` when
-weights are averaged, and `state.json` (step, seconds trained, settings). Random states need no saving: every draw is
-keyed by (seed, step, micro-batch).
+A folder holds `model.safetensors` (fp32, our parameter names), `optimizer.safetensors`, `average.safetensors`
+when weights are averaged, and `state.json` (step, seconds trained, settings). Random states need no saving:
+every draw is keyed by (seed, step, micro-batch).
 """
 
 from __future__ import annotations
@@ -66,7 +66,8 @@ def checkpoints(folder: Path) -> list[Path]:
 def load_checkpoint(
     path: Path, model: nn.Module, optimizers: Optimizers, average: Average | None
 ) -> Progress:
-    """Puts a checkpoint's tensors back. Raises NotFound, or BadModelFile when it is not of this model and optimiser."""
+    """Puts a checkpoint's tensors back. Raises NotFound, or BadModelFile when it is not of
+    this model and optimiser."""
     if not (path / "state.json").is_file():
         raise NotFound(f"{path}: no checkpoint there (a folder with state.json)")
     try:
@@ -80,7 +81,8 @@ def load_checkpoint(
         return Progress(state["step"], state["seconds"], state["settings"])
     except (KeyError, RuntimeError, FileNotFoundError, json.JSONDecodeError) as error:
         raise BadModelFile(
-            f"{path}: does not fit this model and optimiser ({error}); resume with the settings it was written with"
+            f"{path}: does not fit this model and optimiser ({error}); "
+            "resume with the settings it was written with"
         ) from error
 
 

@@ -1,8 +1,8 @@
 """From examples to padded batches: blocks, EOS fill, what is supervised, and which block a step trains.
 
-An example is prompt `p` (up to and including the header of the model's turn) and response `r` (its text plus the
-marker that closes the turn). Blocks of `C` places start at the first response token; the last one is filled up with
-EOS. A step trains one block of each example, drawn uniformly.
+An example is prompt `p` (up to and including the header of the model's turn) and response `r` (its text plus
+the marker that closes the turn). Blocks of `C` places start at the first response token; the last one is
+filled up with EOS. A step trains one block of each example, drawn uniformly.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ class Batch:
     """One micro-batch, B rows. Padding rows have positions -1 and nothing supervised.
 
     tokens, positions [B, L] int64 (position -1 = padding): what the encoder reads.
-    encoder_places, encoder_targets [B, R] int64: places in [0, L) and the token after each (IGNORE = no target).
-    clean, canvas_positions [B, C] int64 and supervised [B, C] bool: the block.
+    encoder_places, encoder_targets [B, R] int64: places in [0, L) and the token after each (IGNORE = no
+    target). clean, canvas_positions [B, C] int64 and supervised [B, C] bool: the block.
     """
 
     tokens: torch.Tensor
@@ -127,7 +127,8 @@ def make_row(example: Example, block: int, canvas_length: int, eos: int) -> Row:
 def make_batch(
     rows: Sequence[Row], canvas_length: int, *, multiple: int = 1, size: int = 0, encode_fill: bool = True
 ) -> Batch:
-    """Pads rows to one batch: lengths up to a multiple of `multiple`, the count up to `size` with empty rows."""
+    """Pads rows to one batch: lengths up to a multiple of `multiple`, the count up
+    to `size` with empty rows."""
     encoded = [_encoded_length(row, encode_fill) for row in rows]
     length = _round_up(max(encoded, default=1), multiple)
     places = [range(row.prompt_length - 1, min(n, row.end - 1)) for row, n in zip(rows, encoded, strict=True)]
@@ -250,7 +251,8 @@ def _permutation(seed: int, epoch: int, n: int) -> list[int]:
 
 
 def load_source(name: str, options: dict[str, Any]) -> Source:
-    """Imports `package.module` or `package.module:object`; with options (or when it is callable) calls it with them.
+    """Imports `package.module` or `package.module:object`; with options (or when it is
+    callable) calls it with them.
 
     Raises NotFound when it cannot be imported, UsageError when it has no `example(seed, index)`.
     """
@@ -283,7 +285,8 @@ def _call(factory: Callable[..., Any], name: str, options: dict[str, Any]) -> An
 def read_chats(files: Iterable[str | Path], encode: Callable[[list[Any]], Example | None]) -> Shuffled:
     """Reads JSONL files of `{"messages": [...]}`; `encode` turns one conversation into an Example.
 
-    Raises NotFound for a missing file, UsageError with file and line for a broken line or when nothing is left.
+    Raises NotFound for a missing file, UsageError with file and line for a broken line
+    or when nothing is left.
     """
     paths = [Path(file) for file in files]
     examples = [example for file in paths for example in _read_file(file, encode)]
@@ -317,9 +320,11 @@ def _messages(line: str, where: str) -> list[Any]:
 
 
 def chat_encoder(tokenizer: Any, template: Any, turn_end: int) -> Callable[[list[Any]], Example | None]:
-    """Encodes a conversation up to its last assistant turn: that turn's content and `<turn|>` are the response.
+    """Encodes a conversation up to its last assistant turn: that turn's content and
+    `<turn|>` are the response.
 
-    The turns before it and the header are the prompt; later turns are dropped. None without an assistant turn.
+    The turns before it and the header are the prompt; later turns are dropped. None
+    without an assistant turn.
     """
 
     def encode(messages: list[Any]) -> Example | None:

@@ -1,7 +1,8 @@
-"""Compiled pieces of a training step. Everything here computes what the plain code computes, only with fewer passes.
+"""Compiled pieces of a training step. Everything here computes what the plain code
+computes, only with fewer passes.
 
-A layer's work before and after attention is compiled once and shared by all layers, for any batch size; attention
-stays the fused kernel it is. Compiling whole stacks is no faster to run and takes minutes to build.
+A layer's work before and after attention is compiled once and shared by all layers, for any batch size;
+attention stays the fused kernel it is. Compiling whole stacks is no faster to run and takes minutes to build.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from .objective import Objective, soft_guess, token_losses
 
 
 def compile_objective(objective: Objective) -> None:
-    """Compiles what the objective's model and losses spend their time in; attention stays the fused kernel it is."""
+    """Compiles what the objective's model and losses spend their time in; attention
+    stays the fused kernel it is."""
     compile_layers(objective.model)
     objective.token_losses = compiled(token_losses)
     objective.soft_guess = compiled(soft_guess)
@@ -39,7 +41,8 @@ def compile_layers(model: DiffusionGemma) -> None:
 
 
 def _replace(module: nn.Module, method: str, function: Callable[..., Any]) -> None:
-    """Puts `function` in the place of one module's method. It is no attribute of the module in torch's sense."""
+    """Puts `function` in the place of one module's method. It is no attribute of the
+    module in torch's sense."""
     module.__dict__[method] = functools.partial(function, module)
 
 

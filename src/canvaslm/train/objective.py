@@ -1,10 +1,11 @@
 """The training loss of a block-diffusion model.
 
-Per row: a time t, a block corrupted by uniform replacement, one causal encoder pass over prompt and answer, and a
-denoise pass over the block against the keys and values *strictly before* it. Half of the rows first run a denoise
-pass without gradient whose softmax conditions the second. The loss is the mean cross-entropy over all places of
-the blocks, corrupted or not and without a 1/t weight, plus the encoder's next-token cross-entropy over the response.
-Source: Google's `gemma/diffusion/hackable_diffusion_adapter`, TRL's `sft_diffusion_gemma.py`.
+Per row: a time t, a block corrupted by uniform replacement, one causal encoder pass over prompt and answer,
+and a denoise pass over the block against the keys and values *strictly before* it. Half of the rows first run
+a denoise pass without gradient whose softmax conditions the second. The loss is the mean cross-entropy over
+all places of the blocks, corrupted or not and without a 1/t weight, plus the encoder's next-token
+cross-entropy over the response. Source: Google's `gemma/diffusion/hackable_diffusion_adapter`, TRL's
+`sft_diffusion_gemma.py`.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from .settings import ObjectiveSettings
 
 @dataclass(frozen=True)
 class Draws:
-    """All randomness of one micro-batch: t [B] fp32, canvas [B, C] int64 (corrupted), coin [B] bool (conditioned)."""
+    """All randomness of one micro-batch: t [B] fp32, canvas [B, C] int64 (corrupted),
+    coin [B] bool (conditioned)."""
 
     t: Tensor
     canvas: Tensor
@@ -47,7 +49,8 @@ class Terms:
 
 
 class TrainingContext(PlainContext):
-    """Attention in fp32, also under autocast: on CPU the bf16 backward of fused attention is three times slower."""
+    """Attention in fp32, also under autocast: on CPU the bf16 backward of fused
+    attention is three times slower."""
 
     def encode_attention(self, layer: int, q: Tensor, k: Tensor, v: Tensor, positions: Tensor) -> Tensor:
         with torch.autocast(q.device.type, enabled=False):
@@ -111,7 +114,8 @@ def subset(context: TrainingContext, rows: Tensor) -> TrainingContext:
 def _balance(log: list[Any] | None, real: Tensor) -> Tensor:
     """Switch load balancing, mean over layers: E * sum_e (share of choices) * (mean probability).
 
-    1 when balanced. Only `real` [T] tokens count. Source: Fedus et al. 2021, eq. 4, with top-k choices as shares.
+    1 when balanced. Only `real` [T] tokens count. Source: Fedus et al. 2021, eq. 4, with
+    top-k choices as shares.
     """
     if not log:
         return torch.zeros((), device=real.device)
@@ -187,7 +191,8 @@ class Objective:
         return soft
 
     def loss(self, terms: Terms, canvas_count: int, encoder_count: int, share: float = 1.0) -> Tensor:
-        """The scalar to differentiate: means over the whole step's counts; `share` of the step's auxiliary loss."""
+        """The scalar to differentiate: means over the whole step's counts; `share` of
+        the step's auxiliary loss."""
         loss = terms.canvas / max(canvas_count, 1)
         if self.settings.encoder_weight:
             loss = loss + self.settings.encoder_weight * terms.encoder / max(encoder_count, 1)

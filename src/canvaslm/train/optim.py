@@ -1,7 +1,7 @@
 """Optimisers, learning-rate schedule and weight averaging.
 
-Muon takes the hidden matrices (experts one by one, out of their 3-D tensors); AdamW takes embeddings, head, norms,
-scales and router. Muon: Keller Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/.
+Muon takes the hidden matrices (experts one by one, out of their 3-D tensors); AdamW takes embeddings, head,
+norms, scales and router. Muon: Keller Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ def orthogonalised(matrices: Tensor, iterations: int = 5) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum whose update is orthogonalised. Every parameter is a matrix [r, c] or a stack of them [E, r, c].
+    """Momentum whose update is orthogonalised. Every parameter is a matrix [r, c] or a
+    stack of them [E, r, c].
 
     `lr` is the size of the update's singular values; tall matrices get sqrt(rows / columns) times as much.
     `low_precision` iterates in bf16, which changes the singular values by a percent.
@@ -162,7 +163,8 @@ class Optimizers:
 def factor(settings: OptimSettings, step: int, progress: float) -> float:
     """Share of the peak learning rate at 0-based `step`; `progress` is the share of the run that is done.
 
-    Linear warm-up over `warmup` steps; then cosine down to `final`, or constant and linear over the last `decay`.
+    Linear warm-up over `warmup` steps; then cosine down to `final`, or constant and
+    linear over the last `decay`.
     """
     warm = min(1.0, (step + 1) / settings.warmup) if settings.warmup else 1.0
     progress = min(max(progress, 0.0), 1.0)

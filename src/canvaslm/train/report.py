@@ -1,4 +1,5 @@
-"""What a run tells while it trains: a live bar on a terminal, plain lines elsewhere, and JSON lines in a file."""
+"""What a run tells while it trains: a live bar on a terminal, plain lines elsewhere,
+and JSON lines in a file."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ from typing import Any, TextIO
 
 @dataclass(frozen=True)
 class Metrics:
-    """Means since the last report. Losses in nats per place, rates per second of wall time, times in seconds."""
+    """Means since the last report. Losses in nats per place, rates per second of
+    wall time, times in seconds."""
 
     step: int
     loss: float

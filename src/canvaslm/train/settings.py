@@ -18,7 +18,8 @@ from ..errors import NotFound, UsageError
 
 @dataclass(frozen=True)
 class RunSettings:
-    """Where the run lives and when it ends: after `steps` or `max_minutes`, whichever comes first (0 = no limit)."""
+    """Where the run lives and when it ends: after `steps` or `max_minutes`, whichever
+    comes first (0 = no limit)."""
 
     folder: str = ""
     seed: int = 0
@@ -108,10 +109,11 @@ class Settings:
 
 
 def read_settings(path: Path | str, overrides: Iterable[str] = ()) -> Settings:
-    """Reads a TOML file and applies `section.key=value` overrides (values in TOML syntax, bare words allowed).
+    """Reads a TOML file and applies `section.key=value` overrides (values in TOML
+    syntax, bare words allowed).
 
-    Relative paths of model and data files are taken from the TOML file's folder, `run.folder` from the working one.
-    Raises NotFound without the file, UsageError for anything wrong in it.
+    Relative paths of model and data files are taken from the TOML file's folder, `run.folder` from the
+    working one. Raises NotFound without the file, UsageError for anything wrong in it.
     """
     path = Path(path)
     if not path.is_file():

@@ -48,9 +48,11 @@ def _model(settings: Settings) -> tuple[DiffusionGemma, Path]:
 
 @torch.no_grad()
 def initialise(model: DiffusionGemma) -> None:
-    """Fresh weights: matrices N(0, 1/fan_in), embedding N(0, 1/H), norms 1, q and k norms 1.5 * head_dim^-1/4.
+    """Fresh weights: matrices N(0, 1/fan_in), embedding N(0, 1/H), norms 1, q and k
+    norms 1.5 * head_dim^-1/4.
 
-    The attention's softmax scale is 1, so unit q and k norms would give scores of standard deviation sqrt(head_dim).
+    The attention's softmax scale is 1, so unit q and k norms would give scores of standard
+    deviation sqrt(head_dim).
     """
     for name, parameter in model.named_parameters():
         if name.endswith(("q_norm.weight", "k_norm.weight")):
@@ -79,7 +81,8 @@ def _source(settings: Settings, folder: Path) -> Source:
 
 
 def _export(settings: Settings, folder: Path) -> Export:
-    """Writes `run.folder/export`: weights, config.json as it came, generation defaults and tokenizer files."""
+    """Writes `run.folder/export`: weights, config.json as it came, generation
+    defaults and tokenizer files."""
     config: dict[str, Any] = read_json(folder / "config.json")
     generation = {**_generation(folder), **settings.export.generation}
     files = {name: folder / name for name in TOKENIZER_FILES if (folder / name).is_file()}

@@ -1,8 +1,8 @@
 """The training loop: full fine-tuning of a checkpoint, or training from scratch.
 
-A step is a pure function of (weights, optimiser state, seed, step): data, block, time, noise and coin come from the
-step's number. So a run that stops at a checkpoint and resumes there gives bit-identical weights, as long as its
-schedule counts steps (a schedule that follows the clock is as exact as the clock).
+A step is a pure function of (weights, optimiser state, seed, step): data, block, time, noise and coin come
+from the step's number. So a run that stops at a checkpoint and resumes there gives bit-identical weights, as
+long as its schedule counts steps (a schedule that follows the clock is as exact as the clock).
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ class Tally:
 
 
 class Trainer:
-    """One run. `model` holds fp32 master weights; `export` is called with the weights to ship at every checkpoint."""
+    """One run. `model` holds fp32 master weights; `export` is called with the weights to
+    ship at every checkpoint."""
 
     def __init__(
         self, model: DiffusionGemma, source: Source, settings: Settings, *, export: Export | None = None
@@ -156,7 +157,8 @@ class Trainer:
 
     @contextlib.contextmanager
     def shipped(self) -> Iterator[DiffusionGemma]:
-        """The model with the weights to ship: the average, if one is kept. Training weights come back after."""
+        """The model with the weights to ship: the average, if one is kept. Training
+        weights come back after."""
         if self.average is None:
             yield self.model
             return
@@ -168,7 +170,8 @@ class Trainer:
             self.model.load_state_dict(kept)
 
     def run(self, reporter: Reporter, *, steps: int | None = None) -> str:
-        """Trains to the end (or for `steps` more steps); returns why it ended. Ctrl-C and SIGTERM end it cleanly."""
+        """Trains to the end (or for `steps` more steps); returns why it ended. Ctrl-C
+        and SIGTERM end it cleanly."""
         last = None if steps is None else self.step + steps
         tally, saved = Tally(), (self.step, time.monotonic())
         with self._signals():

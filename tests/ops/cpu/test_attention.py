@@ -174,7 +174,8 @@ def test_nothing_depends_on_keys_that_may_not_be_seen(isa, dtype):  # noqa: F811
 
 
 def test_blocks_too_unlikely_to_matter_are_left_out_row_by_row(isa):  # noqa: F811
-    """Even rows look at the first block only, odd ones at the second; the third is next to nothing for both."""
+    """Even rows look at the first block only, odd ones at the second; the third is
+    next to nothing for both."""
     from canvaslm.ops.cpu.attention import attention
 
     q, k, v = tensors(2, 1, 48, 700, 64)

@@ -1,4 +1,5 @@
-"""NEON kernels against the plain ones, cross-compiled by the `ziglang` wheel and run under qemu where both are here."""
+"""NEON kernels against the plain ones, cross-compiled by the `ziglang` wheel and run under
+qemu where both are here."""
 
 from __future__ import annotations
 

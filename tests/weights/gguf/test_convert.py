@@ -120,7 +120,10 @@ def test_bf16_gives_the_rounded_weights(folder: Path, tmp_path: Path) -> None:
 
 
 # Bounds are twice the relative error of the logits that this random model showed.
-@pytest.mark.parametrize(("kind", "bound"), [("F16", 0.003), ("Q8_0", 0.08), ("Q6_K", 0.28), ("Q5_K_M", 0.45), ("Q4_K_M", 0.55), ("Q4_0", 0.8)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("kind", "bound"),
+    [("F16", 0.003), ("Q8_0", 0.08), ("Q6_K", 0.28), ("Q5_K_M", 0.45), ("Q4_K_M", 0.55), ("Q4_0", 0.8)],
+)
 def test_quantised_types_stay_close(
     kind: str, bound: float, folder: Path, exact: Path, tmp_path: Path
 ) -> None:
@@ -222,7 +225,7 @@ def test_describe_reads_no_weights(exact: Path) -> None:
     assert (seen.tokenizer.vocabulary, seen.tokenizer.template) == (1024, "tokenizer.chat_template")
 
 
-# -- other makers' files -------------------------------------------------------------------------------------------
+# -- other makers' files -------------------------------------------------------------------------------------
 
 
 def rewrite(
@@ -280,21 +283,30 @@ def test_without_encoder_scalars_the_decoders_are_used(exact: Path, tmp_path: Pa
 
 A = "diffusion-gemma"
 BROKEN: dict[str, tuple[dict[str, Any], str]] = {
-    "architecture": ({"change": {"general.architecture": string("llama")}}, "architecture 'llama' is not supported"),
+    "architecture": ({"change": {"general.architecture": string("llama")}},
+        "architecture 'llama' is not supported"),
     "vision tower": ({"change": {"general.architecture": string("clip")}}, "it is a vision tower"),
     "no architecture": ({"drop": ("general.architecture",)}, "'general.architecture' is missing"),
     "no canvas": ({"drop": ("diffusion.canvas_length",)}, "'diffusion.canvas_length' is missing"),
     "canvas 0": ({"change": {"diffusion.canvas_length": u32(0)}}, "contradict each other: canvas_length = 0"),
-    "layers": ({"change": {f"{A}.block_count": u32(3)}}, "head_count_kv' has 2 entries for 3 layers|pattern' has 2 entries"),
+    "layers": ({"change": {f"{A}.block_count": u32(3)}},
+        "head_count_kv' has 2 entries for 3 layers|pattern' has 2 entries"),
     "layer bomb": ({"change": {f"{A}.block_count": u32(2**31)}}, "out of range"),
-    "pattern": ({"change": {f"{A}.attention.sliding_window_pattern": bools([False, True])}}, "must end with|head_count_kv"),
-    "shared kv": ({"change": {f"{A}.attention.shared_kv_layers": u32(2)}}, "shared_kv_layers' = 2 is not supported"),
-    "heads text": ({"change": {f"{A}.attention.head_count": string("4")}}, "head_count' should be a whole number"),
-    "value length": ({"change": {f"{A}.attention.value_length": u32(64)}}, "differ; canvaslm needs them equal"),
-    "eps": ({"change": {f"{A}.attention.layer_norm_rms_epsilon": f32(float("nan"))}}, "should be a finite number"),
+    "pattern": ({"change": {f"{A}.attention.sliding_window_pattern": bools([False, True])}},
+        "must end with|head_count_kv"),
+    "shared kv": ({"change": {f"{A}.attention.shared_kv_layers": u32(2)}},
+        "shared_kv_layers' = 2 is not supported"),
+    "heads text": ({"change": {f"{A}.attention.head_count": string("4")}},
+        "head_count' should be a whole number"),
+    "value length": ({"change": {f"{A}.attention.value_length": u32(64)}},
+        "differ; canvaslm needs them equal"),
+    "eps": ({"change": {f"{A}.attention.layer_norm_rms_epsilon": f32(float("nan"))}},
+        "should be a finite number"),
     "hidden bomb": ({"change": {f"{A}.embedding_length": u32(2**30)}}, "do not fit the metadata"),
-    "missing tensor": ({"drop": ("blk.1.attn_k.weight",)}, r"blk.1.attn_k.weight: missing \(shape \[32, 256\]\)"),
-    "left over": ({"rename": {"blk.1.attn_k.weight": "blk.9.attn_k.weight"}}, "'blk.9.attn_k.weight': left over"),
+    "missing tensor": ({"drop": ("blk.1.attn_k.weight",)},
+        r"blk.1.attn_k.weight: missing \(shape \[32, 256\]\)"),
+    "left over": ({"rename": {"blk.1.attn_k.weight": "blk.9.attn_k.weight"}},
+        "'blk.9.attn_k.weight': left over"),
     "strange name": ({"rename": {"output_norm.weight": "x.__class__"}}, "'x.__class__': left over"),
     "shape": (
         {"replace_tensors": {"output_norm.weight": {"output_norm.weight": torch.ones(128)}}},
@@ -305,7 +317,8 @@ BROKEN: dict[str, tuple[dict[str, Any], str]] = {
         r"ffn_gate_exps.weight: shape|ffn_gate_up_exps.weight: missing",
     ),
     "both norms": (
-        {"replace_tensors": {"output_norm.weight": {"output_norm.weight": torch.ones(256), "self_cond_norm.weight": torch.ones(256)}}},
+        {"replace_tensors": {"output_norm.weight": {"output_norm.weight": torch.ones(256),
+            "self_cond_norm.weight": torch.ones(256)}}},
         "a second tensor for the same weight",
     ),
     "rope factors": (
@@ -316,8 +329,10 @@ BROKEN: dict[str, tuple[dict[str, Any], str]] = {
         {"replace_tensors": {"output_norm.weight": {"output_norm.weight": torch.full((256,), float("nan"))}}},
         "output_norm.weight holds NaN",
     ),
-    "eos beyond": ({"change": {"tokenizer.ggml.eos_token_id": u32(1024)}}, "eos_token_id' = 1024 lies outside"),
-    "steps text": ({"change": {"diffusion.eb_max_steps": string("48")}}, "eb_max_steps' should be a whole number"),
+    "eos beyond": ({"change": {"tokenizer.ggml.eos_token_id": u32(1024)}},
+        "eos_token_id' = 1024 lies outside"),
+    "steps text": ({"change": {"diffusion.eb_max_steps": string("48")}},
+        "eb_max_steps' should be a whole number"),
 }  # fmt: skip
 
 
@@ -340,7 +355,8 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_mutated_models_load_or_are_refused(data: st.DataObject, small: bytes, tmp_path: Path) -> None:
-    """Bytes changed in the metadata, the vocabulary or the tensor table: loading ends well or in one clean error."""
+    """Bytes changed in the metadata, the vocabulary or the tensor table: loading ends
+    well or in one clean error."""
     sizes, table = small.index(b"tokenizer.ggml.tokens"), small.index(b"rope_freqs.weight")
     regions = [(0, sizes), (sizes, table), (table, table + 2500)]
     raw = bytearray(small)

@@ -118,7 +118,7 @@ def test_the_reader_imports_no_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
-# -- split files ---------------------------------------------------------------------------------------------------
+# -- split files ---------------------------------------------------------------------------------------------
 
 
 def part(no: int, count: int, name: str, **changes: Any) -> Raw:
@@ -155,7 +155,7 @@ def test_split_files_that_do_not_fit(tmp_path: Path) -> None:
         part_paths(tmp_path / "m-00003-of-00002.gguf")
 
 
-# -- attacks -------------------------------------------------------------------------------------------------------
+# -- attacks -------------------------------------------------------------------------------------------------
 
 HUGE = 2**63
 ATTACKS: dict[str, tuple[Raw, str]] = {
@@ -166,7 +166,8 @@ ATTACKS: dict[str, tuple[Raw, str]] = {
     "key count beyond the file": (one_tensor(key_count=60_000), "a list of 60000 keys needs 840000 bytes"),
     "tensor count": (one_tensor(tensor_count=HUGE), "tensors is more than"),
     "tensor count beyond the file": (one_tensor(tensor_count=100_000), "a list of 100000 tensors needs"),
-    "key length": (Raw(key_count=1, tensors=[text("k", HUGE) + bytes(64)], tensor_count=0), "length of 9223372036854775808"),
+    "key length": (Raw(key_count=1, tensors=[text("k", HUGE) + bytes(64)], tensor_count=0),
+        "length of 9223372036854775808"),
     "key not UTF-8": (Raw(keys=[(b"\xff\xfe", value(U8, 1))]), "is not UTF-8"),
     "key twice": (Raw(keys=[("k", value(U8, 1)), ("k", value(U8, 2))]), "key 'k' appears twice"),
     "value type": (Raw(keys=[("k", struct.pack("<IQ", 13, 0))]), "'k' has the unknown value type 13"),
@@ -174,8 +175,10 @@ ATTACKS: dict[str, tuple[Raw, str]] = {
         Raw(keys=[("k", struct.pack("<IQ", STRING, 2**40))]),
         "key 'k' has a length of 1099511627776; at most",
     ),
-    "string beyond the file": (Raw(keys=[("k", struct.pack("<IQ", STRING, 4096))]), "key 'k' needs 4096 bytes"),
-    "array count": (Raw(keys=[("k", struct.pack("<IIQ", ARRAY, U8, 2**64 - 1))]), "items of key 'k' is more than"),
+    "string beyond the file": (Raw(keys=[("k", struct.pack("<IQ", STRING, 4096))]),
+        "key 'k' needs 4096 bytes"),
+    "array count": (Raw(keys=[("k", struct.pack("<IIQ", ARRAY, U8, 2**64 - 1))]),
+        "items of key 'k' is more than"),
     "array beyond the file": (
         Raw(keys=[("k", struct.pack("<IIQ", ARRAY, U64, 2**20))]),
         "a list of 1048576 items of key 'k' needs 8388608 bytes",
@@ -211,8 +214,10 @@ ATTACKS: dict[str, tuple[Raw, str]] = {
         "ends beyond the file's",
     ),
     "type out of range": (one_tensor(tensors=[tensor("w", (4, 2), 1000, 0)]), "the unknown ggml type 1000"),
-    "type not read": (one_tensor(tensors=[tensor("w", (256, 2), 19, 0)]), r"'w' is stored as IQ1_S \(ggml type 19\)"),
-    "row not divided": (one_tensor(tensors=[tensor("w", (31, 2), 8, 0)]), "rows of 31 values do not divide into Q8_0"),
+    "type not read": (one_tensor(tensors=[tensor("w", (256, 2), 19, 0)]),
+        r"'w' is stored as IQ1_S \(ggml type 19\)"),
+    "row not divided": (one_tensor(tensors=[tensor("w", (31, 2), 8, 0)]),
+        "rows of 31 values do not divide into Q8_0"),
     "offset unaligned": (one_tensor(tensors=[tensor("w", (4,), 0, 8)]), "begins at offset 8, not a multiple"),
     "offset beyond": (one_tensor(tensors=[tensor("w", (4,), 0, 2**40)]), "ends beyond the file's"),
     "offset overflow": (one_tensor(tensors=[tensor("w", (4, 2), 0, 2**64 - 32)]), "ends beyond the file's"),
@@ -328,7 +333,8 @@ HONEST = one_tensor(
 )
 @example(edits=[(4, b"\x02")], cut=len(HONEST))
 def test_mutated_files_open_or_are_refused(edits: list[tuple[int, bytes]], cut: int, tmp_path: Path) -> None:
-    """Whatever is written over an honest file, reading all of it ends well or in BadModelFile; nothing else."""
+    """Whatever is written over an honest file, reading all of it ends well or in
+    BadModelFile; nothing else."""
     raw = bytearray(HONEST)
     for at, patch in edits:
         raw[at : at + len(patch)] = patch

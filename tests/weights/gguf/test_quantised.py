@@ -1,4 +1,5 @@
-"""Models whose weights stay quantised: in plain torch equal to the unpacked model, on native kernels close to it."""
+"""Models whose weights stay quantised: in plain torch equal to the unpacked model, on
+native kernels close to it."""
 
 from __future__ import annotations
 

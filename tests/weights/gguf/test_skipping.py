@@ -1,8 +1,8 @@
 """What `--self-conditioning auto` leaves out of the soft embedding, and what that does to the step after it.
 
-The demo model in Q8_0, on native kernels. Between two products with activations rounded to int8 no difference stays
-small: a change of one millionth, too, makes some values round the other way, and a router choose another expert. What
-skipping does by itself is therefore measured on the same weights in fp32.
+The demo model in Q8_0, on native kernels. Between two products with activations rounded to int8 no difference
+stays small: a change of one millionth, too, makes some values round the other way, and a router choose
+another expert. What skipping does by itself is therefore measured on the same weights in fp32.
 """
 
 from __future__ import annotations
@@ -57,8 +57,9 @@ class Place:
 
 @dataclass
 class Moved:
-    """Of one step: the largest relative change of a place's soft embedding, and changes of the next step's logits (root
-    mean square): by skipping in fp32 and with int8 activations, and there by a relative change of 1e-6 at random.
+    """Of one step: the largest relative change of a place's soft embedding, and changes of the next step's
+    logits (root mean square): by skipping in fp32 and with int8 activations, and there by a relative
+    change of 1e-6 at random.
     """
 
     soft: float

@@ -62,7 +62,8 @@ LIES: dict[str, tuple[Any, bytes, int | None, str]] = {
         None,
         "'dtype' twice",
     ),
-    "overlap": ({"a": entry(), "b": entry(offsets=(4, 12))}, bytes(12), None, "'b': starts at byte .* overlaps 'a'"),
+    "overlap": ({"a": entry(), "b": entry(offsets=(4, 12))}, bytes(12), None,
+        "'b': starts at byte .* overlaps 'a'"),
     "same bytes twice": ({"a": entry(), "b": entry()}, bytes(8), None, "overlaps"),
     "gap": ({"a": entry(), "b": entry(offsets=(12, 20))}, bytes(20), None, "'b': .* leaves a gap after 'a'"),
     "gap at the start": ({"a": entry(offsets=(4, 12))}, bytes(12), None, "leaves a gap after the header"),
@@ -77,12 +78,14 @@ LIES: dict[str, tuple[Any, bytes, int | None, str]] = {
     "dtype and size differ": ({"a": entry("F16")}, bytes(8), None, "'a': F16 of shape .* takes 4 bytes"),
     "shape and size differ": ({"a": entry(shape=(3,))}, bytes(8), None, "takes 12 bytes"),
     "negative dimension": ({"a": entry(shape=(-2,))}, bytes(8), None, "'a': bad shape"),
-    "dimensions that overflow": ({"a": entry(shape=(2**62, 4, 2**62))}, bytes(8), None, "takes 34028236692093846346"),
+    "dimensions that overflow": ({"a": entry(shape=(2**62, 4, 2**62))}, bytes(8), None,
+        "takes 34028236692093846346"),
     "dimensions that wrap to the size": ({"a": entry("U8", (2**32, 2**32, 2))}, bytes(0), None, "'a'"),
     "dimension 2^63": ({"a": entry(shape=(2**63, 0))}, bytes(0), None, "bad shape"),
     "true as a dimension": ({"a": entry(shape=(True, 2))}, bytes(8), None, "bad shape"),
     "rank 9": ({"a": entry(shape=(1,) * 8 + (2,))}, bytes(8), None, "bad shape"),
-    "shape as text": ({"a": {"dtype": "F32", "shape": "2", "data_offsets": [0, 8]}}, bytes(8), None, "bad shape"),
+    "shape as text": ({"a": {"dtype": "F32", "shape": "2", "data_offsets": [0, 8]}}, bytes(8), None,
+        "bad shape"),
     "unknown dtype": ({"a": entry("F31")}, bytes(8), None, "unknown dtype 'F31'"),
     "dtype as a list": ({"a": {**entry(), "dtype": []}}, bytes(8), None, "unknown dtype"),
     "another field": ({"a": entry(loader="os.system")}, bytes(8), None, "nothing else"),
@@ -104,7 +107,8 @@ def test_lies(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["x.__class__", "__dict__", "a.__init__.b", "__builtins__/x", "a..b", "", ".a", "a.", "../a", "a b", "a\x1b[2J", "a" * 600],
+    ["x.__class__", "__dict__", "a.__init__.b", "__builtins__/x", "a..b", "", ".a", "a.", "../a", "a b",
+     "a\x1b[2J", "a" * 600],
 )  # fmt: skip
 def test_names_that_are_no_weights(tmp_path: Path, name: str) -> None:
     with pytest.raises(BadModelFile, match="not a name of a weight") as caught:

@@ -1,4 +1,5 @@
-"""What a demo task is: a seeded generator of conversations with one right answer, split by a hash of the item."""
+"""What a demo task is: a seeded generator of conversations with one right answer,
+split by a hash of the item."""
 
 from __future__ import annotations
 
@@ -15,8 +16,9 @@ Split = Literal["train", "heldout"]
 class Example:
     """One conversation that ends with a user's turn, and the answer wanted.
 
-    `key` names the item in canonical form (the order or wording that does not matter is gone), so that two examples
-    of one item share it. `thought`, when not empty, is what the model is to think first: thinking is then on.
+    `key` names the item in canonical form (the order or wording that does not matter is gone), so
+    that two examples of one item share it. `thought`, when not empty, is what the model is to think
+    first: thinking is then on.
     """
 
     messages: tuple[dict[str, str], ...]
@@ -27,7 +29,8 @@ class Example:
 
 
 def held_out(key: str, one_in: int) -> bool:
-    """Whether the item `key` belongs to the held-out split: one in `one_in`, by blake2b, the same for ever."""
+    """Whether the item `key` belongs to the held-out split: one in `one_in`, by
+    blake2b, the same for ever."""
     digest = blake2b(key.encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") % one_in == 0
 
@@ -41,7 +44,8 @@ class Task(ABC):
     """A generator and its scorer. A task keeps no state: all randomness comes from the `rng` handed in."""
 
     name: ClassVar[str]
-    # One item in `one_in` is held out. Small universes hold out more, so that an evaluation finds enough items.
+    # One item in `one_in` is held out. Small universes hold out more, so that an
+    # evaluation finds enough items.
     one_in: ClassVar[int] = 20
     # Small talk has a handful of fixed answers: nothing to hold out, nothing to evaluate.
     evaluated: ClassVar[bool] = True

@@ -1,7 +1,8 @@
 """Blank filling: a sentence with a gap that has one right word. The answer is the whole sentence.
 
-Half of the sentences are settled by what stands before them ("Ada is in Rome. ..."), the others by a small stock of
-facts. For the facts it is the combination of opener, form and fact that is held out, as for capitals.
+Half of the sentences are settled by what stands before them ("Ada is in Rome. ..."), the others
+by a small stock of facts. For the facts it is the combination of opener, form and fact that is
+held out, as for capitals.
 """
 
 from __future__ import annotations

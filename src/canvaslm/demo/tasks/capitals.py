@@ -1,7 +1,7 @@
 """Capitals of 40 countries in many wordings.
 
-A model cannot name a capital it was never told, so what is held out is the combination of opener, question and
-country: every country is trained in most wordings, and asked in the others.
+A model cannot name a capital it was never told, so what is held out is the combination of opener, question
+and country: every country is trained in most wordings, and asked in the others.
 """
 
 from __future__ import annotations

@@ -51,7 +51,8 @@ OPERATIONS = (
 
 
 class Functions(Task):
-    """`def name(arguments):` and one `return`. The item is name, arguments and operation; the wording is free."""
+    """`def name(arguments):` and one `return`. The item is name, arguments and
+    operation; the wording is free."""
 
     name = "functions"
     thought = "Two lines: def and return."

@@ -10,7 +10,8 @@ PROMPTS = ("Sort: {}", "Sort these numbers: {}", "Put in order: {}", "Smallest f
 
 
 class Sorting(Task):
-    """Numbers from 10 to 99, so that every number is two tokens. The item is the set: no order of it leaks."""
+    """Numbers from 10 to 99, so that every number is two tokens. The item is the
+    set: no order of it leaks."""
 
     name = "sort"
     thought = "The smallest number comes first."

@@ -1,8 +1,8 @@
 """4x4 Sudoku, 6 to 12 holes, one solution. Every cell is one token: a digit, or a dot for a hole.
 
-There are only 288 full grids. For every (cell, digit) a 288-bit number says which grids have that digit there, so the
-solutions of a puzzle are the AND of the numbers of its givens. Held out are puzzles (grid and holes), not grids: the
-solution of a held-out puzzle has been seen in training as the solution of others.
+There are only 288 full grids. For every (cell, digit) a 288-bit number says which grids have that digit
+there, so the solutions of a puzzle are the AND of the numbers of its givens. Held out are puzzles (grid and
+holes), not grids: the solution of a held-out puzzle has been seen in training as the solution of others.
 """
 
 from __future__ import annotations
@@ -72,7 +72,8 @@ def _matching(puzzle: str) -> int:
 
 
 def dig(grid: str, holes: int, rng: Random) -> str:
-    """Empties cells of a full `grid` in random order, at most `holes`, as long as the solution stays unique."""
+    """Empties cells of a full `grid` in random order, at most `holes`, as long as
+    the solution stays unique."""
     puzzle, left = list(grid), holes
     for cell in rng.sample(range(CELLS), CELLS):
         if not left:

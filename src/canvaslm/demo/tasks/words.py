@@ -1,4 +1,5 @@
-"""Word lists the generators draw from. Short and common, so that most become one token of the demo tokenizer."""
+"""Word lists the generators draw from. Short and common, so that most become one
+token of the demo tokenizer."""
 
 from __future__ import annotations
 

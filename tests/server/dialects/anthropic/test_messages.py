@@ -55,7 +55,7 @@ def stream(client: httpx.Client, **body: Any) -> list[dict[str, Any]]:
     return events_of(client.post(URL, json={**BODY, "stream": True, **body}))
 
 
-# -- the client -----------------------------------------------------------------------------------------------------
+# -- the client ----------------------------------------------------------------------------------------------
 
 
 def test_the_client_gets_the_sessions_answer(server: Running) -> None:
@@ -170,7 +170,7 @@ def test_the_clients_errors(server: Running) -> None:
         client.messages.create(**{**BODY, "messages": [{"role": "user", "content": "word " * 600}]})
 
 
-# -- the wire -------------------------------------------------------------------------------------------------------
+# -- the wire ------------------------------------------------------------------------------------------------
 
 
 def test_events_come_in_order(scripted: Running) -> None:
@@ -194,7 +194,8 @@ def test_events_come_in_order(scripted: Running) -> None:
             assert event["type"] == "content_block_delta" and event["index"] == opened[-1] != closed[-1:]
     assert opened == closed == [0, 1, 2]
     json_text = "".join(
-        e["delta"]["partial_json"] for e in events if e.get("delta", {}).get("type") == "input_json_delta" and e["index"] == 1
+        e["delta"]["partial_json"] for e in events if e.get("delta",
+            {}).get("type") == "input_json_delta" and e["index"] == 1
     )  # fmt: skip
     assert json.loads(json_text) == {"a": 1, "b": [2, 3]}
     assert events[-2]["delta"] == {"stop_reason": "tool_use", "stop_sequence": None}
@@ -269,8 +270,10 @@ def test_errors_before_any_route_have_the_envelope_too() -> None:
     with serving(tiny_session(), max_body=1000) as running, running.client() as client:
         cases = [
             (client.post(URL, json={**BODY, "system": "x" * 2000}), 413, "request_too_large"),
-            (client.post(URL, content="{", headers={"content-type": "application/json"}), 400, "invalid_request_error"),
-            (client.post(URL, content="{}", headers={"content-type": "text/plain"}), 415, "invalid_request_error"),
+            (client.post(URL, content="{", headers={"content-type": "application/json"}), 400,
+             "invalid_request_error"),
+            (client.post(URL, content="{}", headers={"content-type": "text/plain"}), 415,
+             "invalid_request_error"),
             (client.get(URL), 405, "invalid_request_error"),
             (client.post(f"{URL}/nothing", json={}), 404, "not_found_error"),
             (client.post(URL, json=BODY, headers={"host": "evil.example"}), 421, "invalid_request_error"),

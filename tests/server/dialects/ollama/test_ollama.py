@@ -49,7 +49,7 @@ def scripted() -> Iterator[Running]:
         yield running
 
 
-# -- the client -----------------------------------------------------------------------------------------------------
+# -- the client ----------------------------------------------------------------------------------------------
 
 
 def test_the_client_gets_the_sessions_answer(server: Running) -> None:
@@ -173,7 +173,7 @@ def test_the_clients_key() -> None:
         assert httpx.get(running.url).text == "Ollama is running"
 
 
-# -- the wire -------------------------------------------------------------------------------------------------------
+# -- the wire ------------------------------------------------------------------------------------------------
 
 
 def test_it_says_that_it_runs(client: httpx.Client) -> None:
@@ -385,7 +385,8 @@ def test_a_silent_stream_has_no_empty_lines() -> None:
 
 
 def test_the_checkpoints_own_format_is_reported() -> None:
-    """Weights packed for our kernels are no tensors, and unpacked ones have another type: the file's word counts."""
+    """Weights packed for our kernels are no tensors, and unpacked ones have another
+    type: the file's word counts."""
     session = tiny_session()
     session.format = "Q4_K_M"
     with serving(session) as running:
@@ -396,7 +397,7 @@ def test_the_checkpoints_own_format_is_reported() -> None:
     assert listed.details.quantization_level == shown.details.quantization_level == "Q4_K_M"
 
 
-# -- names ----------------------------------------------------------------------------------------------------------
+# -- names ---------------------------------------------------------------------------------------------------
 
 
 def test_names_have_tags() -> None:

@@ -202,7 +202,8 @@ def test_what_is_unknown_is_ignored_and_named(client: httpx.Client) -> None:
         ("top_logprobs", {"logprobs": True, "top_logprobs": 21}),
         ("diffusing", {"diffusing": True}),
         ("messages", {"messages": []}),
-        ("messages", {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}),
+        ("messages", {"messages": [{"role": "user",
+            "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}),
         ("messages.0.role", {"messages": [{"role": "wizard", "content": "x"}]}),
         ("stop", {"stop": ""}),
         ("stop", {"stop": ["x"] * 65}),
@@ -234,7 +235,7 @@ def test_a_prompt_too_long_is_refused_before_the_stream(client: httpx.Client) ->
     assert response.json()["error"]["code"] == "context_length_exceeded"
 
 
-# -- answers whose text is known ---------------------------------------------------------------------------------
+# -- answers whose text is known -----------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

@@ -90,7 +90,8 @@ def test_events_add_up_to_the_answer(known: Running) -> None:
             "created", "in_progress",
             *item, "reasoning_text.delta", "reasoning_text.done", *ending,
             *item, "output_text.delta", "output_text.done", *ending,
-            "output_item.added", "function_call_arguments.delta", "function_call_arguments.done", "output_item.done",
+            "output_item.added", "function_call_arguments.delta", "function_call_arguments.done",
+            "output_item.done",
             "completed",
         ]  # fmt: skip
         final = events[-1]["response"]["output"]
