@@ -27,7 +27,7 @@ from canvaslm.ops.cpu import elementwise, products
 from canvaslm.ops.cpu.attention import BLOCK, KeyBlocks, append_blocks, attention, block_bytes
 from canvaslm.ops.cpu.head import SoftTable, head, soft_embed
 from canvaslm.ops.cpu.loader import library
-from canvaslm.ops.cpu.memory import Piece
+from canvaslm.ops.cpu.memory import MemoryBlock
 from canvaslm.ops.cpu.repacked import RepackedExperts, RepackedMatrix, RowTable
 from canvaslm.ops.predict import draw
 
@@ -111,7 +111,7 @@ def attentions() -> Iterator[Case]:
 
 def packed_keys(kv_heads: int, width: int, tokens: int, dtype: torch.dtype) -> KeyBlocks:
     size = block_bytes(dtype, kv_heads, width)
-    blocks = [Piece(size) for _ in range(-(-tokens // BLOCK))]
+    blocks = [MemoryBlock(size) for _ in range(-(-tokens // BLOCK))]
     table = np.array([block.address for block in blocks], np.uint64)
     k, v = torch.randn(2, kv_heads, tokens, width)
     append_blocks(k * 0.06, v, dtype, table, 0)

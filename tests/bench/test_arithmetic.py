@@ -94,9 +94,9 @@ def test_few_tokens_do_not_choose_every_expert() -> None:
 
 @pytest.mark.skipif(not cpu.available(), reason="no native kernels here")
 def test_weights_in_somebody_elses_memory_are_not_the_process_s_own() -> None:
-    from canvaslm.ops.cpu.repacked import Memory, RepackedMatrix
+    from canvaslm.ops.cpu.repacked import BorrowedMemory, RepackedMatrix
 
     own = RepackedMatrix("Q8_0", 32, 32)
     buffer = ctypes.create_string_buffer(own.nbytes + 64)
-    lent = Memory(-(-ctypes.addressof(buffer) // 64) * 64, own.nbytes, buffer)
+    lent = BorrowedMemory(-(-ctypes.addressof(buffer) // 64) * 64, own.nbytes, buffer)
     assert held([own, RepackedMatrix("Q8_0", 32, 32, lent)]) == Held(memory=own.nbytes, file=own.nbytes)

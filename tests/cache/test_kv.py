@@ -13,7 +13,7 @@ from canvaslm.cache import DenoiseContext, EncodeContext, KVCache, storage_type
 from canvaslm.engine import Engine
 from canvaslm.errors import UsageError
 from canvaslm.model import DiffusionGemma
-from canvaslm.ops.cpu.memory import Piece
+from canvaslm.ops.cpu.memory import MemoryBlock
 from canvaslm.types import Finished, Params, Request
 from tests.tiny import tiny_config
 
@@ -49,7 +49,7 @@ def denoise(model: DiffusionGemma, cache: KVCache) -> torch.Tensor:
 
 
 def blocks(cache: KVCache) -> list[bytes]:
-    pieces = [part for part in cache.shared() if isinstance(part, Piece)]
+    pieces = [part for part in cache.shared() if isinstance(part, MemoryBlock)]
     assert pieces
     return [ctypes.string_at(piece.address, piece.nbytes) for piece in pieces]
 

@@ -12,7 +12,7 @@ from canvaslm.ops import cpu
 from canvaslm.ops.cpu import predict as packed_predict
 from canvaslm.ops.formats.quant_tensor import QuantTensor
 from canvaslm.ops.predict import SAMPLE_TILE, Prediction, draw, predict, sample
-from canvaslm.ops.top_k import Kept, keep_top, largest
+from canvaslm.ops.top_k import RunningTopK, keep_top, largest
 
 from .cpu.test_products import isa, quantised  # noqa: F401  (isa is a fixture)
 
@@ -65,7 +65,7 @@ def test_ties_go_to_the_lower_token() -> None:
 @pytest.mark.parametrize("count", [1, 3, 7, 40])
 def test_what_is_kept_does_not_depend_on_the_tiles(count: int) -> None:
     logits = torch.randint(0, 9, (50, 100), generator=torch.Generator().manual_seed(count)).float()
-    kept = Kept(50, count, logits.device)
+    kept = RunningTopK(50, count, logits.device)
     for start in range(0, 100, 16):
         kept.add(logits[:, start : start + 16], start)
     whole = logits.masked_fill(~largest(logits, count), -torch.inf)
@@ -267,7 +267,7 @@ def test_forbidden_tokens_are_never_kept(isa) -> None:  # noqa: F811
         gumbel=one.gumbel, uniform=one.uniform, top_k=torch.full((20,), 10, dtype=torch.int32), named=4,
     )  # fmt: skip
     assert set(got.sampled.tolist()) == {3, 2000}
-    assert got.kept_entropy.allclose(torch.tensor(2.0).log())
+    assert got.top_k_entropy.allclose(torch.tensor(2.0).log())
     assert got.top_tokens[:, :2].tolist() == [[3, 2000]] * 20
     assert bool((got.top_logprobs[:, 2:] == -torch.inf).all())
 
@@ -308,8 +308,8 @@ def test_pieces_change_no_bit(monkeypatch: pytest.MonkeyPatch, exact: bool, ks: 
 def test_the_store_of_a_crowd_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     from canvaslm.ops.cpu import head as module
 
-    stores = module._Stores()
-    monkeypatch.setattr(module, "_stores", stores)
+    stores = module._SpareStore()
+    monkeypatch.setattr(module, "_spare_store", stores)
     monkeypatch.setattr(packed_predict, "PLACES", 64)
     table, _ = packed(3000, 64)
     hidden, _ = world(3000, places=64, width=64, rows=8)

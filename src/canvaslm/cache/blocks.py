@@ -1,4 +1,4 @@
-"""Keys and values in blocks that the native attention kernel reads as they lie: packed once, shared in place."""
+"""Keys and values in blocks that the native attention kernel reads as they lie: quantised once, shared in place."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from torch import Tensor
 
 from ..model.config import ModelConfig
 from ..ops.cpu.attention import BLOCK, KeyBlocks, append_blocks, attention, block_bytes
-from ..ops.cpu.memory import Piece
+from ..ops.cpu.memory import MemoryBlock
 from .parts import NOTHING, Nothing, Part, Span, layer_kinds
 
-Held = Piece | Nothing
+Held = MemoryBlock | Nothing
 
 
 class _Group:
@@ -32,12 +32,12 @@ class _Group:
     def append(self, block: Held | None) -> None:
         if len(self.blocks) == len(self._addresses):
             self._addresses = np.concatenate((self._addresses, np.zeros_like(self._addresses)))
-        self._addresses[len(self.blocks)] = block.address if isinstance(block, Piece) else 0
+        self._addresses[len(self.blocks)] = block.address if isinstance(block, MemoryBlock) else 0
         self.blocks.append(block)
 
     def reserve(self, tokens: int) -> None:
         while BLOCK * len(self.blocks) < tokens:
-            self.append(Piece(self.nbytes) if self.offsets else NOTHING)
+            self.append(MemoryBlock(self.nbytes) if self.offsets else NOTHING)
 
     def table(self, layer: int, first: int, stop: int) -> npt.NDArray[np.uint64]:
         """Addresses of the layer's blocks first .. stop - 1."""
@@ -127,7 +127,7 @@ class BlockStore:
 
 
 def _own(part: Part, whole: bool) -> Held:
-    assert isinstance(part, Piece | Nothing)
+    assert isinstance(part, MemoryBlock | Nothing)
     return part if whole or isinstance(part, Nothing) else part.copy()
 
 

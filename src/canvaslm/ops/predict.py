@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from . import noise
 from .quantised import QuantVocabulary
-from .top_k import Kept, Masses, keep_top
+from .top_k import RunningTopK, TopKSoftmax, keep_top
 
 SAMPLE_TILE = 1024
 # Columns computed at once: a multiple of SAMPLE_TILE, wide enough for the matrix product, small enough for the cache.
@@ -48,7 +48,7 @@ class Draw:
 
 
 @dataclass(frozen=True)
-class Sampling:
+class PredictOptions:
     """How each of R rows is sampled (R values each of the first four), and what is wanted of all: see `predict`."""
 
     temperature: Sequence[float]
@@ -65,7 +65,7 @@ class Sampling:
         """Whether there is a top-k; some rows have one only if all do."""
         return any(self.top_k)
 
-    def of(self, rows: Sequence[int]) -> Sampling:
+    def of(self, rows: Sequence[int]) -> PredictOptions:
         """That of these rows."""
         return replace(
             self,
@@ -139,7 +139,7 @@ def predict(
     """
     ks = [k if 0 < k < head.shape[0] else 0 for k in top_k or [0] * len(draws)]
     tails = tail_correction or [False] * len(draws)
-    how = Sampling(temperature, draws, ks, tails, softcap, soft, min(top, head.shape[0]), exact)
+    how = PredictOptions(temperature, draws, ks, tails, softcap, soft, min(top, head.shape[0]), exact)
     groups = [[i for i, k in enumerate(ks) if (k > 0) == cut] for cut in (False, True)]
     if not all(groups):
         return _predict(hidden, head, embedding, how)
@@ -147,7 +147,7 @@ def predict(
     return Prediction.gathered(parts, [i for group in groups for i in group])
 
 
-def _predict(hidden: Tensor, head: Table, embedding: Table, how: Sampling) -> Prediction:
+def _predict(hidden: Tensor, head: Table, embedding: Table, how: PredictOptions) -> Prediction:
     """`predict` for rows that all have a top-k, or all have none."""
     if isinstance(head, QuantVocabulary) and isinstance(embedding, QuantVocabulary):
         made: Prediction | None = head.predict(hidden, embedding, how=how)
@@ -158,7 +158,7 @@ def _predict(hidden: Tensor, head: Table, embedding: Table, how: Sampling) -> Pr
     whole = not how.cut
     state = _Running(hidden.flatten(0, 1), torch.cat([d.uniform for d in how.draws]), how.soft and whole,
                      how.top if whole else 0)  # fmt: skip
-    kept = Kept(rows * places, max(how.top, *how.top_k), hidden.device) if how.cut else None
+    best = RunningTopK(rows * places, max(how.top, *how.top_k), hidden.device) if how.cut else None
     gumbel = torch.cat([d.gumbel for d in how.draws])
     for start in range(0, head.shape[0], GEMM_TILE):
         rows_of_head = _tile(head, start)
@@ -167,12 +167,12 @@ def _predict(hidden: Tensor, head: Table, embedding: Table, how: Sampling) -> Pr
         table = None
         if state.soft is not None:
             table = rows_of_head if embedding is head else _tile(embedding, start)
-        if kept is not None:
-            kept.add(logits, start)
+        if best is not None:
+            best.add(logits, start)
         state.add(logits, start, gumbel if whole else None, table)
-    if kept is None:
+    if best is None:
         return _finish(state, (rows, places), embedding)
-    return _finish_kept(state, kept, how, (rows, places), embedding, gumbel)
+    return _finish_top_k(state, best, how, (rows, places), embedding, gumbel)
 
 
 def _tile(table: Table, start: int) -> Tensor:
@@ -197,23 +197,25 @@ def _finish(state: _Running, shape: tuple[int, int], embedding: Table) -> Predic
     return replace(prediction, top_tokens=state.top_tokens.unflatten(0, shape), top_logprobs=ranked)
 
 
-def _finish_kept(
+def _finish_top_k(
     state: _Running,
-    kept: Kept,
-    how: Sampling,
+    best: RunningTopK,
+    how: PredictOptions,
     shape: tuple[int, int],
     embedding: Table,
     gumbel: Tensor,
 ) -> Prediction:
-    """The prediction of rows with a top-k: what is sampled and embedded comes from `kept`, the rest from `state`."""
+    """The prediction of rows with a top-k: what is sampled and embedded comes from `best`, the rest from `state`."""
     places, lse = shape[1], state.peak + state.total.log()
     rows = [slice(i * places, (i + 1) * places) for i in range(shape[0])]
-    masses = [kept.masses(row, k) for row, k in zip(rows, how.top_k, strict=True)]
+    masses = [best.softmax(row, k) for row, k in zip(rows, how.top_k, strict=True)]
     whole = state.entropy()
     entropy = torch.cat(
         [whole[r] if t else m.entropy for r, m, t in zip(rows, masses, how.tail_correction, strict=True)]
     )
-    drawn = torch.cat([_draw_kept(m, gumbel[r], state.uniform[r]) for r, m in zip(rows, masses, strict=True)])
+    drawn = torch.cat(
+        [_draw_top_k(m, gumbel[r], state.uniform[r]) for r, m in zip(rows, masses, strict=True)]
+    )
     soft = None
     if how.soft:
         soft = _scaled(_embed(masses, embedding), embedding).unflatten(0, shape)
@@ -223,7 +225,7 @@ def _finish_kept(
     prediction = Prediction(sampled, argmax, entropy, logprob, soft)
     if not how.top:
         return prediction
-    tokens, values = kept.best(how.top)
+    tokens, values = best.best(how.top)
     ranked = (values - lse[:, None]).unflatten(0, shape)
     return replace(prediction, top_tokens=tokens.unflatten(0, shape), top_logprobs=ranked)
 
@@ -233,7 +235,7 @@ def _scaled(expected: Tensor, embedding: Table) -> Tensor:
     return expected.to(embedding.dtype) * scale
 
 
-def _embed(masses: list[Masses], embedding: Table) -> Tensor:
+def _embed(masses: list[TopKSoftmax], embedding: Table) -> Tensor:
     """Expected embeddings [R * C, H] in fp32, over the tiles in which tokens were kept."""
     expected: Tensor | None = None
     for start in range(0, embedding.shape[0], GEMM_TILE):
@@ -246,7 +248,7 @@ def _embed(masses: list[Masses], embedding: Table) -> Tensor:
     return expected
 
 
-def _draw_kept(masses: Masses, gumbel: Tensor, uniform: Tensor) -> Tensor:
+def _draw_top_k(masses: TopKSoftmax, gumbel: Tensor, uniform: Tensor) -> Tensor:
     """One token a place [T], drawn in two stages over the tokens that were kept."""
     tile = masses.tokens // SAMPLE_TILE
     sums = torch.zeros(gumbel.shape, dtype=torch.float64, device=gumbel.device)
@@ -311,8 +313,8 @@ class _Running:
             torch.cat((self.top_values, values), -1),
             torch.cat((self.top_tokens, where + start), -1),
         )
-        self.top_values, kept = values.topk(count, dim=-1)
-        self.top_tokens = tokens.gather(-1, kept)
+        self.top_values, best = values.topk(count, dim=-1)
+        self.top_tokens = tokens.gather(-1, best)
 
     def _sample(self, mass: Tensor, start: int, gumbel: Tensor) -> None:
         """Draws within one sampling tile for the places where it takes the lead. mass = exp(logit - peak)."""
@@ -342,4 +344,14 @@ def sample(logits: Tensor, one: Draw, top_k: int = 0) -> Tensor:
     return winner * SAMPLE_TILE + _inverse_cdf(mass, one.uniform)
 
 
-__all__ = ["GEMM_TILE", "SAMPLE_TILE", "Draw", "Prediction", "Sampling", "Table", "draw", "predict", "sample"]
+__all__ = [
+    "GEMM_TILE",
+    "SAMPLE_TILE",
+    "Draw",
+    "PredictOptions",
+    "Prediction",
+    "Table",
+    "draw",
+    "predict",
+    "sample",
+]

@@ -25,7 +25,7 @@ def keep_top(logits: Tensor, k: int) -> Tensor:
     return logits.masked_fill(~largest(logits, k), -torch.inf)
 
 
-class Kept:
+class RunningTopK:
     """The `count` largest logits of T places among the tiles seen so far, in order of token ids.
 
     values fp32 and tokens int64 [T, n], n <= count.
@@ -50,16 +50,16 @@ class Kept:
         values, order = self.values.sort(dim=-1, descending=True, stable=True)
         return self.tokens.gather(-1, order[:, :count]), values[:, :count]
 
-    def masses(self, rows: slice, k: int) -> Masses:
+    def softmax(self, rows: slice, k: int) -> TopKSoftmax:
         """The softmax over the k largest of some places, of those kept here."""
         values, tokens = self.values[rows], self.tokens[rows]
         if k < values.shape[1]:
             chosen = largest(values, k)
             values, tokens = (x[chosen].view(len(x), k) for x in (values, tokens))
-        return Masses(values, tokens)
+        return TopKSoftmax(values, tokens)
 
 
-class Masses:
+class TopKSoftmax:
     """The softmax over few tokens of each of T places: logits [T, k], and token ids [T, k] ascending.
 
     All rows have the same k: a sum's last bit depends on how many there are, and must not on other rows of a batch.
@@ -83,4 +83,4 @@ class Masses:
         return whole.scatter_add_(1, where, self.probabilities.where(inside, 0))
 
 
-__all__ = ["Kept", "Masses", "keep_top", "largest"]
+__all__ = ["RunningTopK", "TopKSoftmax", "keep_top", "largest"]

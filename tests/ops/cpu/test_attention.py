@@ -42,11 +42,11 @@ class Blocks:
 
     def __init__(self, kv_heads, width, dtype, tokens):
         from canvaslm.ops.cpu.attention import BLOCK, block_bytes
-        from canvaslm.ops.cpu.memory import Piece
+        from canvaslm.ops.cpu.memory import MemoryBlock
 
         self.kv_heads, self.width, self.dtype = kv_heads, width, dtype
         size = block_bytes(dtype, kv_heads, width)
-        self.pieces = [Piece(size) for _ in range(-(-tokens // BLOCK))]
+        self.pieces = [MemoryBlock(size) for _ in range(-(-tokens // BLOCK))]
         for piece in self.pieces:
             ctypes.memset(piece.address, 0xFF, size)  # NaN as a scale
         self.table = np.array([piece.address for piece in self.pieces], np.uint64)
@@ -244,7 +244,7 @@ def test_memory_is_given_back_with_the_last_piece():
 
     for size in (64, 100_000, 5_300_000):
         before = memory.held()
-        pieces = [memory.Piece(size) for _ in range(5)]
+        pieces = [memory.MemoryBlock(size) for _ in range(5)]
         assert len({piece.address for piece in pieces}) == 5
         assert all(piece.address % 64 == 0 for piece in pieces)
         spans = sorted((piece.address, piece.address + piece.nbytes) for piece in pieces)

@@ -157,7 +157,7 @@ def test_soft_embedding_of_a_quantised_table(isa, sharp, dense):  # noqa: F811
 
 def test_a_peak_among_flat_tokens_keeps_both(isa):  # noqa: F811
     """One token with half the mass, the rest spread: int8 alone would round one of the two away."""
-    from canvaslm.ops.cpu.head import Logits, SoftTable, soft_embed
+    from canvaslm.ops.cpu.head import SoftTable, StoredLogits, soft_embed
     from canvaslm.ops.cpu.repacked import RowTable
 
     vocab, width = 4096, 64
@@ -169,7 +169,7 @@ def test_a_peak_among_flat_tokens_keeps_both(isa):  # noqa: F811
     below = tiles - peak[..., None]
     kept = below.half().view(torch.int16).flatten(1)
     entropy = torch.distributions.Categorical(logits=logits).entropy()
-    state = Logits(kept, peak, below.exp().sum(-1), logits.logsumexp(-1), entropy, vocab)
+    state = StoredLogits(kept, peak, below.exp().sum(-1), logits.logsumexp(-1), entropy, vocab)
     soft, work = soft_embed(state, SoftTable.build(RowTable("Q8_0", raw, vocab, width)))
     assert (work.dense, work.gathered) == (0, 1) or work.dense == 1
     assert error(soft, soft_of(logits, values)) < 0.01

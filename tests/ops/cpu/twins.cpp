@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "kernels.h"
-#include "pack.h"
+#include "repack.h"
 #include "pool.h"
 
 namespace plain { extern const Kernels kernels; }
@@ -38,12 +38,12 @@ struct Weight {
 };
 
 static Weight weight(int kind, int format, int n, int k, int count = 1) {
-  size_t each = packed_bytes(kind, n, k);
+  size_t each = repacked_bytes(kind, n, k);
   uint8_t* data = (uint8_t*)huge_alloc(each * (size_t)count);
   for (int i = 0; i < count; i++) {
     auto raw = rows(format, n, k);
     if (kind == kInt8) plain::kernels.requantize(format, raw.data(), n, k, data + each * (size_t)i);
-    else if (!pack_tiles(kind, format, raw.data(), n, k, 0, tiles_of(n), data + each * (size_t)i)) abort();
+    else if (!repack_tiles(kind, format, raw.data(), n, k, 0, tiles_of(n), data + each * (size_t)i)) abort();
   }
   return {{kind, n, k, data}, each * (size_t)count};
 }
@@ -94,7 +94,7 @@ static void attentions() {
       uint8_t* memory = (uint8_t*)huge_alloc(2 * kv_head_bytes(kind, 64));
       uint8_t* blocks[2] = {memory, memory + kv_head_bytes(kind, 64)};
       Fresh fresh = {k.data(), v.data(), 64, 0, 64, 0, 270}, own = {k.data() + 270 * 64, v.data() + 270 * 64, 64, 0, 64, 0, 30};
-      sets[i]->remember({fresh, 1, 64, kind, blocks, 0});
+      sets[i]->append({fresh, 1, 64, kind, blocks, 0});
       for (int causal = 0; causal < 2; causal++) {
         out[i][causal].resize(9 * 128);
         AttentionCall c = {q.data(), 128, 64, 9, 2, 1, 64, blocks, kind, 5, 270, own, 255, causal, 100, out[i][causal].data(), 128, 64};
@@ -118,7 +118,7 @@ static void vocabulary() {
   Weight head = weight(kInt8, kQ80Rows, 1500, 256);
   auto table = rows(kQ80Rows, 1500, 256);
   Weight transposed = {{kInt8, 256, 1500, nullptr}, 0};
-  uint8_t* t = (uint8_t*)huge_alloc(packed_bytes(kInt8, 256, 1500));
+  uint8_t* t = (uint8_t*)huge_alloc(repacked_bytes(kInt8, 256, 1500));
   plain::kernels.transpose(kInt8, kQ80Rows, table.data(), 1500, 256, t);
   transposed.m.data = t;
   auto states = randoms(4 * 256, 1e-4f), gumbel = randoms(8);

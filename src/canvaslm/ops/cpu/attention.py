@@ -1,4 +1,4 @@
-"""Attention over keys and values that were packed once, softmax scale 1; twin: `ops.attention.attend`.
+"""Attention over keys and values that were quantised once, softmax scale 1; twin: `ops.attention.attend`.
 
 A block holds 256 consecutive tokens of one layer (csrc/kv.h). Its memory belongs to the caller (see `memory`); here a
 layer's blocks are a table of addresses. A place is a token's number counted from the first block of a table.
@@ -17,7 +17,7 @@ from .loader import library
 from .products import pointer
 
 BLOCK = 256
-# What a component of a key or value may be packed to; the numbers are those of kv.h.
+# What a component of a key or value may be quantised to; the numbers are those of kv.h.
 KINDS = {torch.int16: 0, torch.int8: 1}
 
 _p, _i, _l = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64
@@ -35,7 +35,7 @@ class _Fresh(ctypes.Structure):
     )
 
 
-class _RememberCall(ctypes.Structure):
+class _AppendCall(ctypes.Structure):
     _fields_ = (
         ("fresh", _Fresh),
         ("kv_heads", _i),
@@ -56,7 +56,7 @@ class _AttentionCall(ctypes.Structure):
 
 @dataclass(frozen=True)
 class KeyBlocks:
-    """Packed keys and values of one layer: places start .. stop of the blocks at `table` (uint64 addresses)."""
+    """Keys and values of one layer: places start .. stop of the blocks at `table` (uint64 addresses)."""
 
     table: np.ndarray
     dtype: torch.dtype  # int16 or int8
@@ -73,9 +73,9 @@ def block_bytes(dtype: torch.dtype, kv_heads: int, width: int) -> int:
 
 
 def append_blocks(k: Tensor, v: Tensor, dtype: torch.dtype, table: np.ndarray, first: int) -> None:
-    """Packs k, v [kv_heads, L, D] fp32 into the blocks at `table`, token i at place first + i; twin: `quantise_rows`.
+    """Appends k, v [kv_heads, L, D] fp32 to the blocks at `table`, token i at place first + i; twin: `quantise_rows`.
 
-    Every key and value has a scale of its own: what a token is packed to depends on no other. int8 rounds to 127 steps
+    Every key and value has a scale of its own: what a token is quantised to depends on no other. int8 rounds to 127 steps
     either side of zero, int16 to about 2^15. Raises ValueError when the blocks do not reach.
     """
     fresh = _fresh(k, v, k.shape[-1])
@@ -84,8 +84,8 @@ def append_blocks(k: Tensor, v: Tensor, dtype: torch.dtype, table: np.ndarray, f
             f"places {first} .. {first + fresh.count} lie outside {len(table)} blocks of {BLOCK}"
         )
     table = _checked(table)
-    call = _RememberCall(fresh, k.shape[0], k.shape[-1], KINDS[dtype], table.ctypes.data, first)
-    library().canvas_remember(ctypes.byref(call))
+    call = _AppendCall(fresh, k.shape[0], k.shape[-1], KINDS[dtype], table.ctypes.data, first)
+    library().canvas_append(ctypes.byref(call))
 
 
 def attention(

@@ -54,7 +54,7 @@ def units(machine: str | None = None) -> list[tuple[str, str, list[str]]]:
     machine = (machine or platform.machine()).lower()
     parts = [
         ("plain", "kernels.cpp", ["-DCANVAS_ISA=plain"]),
-        ("pack", "pack.cpp", []),
+        ("repack", "repack.cpp", []),
         ("pool", "pool.cpp", []),
     ]
     if machine in ("x86_64", "amd64"):

@@ -89,7 +89,7 @@ def route(
 ) -> tuple[Tensor, Tensor]:
     """Routes tokens x [T, H]: (index [T, top] int64, weights [T, top] fp32), likeliest expert first.
 
-    Logits are (rms(x) * scale) @ proj.T with proj [E, H] packed F32 or BF16 and scale [H] holding hidden^-0.5;
+    Logits are (rms(x) * scale) @ proj.T with proj [E, H] repacked F32 or BF16 and scale [H] holding hidden^-0.5;
     weights are the softmax's values of the chosen experts, renormalised to sum 1, times per_expert [E].
     """
     if not 1 <= top <= proj.n:

@@ -1,4 +1,4 @@
-"""Head, sampling statistics and the soft embedding over a packed vocabulary; twin: `ops.predict.predict`."""
+"""Head, sampling statistics and the soft embedding over a repacked vocabulary; twin: `ops.predict.predict`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class _HeadCall(ctypes.Structure):
         ("head", _Matrix), ("hidden", _p), ("rows", _i), ("softcap", ctypes.c_float), ("temperature", _p),
         ("bias", _p), ("gumbel", _p), ("uniform", _p), ("store", _p), ("tile_peak", _p), ("tile_mass", _p),
         ("sampled", _p), ("argmax", _p), ("entropy", _p), ("logprob", _p), ("lse", _p),
-        ("top_k", _p), ("kept_entropy", _p), ("named", _i), ("top_tokens", _p), ("top_logprobs", _p),
+        ("top_k", _p), ("top_k_entropy", _p), ("named", _i), ("top_tokens", _p), ("top_logprobs", _p),
     )  # fmt: skip
 
 
@@ -44,10 +44,10 @@ class _SoftCall(ctypes.Structure):
 
 
 @dataclass(frozen=True)
-class Logits:
-    """What `head` keeps for `soft_embed`: fp16 logits below their tile's maximum, and every tile's maximum and mass.
+class StoredLogits:
+    """What `head` stores for `soft_embed`: fp16 logits below their tile's maximum, and every tile's maximum and mass.
 
-    With a top-k, of what it kept alone: tiles without such tokens have mass 0, and their part of `store` is not written.
+    With a top-k, of the k largest alone: tiles without such tokens have mass 0, and their part of `store` is not written.
     `store` is memory that the next `head` may use again once this object is gone: copy what is to outlive it.
     """
 
@@ -60,8 +60,8 @@ class Logits:
     top_k: Tensor | None = None  # int32 [R], or all tokens
 
 
-class _Stores:
-    """Keeps the largest store that was given back: at 134 MB a canvas, fresh pages would cost 60 ms of every step."""
+class _SpareStore:
+    """Holds the largest store that was given back: at 134 MB a canvas, fresh pages would cost 60 ms of every step."""
 
     def __init__(self) -> None:
         self._lock, self._spare = threading.Lock(), torch.empty(0, dtype=torch.int16)
@@ -77,22 +77,22 @@ class _Stores:
                 self._spare = store
 
 
-_stores = _Stores()
+_spare_store = _SpareStore()
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """Per row: sampled and argmax int64, entropy (nats) and the argmax's log-probability fp32; logits when kept.
+    """Per row: sampled and argmax int64, entropy (nats) and the argmax's log-probability fp32; logits when stored.
 
-    With a top-k besides: the entropy of what it kept, and the best tokens named with their log-probabilities.
+    With a top-k besides: the entropy of the k largest, and the best tokens named with their log-probabilities.
     """
 
     sampled: Tensor
     argmax: Tensor
     entropy: Tensor
     logprob: Tensor
-    logits: Logits | None
-    kept_entropy: Tensor | None = None
+    logits: StoredLogits | None
+    top_k_entropy: Tensor | None = None
     top_tokens: Tensor | None = None  # int64 [R, named]
     top_logprobs: Tensor | None = None  # fp32 [R, named], of all tokens
 
@@ -113,9 +113,9 @@ def head(
     """Statistics of softmax((softcap * tanh(hidden @ weight.T / softcap)) / temperature + bias), row by row.
 
     hidden [R, H]; weight [V, H]; temperature [R] > 0; gumbel [R, tiles] and uniform [R] float64 as `ops.predict.draw`
-    makes them; bias [R, V] or None, -inf forbids. softcap 0: none. `keep` keeps the logits (2 bytes each).
+    makes them; bias [R, V] or None, -inf forbids. softcap 0: none. `keep` stores the logits (2 bytes each).
 
-    top_k int32 [R], each below V: the token is drawn from, and what is kept has, each row's k largest logits alone, of equal
+    top_k int32 [R], each below V: the token is drawn from, and what is stored has, each row's k largest logits alone, of equal
     ones those of lower ids. `named`, only with a top_k: names so many of the most probable tokens.
     """
     hidden = check("hidden", hidden, (None, weight.k))
@@ -129,28 +129,28 @@ def head(
     top_k = None if top_k is None else _check_top_k(top_k, rows, weight.n)
     if named and (top_k is None or not 0 < named <= weight.n):
         raise ValueError(f"named = {named}: needs a top_k, and at most {weight.n} tokens")
-    whole = _stores.take(rows * tiles * SAMPLE_TILE) if keep else None
+    whole = _spare_store.take(rows * tiles * SAMPLE_TILE) if keep else None
     store = None if whole is None else whole[: rows * tiles * SAMPLE_TILE].view(rows, -1)
     peak, mass = torch.empty(rows, tiles), torch.empty(rows, tiles)
     sampled, argmax = torch.empty(2, rows, dtype=torch.int64)
-    entropy, logprob, lse, kept_entropy = torch.empty(4, rows)
+    entropy, logprob, lse, top_k_entropy = torch.empty(4, rows)
     top_tokens, top_logprobs = torch.empty(rows, named, dtype=torch.int64), torch.empty(rows, named)
     call = _HeadCall(
         _Matrix(weight.code, weight.n, weight.k, weight.data), pointer(hidden), rows, softcap, pointer(temperature),
         pointer(bias), pointer(gumbel), pointer(uniform), pointer(store), pointer(peak), pointer(mass),
         pointer(sampled), pointer(argmax), pointer(entropy), pointer(logprob), pointer(lse),
-        pointer(top_k), pointer(kept_entropy), named, pointer(top_tokens), pointer(top_logprobs),
+        pointer(top_k), pointer(top_k_entropy), named, pointer(top_tokens), pointer(top_logprobs),
     )  # fmt: skip
     if rows:
         library().canvas_head(ctypes.byref(call))
     logits = None
     if store is not None and whole is not None:
-        flat = entropy if top_k is None else kept_entropy
-        logits = Logits(store, peak, mass, lse, flat, weight.n, top_k)
-        weakref.finalize(logits, _stores.give_back, whole)
+        flat = entropy if top_k is None else top_k_entropy
+        logits = StoredLogits(store, peak, mass, lse, flat, weight.n, top_k)
+        weakref.finalize(logits, _spare_store.give_back, whole)
     if top_k is None:
         return Statistics(sampled, argmax, entropy, logprob, logits)
-    return Statistics(sampled, argmax, entropy, logprob, logits, kept_entropy, top_tokens, top_logprobs)
+    return Statistics(sampled, argmax, entropy, logprob, logits, top_k_entropy, top_tokens, top_logprobs)
 
 
 def _check_top_k(top_k: Tensor, rows: int, vocabulary: int) -> Tensor:
@@ -162,7 +162,7 @@ def _check_top_k(top_k: Tensor, rows: int, vocabulary: int) -> Tensor:
 
 @dataclass(frozen=True)
 class SoftTable:
-    """An embedding table for `soft_embed`: its rows as stored, and (for large ones) packed the other way round."""
+    """An embedding table for `soft_embed`: its rows as stored, and (for large ones) repacked the other way round."""
 
     rows: RowTable
     transposed: RepackedMatrix | None = None
@@ -171,7 +171,7 @@ class SoftTable:
     def build(cls, rows: RowTable, transposed: Callable[[str], RepackedMatrix] | None = None) -> SoftTable:
         """INT8 columns for quantised tables (1.03 bytes a weight), fp32 ones for float tables up to 64 MiB.
 
-        `transposed` makes the table of a kind; None packs it here.
+        `transposed` makes the table of a kind; None repacks it here.
         """
         floats = rows.format in ("F32", "F16", "BF16") and rows.rows * rows.columns <= 1 << 24
         kind = "F32" if floats else "INT8"
@@ -181,7 +181,7 @@ class SoftTable:
 
 
 @dataclass(frozen=True)
-class Work:
+class SoftEmbedCounts:
     """How `soft_embed` did it: table rows added one by one, and rows that took the dense product."""
 
     gathered: int
@@ -189,9 +189,9 @@ class Work:
 
 
 def soft_embed(
-    logits: Logits, table: SoftTable, *, drop: float = DROP, out: Tensor | None = None
-) -> tuple[Tensor, Work]:
-    """sum_v p_v E[v] per row, fp32 [R, H]: softmax over what `head` kept, times the embedding table. Into `out` if given.
+    logits: StoredLogits, table: SoftTable, *, drop: float = DROP, out: Tensor | None = None
+) -> tuple[Tensor, SoftEmbedCounts]:
+    """sum_v p_v E[v] per row, fp32 [R, H]: softmax over what `head` stored, times the embedding table. Into `out` if given.
 
     At most `drop` of a row's mass is left out, and only where that makes its sum sparse; drop=0 leaves out nothing and
     rounds p to 15 bits instead of 7 in the dense product. Rows with a top-k of up to 2400 are always summed one by one.
@@ -219,16 +219,16 @@ def soft_embed(
     )  # fmt: skip
     if count:
         library().canvas_soft(ctypes.byref(call))
-    return out, Work(gathered.value, dense.value)
+    return out, SoftEmbedCounts(gathered.value, dense.value)
 
 
 __all__ = [
     "DROP",
     "SAMPLE_TILE",
-    "Logits",
+    "SoftEmbedCounts",
     "SoftTable",
     "Statistics",
-    "Work",
+    "StoredLogits",
     "head",
     "soft_embed",
 ]

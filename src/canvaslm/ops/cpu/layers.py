@@ -1,4 +1,4 @@
-"""Layers whose weights are packed for the native kernels; signatures as in `ops.quantised`, their plain twin.
+"""Layers whose weights are repacked for the native kernels; signatures as in `ops.quantised`, their plain twin.
 
 Activations are rounded to int8 on the way in (one scale per row and 256 inputs): see docs/formats.md for what that
 costs. CPU only; inputs and outputs are fp32. Each asks a `Repacker` for its weights under its own name in the model.
@@ -72,7 +72,7 @@ class RepackedMLP(nn.Module):
 
 
 class RepackedVocabulary(QuantVocabulary):
-    """`QuantVocabulary` on native kernels: rows stay as the file has them, the head is packed."""
+    """`QuantVocabulary` on native kernels: rows stay as the file has them, the head is repacked."""
 
     def __init__(self, name: str, table: QuantTensor, packer: Repacker) -> None:
         super().__init__(table)

@@ -19,7 +19,7 @@ _HUGE_PAGE = 2 << 20
 _MOST_LOST = 1 / 16
 
 
-class Piece:
+class MemoryBlock:
     """`nbytes` of memory at `address`, aligned to 64 bytes, holding anything. Lives as long as this object."""
 
     __slots__ = ("__weakref__", "address", "nbytes")
@@ -31,8 +31,8 @@ class Piece:
         self.address = slabs.take()
         weakref.finalize(self, slabs.give_back, self.address)
 
-    def copy(self) -> Piece:
-        other = Piece(self.nbytes)
+    def copy(self) -> MemoryBlock:
+        other = MemoryBlock(self.nbytes)
         ctypes.memmove(other.address, self.address, self.nbytes)
         return other
 
@@ -111,4 +111,4 @@ def held() -> int:
         return sum(s.piece * s.per_slab * len(s.free) for s in _all.values())
 
 
-__all__ = ["Piece", "held"]
+__all__ = ["MemoryBlock", "held"]

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..predict import Prediction, Sampling
+from ..predict import Prediction, PredictOptions
 from . import head as native
 
 if TYPE_CHECKING:
     from .layers import RepackedVocabulary
 
-# Places predicted at once: the logits kept for their soft embedding take 512 KiB each at 262,144 columns, 256 MiB in all.
+# Places predicted at once: the logits stored for their soft embedding take 512 KiB each at 262,144 columns, 256 MiB in all.
 # Pieces of 256 to 1024 places take the same time.
 PLACES = 512
 # Bytes for the candidates of top-k, 16 for each of k: beyond that fewer places go together.
@@ -23,7 +23,7 @@ CANDIDATES = 256 << 20
 
 
 def predict_repacked(
-    hidden: Tensor, head: RepackedVocabulary, embedding: RepackedVocabulary, how: Sampling
+    hidden: Tensor, head: RepackedVocabulary, embedding: RepackedVocabulary, how: PredictOptions
 ) -> Prediction:
     """As `predict`, for rows that all have a top-k or all have none; hidden fp32 on the CPU.
 
@@ -58,7 +58,7 @@ class _Places:
     top_k: Tensor | None
 
     @classmethod
-    def of(cls, hidden: Tensor, how: Sampling) -> _Places:
+    def of(cls, hidden: Tensor, how: PredictOptions) -> _Places:
         def each(values: Sequence[object]) -> Tensor:
             return torch.tensor(list(values)).repeat_interleave(hidden.shape[1])
 
@@ -82,7 +82,7 @@ class _Places:
         )
 
 
-def _at_once(how: Sampling) -> int:
+def _at_once(how: PredictOptions) -> int:
     return max(64, min(PLACES, CANDIDATES // (16 * max((1, *how.top_k)))))
 
 
@@ -90,7 +90,7 @@ def _predict(
     places: _Places,
     head: RepackedVocabulary,
     embedding: RepackedVocabulary,
-    how: Sampling,
+    how: PredictOptions,
     soft: Tensor | None,
 ) -> tuple[Tensor, ...]:
     """(sampled, argmax, entropy, logprob), and if wanted (top tokens, top log-probabilities); fills `soft`."""
@@ -104,8 +104,8 @@ def _predict(
         drop = 0.0 if how.exact else native.DROP
         native.soft_embed(stats.logits, embedding.soft_table, drop=drop, out=soft)
     entropy = stats.entropy
-    if stats.kept_entropy is not None:
-        entropy = torch.where(places.tail, entropy, stats.kept_entropy)
+    if stats.top_k_entropy is not None:
+        entropy = torch.where(places.tail, entropy, stats.top_k_entropy)
     found = (stats.sampled, stats.argmax, entropy, stats.logprob)
     if not how.top:
         return found
@@ -115,8 +115,8 @@ def _predict(
     return (*found, *_ranked(stats.logits, how.top))
 
 
-def _ranked(logits: native.Logits, top: int) -> tuple[Tensor, Tensor]:
-    """The most probable tokens and their log-probabilities, from the logits kept in fp16; a row at a time."""
+def _ranked(logits: native.StoredLogits, top: int) -> tuple[Tensor, Tensor]:
+    """The most probable tokens and their log-probabilities, from the logits stored in fp16; a row at a time."""
     tokens, values = [], []
     for row in range(len(logits.lse)):
         below = logits.store[row].view(torch.float16).float().view(-1, native.SAMPLE_TILE)

@@ -1,7 +1,7 @@
 """The kernels on tensors: checked arguments, one call into the library each.
 
-All take and return fp32 CPU tensors. Weights are `RepackedMatrix` and `RepackedExperts` (ops/packed.py); the error bounds
-hold against the same weights unpacked to fp32: activations are rounded to int8 with one scale per 256 inputs (about
+All take and return fp32 CPU tensors. Weights are `RepackedMatrix` and `RepackedExperts` (ops/cpu/repacked.py); the error bounds
+hold against the same weights dequantised to fp32: activations are rounded to int8 with one scale per 256 inputs (about
 0.7 % of a product's norm for gaussian inputs, 2-3 % for heavy-tailed ones), everything else is fp32. A row's result
 depends neither on the other rows of the batch nor on the number of threads.
 """

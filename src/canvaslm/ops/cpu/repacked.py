@@ -1,8 +1,8 @@
 """Weights as the native kernels want them: repacked once while loading, then multiplied from where they lie.
 
 GGUF stores a row's values next to each other; the kernels want 16 rows x 4 inputs in each 64 bytes (csrc/layout.h).
-Packing reads a file's bytes wherever they are mapped and writes into huge-page memory of the library's own, a slice at
-a time, so that file and packed copy are never both in memory when the caller gives the file's pages back.
+Repacking reads a file's bytes wherever they are mapped and writes into huge-page memory of the library's own, a slice at
+a time, so that file and repacked copy are never both in memory when the caller gives the file's pages back.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 from ..formats.quant_tensor import FORMATS, dequantise, quantise
 from .loader import isa, library
 
-# Packed kind of each format that is kept exactly; the numbers are those of csrc/layout.h.
+# Kind of layout for each format that is kept exactly; the numbers are those of csrc/layout.h.
 KINDS = {"Q4_K": 0, "Q5_K": 1, "Q6_K": 2, "Q4_0": 3, "Q5_0": 4, "Q8_0": 5, "INT8": 6, "BF16": 7, "F32": 8}
 TILE = 32
 # Rows unpacked at once when a format has to go through fp32.
@@ -25,7 +25,7 @@ _SLICE_ROWS = 2048
 
 
 def repacked_kind(format: str) -> str:
-    """The kind a format is packed as when nothing else is asked for: itself, BF16 for F16, Q8_0 for the rest."""
+    """The kind a format is repacked as when nothing else is asked for: itself, BF16 for F16, Q8_0 for the rest."""
     if format in KINDS:
         return format
     return "BF16" if format == "F16" else "Q8_0"
@@ -48,13 +48,13 @@ _COARSE = ("Q4_0", "Q4_K", "Q5_0", "Q5_K", "Q6_K")
 def repacked_bytes(kind: str, shape: tuple[int, ...]) -> int:
     """Memory of a weight [n, k], or of [experts, n, k]."""
     *experts, n, k = shape
-    each: int = library().canvas_packed_bytes(KINDS[kind], n, k)
+    each: int = library().canvas_repacked_bytes(KINDS[kind], n, k)
     return each * math.prod(experts)
 
 
 @dataclass(frozen=True)
-class Memory:
-    """Bytes that packed weights lie in and somebody else owns: a mapped file, a buffer. `owner` is kept alive by them."""
+class BorrowedMemory:
+    """Bytes that repacked weights lie in and somebody else owns: a mapped file, a buffer. `owner` is kept alive by them."""
 
     address: int
     nbytes: int
@@ -64,7 +64,7 @@ class Memory:
 class RepackedMatrix:
     """A weight [n, k] in the kernels' layout. Made by `repack` or `from_float`, or filled a slice at a time."""
 
-    def __init__(self, kind: str, n: int, k: int, memory: Memory | None = None) -> None:
+    def __init__(self, kind: str, n: int, k: int, memory: BorrowedMemory | None = None) -> None:
         """In `memory`, with whatever that holds; by default allocates, and rows read as unset until `fill`ed.
 
         Raises ValueError, for memory of the wrong size or not on a boundary of 64 bytes too, and MemoryError.
@@ -74,7 +74,7 @@ class RepackedMatrix:
         if n < 1 or k < 1:
             raise ValueError(f"a packed matrix needs at least one row and column, not [{n}, {k}]")
         self.kind, self.n, self.k = kind, n, k
-        self.nbytes: int = library().canvas_packed_bytes(KINDS[kind], n, k)
+        self.nbytes: int = library().canvas_repacked_bytes(KINDS[kind], n, k)
         self.memory, self.data = memory, _place(self, self.nbytes, memory)
 
     @property
@@ -83,14 +83,14 @@ class RepackedMatrix:
 
     @classmethod
     def repack(cls, format: str, raw: Tensor, n: int, k: int, *, kind: str | None = None) -> RepackedMatrix:
-        """Packs GGUF rows: raw uint8 [bytes] of n rows of k values. `kind` "INT8" requantises on the way."""
+        """Repacks GGUF rows: raw uint8 [bytes] of n rows of k values. `kind` "INT8" requantises on the way."""
         made = cls(kind or repacked_kind(format), n, k)
         made.fill(0, format, raw, n)
         return made
 
     @classmethod
     def from_float(cls, weight: Tensor, kind: str | None = None) -> RepackedMatrix:
-        """Packs a float tensor [n, k] as BF16 (bf16 and fp16), F32 (fp32), or any kind that can be quantised to."""
+        """Repacks a float tensor [n, k] as BF16 (bf16 and fp16), F32 (fp32), or any kind that can be quantised to."""
         format, raw = float_rows(weight)
         kind = kind or format
         if kind in ("Q8_0", "Q5_0", "Q4_0", "Q6_K", "Q5_K", "Q4_K"):
@@ -122,12 +122,12 @@ class RepackedMatrix:
         self._fill_at(self.data + self._offset(row), format, check_raw(format, raw, rows, self.k), rows)
 
     def _offset(self, row: int) -> int:
-        return library().canvas_packed_bytes(self.code, row, self.k) if row else 0
+        return library().canvas_repacked_bytes(self.code, row, self.k) if row else 0
 
     def _fill_at(self, where: int, format: str, raw: Tensor, rows: int) -> None:
         direct = self.kind == "INT8" and format in _DECODED
         if direct or self.kind == format:
-            status = library().canvas_pack(
+            status = library().canvas_repack(
                 self.code, FORMATS[format].type_id, raw.data_ptr(), rows, self.k, where
             )
             if status:
@@ -145,7 +145,7 @@ _DECODED = ("F32", "F16", "BF16", "Q4_0", "Q5_0", "Q8_0", "Q4_K", "Q5_K", "Q6_K"
 
 
 def _as_kind(kind: str, values: Tensor) -> tuple[str, Tensor]:
-    """(format, raw) of fp32 values on the way to a packed kind."""
+    """(format, raw) of fp32 values on the way to a kind of layout."""
     if kind in ("F32", "INT8"):
         return float_rows(values.float())
     if kind == "BF16":
@@ -176,7 +176,7 @@ def check_raw(format: str, raw: Tensor, rows: int, columns: int) -> Tensor:
     return raw.contiguous()
 
 
-def _place(owner: object, nbytes: int, memory: Memory | None) -> int:
+def _place(owner: object, nbytes: int, memory: BorrowedMemory | None) -> int:
     """The address of `memory`, checked, or of library memory that lives as long as `owner`."""
     if memory is not None:
         if memory.nbytes != nbytes or memory.address % 64:
@@ -191,16 +191,16 @@ def _place(owner: object, nbytes: int, memory: Memory | None) -> int:
 
 
 class RepackedExperts:
-    """Weights of all experts [experts, n, k], one packed matrix after the other."""
+    """Weights of all experts [experts, n, k], one repacked matrix after the other."""
 
-    def __init__(self, kind: str, experts: int, n: int, k: int, memory: Memory | None = None) -> None:
+    def __init__(self, kind: str, experts: int, n: int, k: int, memory: BorrowedMemory | None = None) -> None:
         """As `RepackedMatrix`."""
         if kind not in KINDS:
             raise ValueError(f"unknown packed kind {kind!r}; known: {', '.join(KINDS)}")
         if min(experts, n, k) < 1:
             raise ValueError(f"packed experts need positive sizes, not [{experts}, {n}, {k}]")
         self.kind, self.experts, self.n, self.k = kind, experts, n, k
-        self.each: int = library().canvas_packed_bytes(KINDS[kind], n, k)
+        self.each: int = library().canvas_repacked_bytes(KINDS[kind], n, k)
         self.nbytes = self.each * experts
         self.memory, self.data = memory, _place(self, self.nbytes, memory)
 
@@ -212,7 +212,7 @@ class RepackedExperts:
     def repack(
         cls, format: str, raw: Tensor, experts: int, n: int, k: int, *, kind: str | None = None
     ) -> RepackedExperts:
-        """Packs GGUF rows of a tensor [experts, n, k]."""
+        """Repacks GGUF rows of a tensor [experts, n, k]."""
         made = cls(kind or repacked_kind(format), experts, n, k)
         size = FORMATS[format].tensor_bytes((n, k)) if format in FORMATS else 0
         check_raw(format, raw, experts * n, k)
@@ -222,7 +222,7 @@ class RepackedExperts:
 
     @classmethod
     def from_float(cls, weight: Tensor, kind: str | None = None) -> RepackedExperts:
-        """Packs a float tensor [experts, n, k]; kinds as in `RepackedMatrix.from_float`."""
+        """Repacks a float tensor [experts, n, k]; kinds as in `RepackedMatrix.from_float`."""
         experts, n, k = weight.shape
         kind = kind or float_rows(weight[0])[0]
         made = cls(kind, experts, n, k)
@@ -268,7 +268,7 @@ class RowTable:
 
 __all__ = [
     "KINDS",
-    "Memory",
+    "BorrowedMemory",
     "RepackedExperts",
     "RepackedMatrix",
     "RowTable",

@@ -1,7 +1,7 @@
-"""Where layers get their packed weights: packed on the spot, or from somewhere that has them packed already.
+"""Where layers get their repacked weights: repacked on the spot, or from somewhere that has them already.
 
-A layer asks for each of its weights by name, kind and sizes. `Repacker` packs it into fresh memory; a subclass may name
-the memory to use (a mapped file's, a buffer's), decide whether the packing is still to be done, and hear how far it is.
+A layer asks for each of its weights by name, kind and sizes. `Repacker` repacks it into fresh memory; a subclass may name
+the memory to use (a mapped file's, a buffer's), decide whether the repacking is still to be done, and hear how far it is.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from ..formats.quant_tensor import QuantTensor
 from .repacked import (
     TILE,
-    Memory,
+    BorrowedMemory,
     RepackedExperts,
     RepackedMatrix,
     RowTable,
@@ -23,9 +23,9 @@ STRETCH = 16 << 20
 
 
 class Repacker:
-    """Packs what it is asked for, into memory of its own. Names are dotted: the layer's, then the weight's."""
+    """Repacks what it is asked for, into memory of its own. Names are dotted: the layer's, then the weight's."""
 
-    def memory(self, name: str, kind: str, shape: tuple[int, ...]) -> Memory | None:
+    def memory(self, name: str, kind: str, shape: tuple[int, ...]) -> BorrowedMemory | None:
         """Where the weight [n, k] or [experts, n, k] shall lie; None: in library memory of its own."""
         return None
 
@@ -34,7 +34,7 @@ class Repacker:
         repack()
 
     def passed(self, source: QuantTensor, count: int) -> None:
-        """Hears now and then that the first `count` bytes of a tensor have been packed."""
+        """Hears now and then that the first `count` bytes of a tensor have been repacked."""
 
     def matrix(self, name: str, weight: QuantTensor, kind: str) -> RepackedMatrix:
         """A weight [n, k]. Raises ValueError for a format that cannot be packed as `kind`."""
@@ -70,7 +70,7 @@ class Repacker:
         if len(parts) == 1 and made.n % TILE == 0:
             # Whole tiles one after the other: the same bytes as one tall matrix, in larger pieces for the threads.
             rows = made.experts * made.n
-            tall = RepackedMatrix(made.kind, rows, made.k, Memory(made.data, made.nbytes, made))
+            tall = RepackedMatrix(made.kind, rows, made.k, BorrowedMemory(made.data, made.nbytes, made))
             return self._fill_matrix(tall, parts[0])
         stretch = max(1, STRETCH * made.experts // sum(part.nbytes for part in parts))
         for expert in range(made.experts):

@@ -10,7 +10,7 @@ from torch import nn
 
 from ...model.diffusion_gemma.model import DiffusionGemma
 from ...model.diffusion_gemma.text import GatedMLP, TextLayer
-from ...ops.cpu.repacked import Memory, RepackedExperts, RepackedMatrix, repacked_bytes
+from ...ops.cpu.repacked import BorrowedMemory, RepackedExperts, RepackedMatrix, repacked_bytes
 from ...ops.cpu.repacker import STRETCH, Repacker
 from ...ops.formats.quant_tensor import FORMATS, QuantTensor
 from ...ops.quantised import QuantExperts, QuantLinear, QuantVocabulary
@@ -62,10 +62,10 @@ class Plan(Repacker):
     def nbytes(self) -> int:
         return sum(nbytes for _, nbytes in self.weights.values())
 
-    def memory(self, name: str, kind: str, shape: tuple[int, ...]) -> Memory:
+    def memory(self, name: str, kind: str, shape: tuple[int, ...]) -> BorrowedMemory:
         nbytes = repacked_bytes(kind, shape)
         self.weights[name] = described(kind, shape), nbytes
-        return Memory(0, nbytes, None)
+        return BorrowedMemory(0, nbytes, None)
 
     def finish(self, name: str, made: RepackedMatrix | RepackedExperts, repack: Callable[[], None]) -> None:
         pass

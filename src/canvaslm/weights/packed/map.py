@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...ops.cpu.repacked import Memory, RepackedExperts, RepackedMatrix, repacked_bytes
+from ...ops.cpu.repacked import BorrowedMemory, RepackedExperts, RepackedMatrix, repacked_bytes
 from ...ops.cpu.repacker import Repacker
 from ..safetensors_.header import Header
 from .file import Unusable, described
@@ -30,7 +30,7 @@ class PackedMap(Repacker):
         self.bytes = _mapped(header)
         self._asked: set[str] = set()
 
-    def memory(self, name: str, kind: str, shape: tuple[int, ...]) -> Memory:
+    def memory(self, name: str, kind: str, shape: tuple[int, ...]) -> BorrowedMemory:
         """Raises Unusable unless the file has exactly that weight."""
         info, wanted = self.header.tensors.get(name), described(kind, shape)
         if info is None or self.header.metadata.get(name) != wanted:
@@ -39,7 +39,7 @@ class PackedMap(Repacker):
             raise Unusable(f"is damaged ({name} has {info.nbytes} bytes)")
         self._asked.add(name)
         view = self.bytes[info.start : info.end]
-        return Memory(view.data_ptr(), view.numel(), view)
+        return BorrowedMemory(view.data_ptr(), view.numel(), view)
 
     def finish(self, name: str, made: RepackedMatrix | RepackedExperts, repack: Callable[[], None]) -> None:
         """Nothing is left to do."""

@@ -18,7 +18,7 @@ import torch
 
 from ...errors import BadModelFile, UsageError
 from ...ops import cpu
-from ...ops.cpu.repacked import Memory, RepackedExperts, RepackedMatrix, repacked_bytes
+from ...ops.cpu.repacked import BorrowedMemory, RepackedExperts, RepackedMatrix, repacked_bytes
 from ...ops.cpu.repacker import Repacker
 from ..gguf.fields import read_gguf_config
 from ..gguf.file import GGUFFile
@@ -137,8 +137,8 @@ class _Writer(FileRepacker):
         self._done, self._total = 0, plan.nbytes
         self.digest = hashlib.sha256()
 
-    def memory(self, name: str, kind: str, shape: tuple[int, ...]) -> Memory:
-        return Memory(self._buffer.data_ptr(), repacked_bytes(kind, shape), self._buffer)
+    def memory(self, name: str, kind: str, shape: tuple[int, ...]) -> BorrowedMemory:
+        return BorrowedMemory(self._buffer.data_ptr(), repacked_bytes(kind, shape), self._buffer)
 
     def finish(self, name: str, made: RepackedMatrix | RepackedExperts, repack: Callable[[], None]) -> None:
         repack()

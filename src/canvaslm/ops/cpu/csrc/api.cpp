@@ -3,7 +3,7 @@
 #include <initializer_list>
 
 #include "kernels.h"
-#include "pack.h"
+#include "repack.h"
 #include "pool.h"
 
 #define API extern "C" __attribute__((visibility("default")))
@@ -84,17 +84,17 @@ const Kernels& kernels() {
   return *current;
 }
 
-struct PackJob {
+struct RepackJob {
   int kind, format, n, k;
   const uint8_t* src;
   uint8_t* dst;
 };
 constexpr int kTilesPerTask = 4;
 
-void pack_some(void* context, int item, int) {
-  const PackJob& j = *(const PackJob*)context;
+void repack_some(void* context, int item, int) {
+  const RepackJob& j = *(const RepackJob*)context;
   int first = item * kTilesPerTask, left = tiles_of(j.n) - first;
-  pack_tiles(j.kind, j.format, j.src, j.n, j.k, first, left < kTilesPerTask ? left : kTilesPerTask, j.dst);
+  repack_tiles(j.kind, j.format, j.src, j.n, j.k, first, left < kTilesPerTask ? left : kTilesPerTask, j.dst);
 }
 
 }  // namespace
@@ -113,18 +113,18 @@ API int canvas_threads() { return pool_threads(); }
 API void* canvas_alloc(size_t bytes) { return huge_alloc(bytes); }
 API void canvas_free(void* memory, size_t bytes) { huge_free(memory, bytes); }
 API void canvas_release_scratch() { scratch_release(); }
-API size_t canvas_packed_bytes(int kind, int n, int k) { return packed_bytes(kind, n, k); }
+API size_t canvas_repacked_bytes(int kind, int n, int k) { return repacked_bytes(kind, n, k); }
 
-// Packs rows of `format` into `kind`; 0, or 1 when that pair is not supported.
-API int canvas_pack(int kind, int format, const uint8_t* src, int n, int k, uint8_t* dst) {
+// Repacks rows of `format` into `kind`; 0, or 1 when that pair is not supported.
+API int canvas_repack(int kind, int format, const uint8_t* src, int n, int k, uint8_t* dst) {
   Operation held;
   if (kind == kInt8) {
     kernels().requantize(format, src, n, k, dst);
     return 0;
   }
-  if (!pack_tiles(kind, format, src, n, k, 0, 0, dst)) return 1;
-  PackJob job = {kind, format, n, k, src, dst};
-  pool_run((tiles_of(n) + kTilesPerTask - 1) / kTilesPerTask, pack_some, &job);
+  if (!repack_tiles(kind, format, src, n, k, 0, 0, dst)) return 1;
+  RepackJob job = {kind, format, n, k, src, dst};
+  pool_run((tiles_of(n) + kTilesPerTask - 1) / kTilesPerTask, repack_some, &job);
   return 0;
 }
 API void canvas_transpose(int kind, int format, const uint8_t* src, int rows, int columns, uint8_t* dst) {
@@ -161,9 +161,9 @@ API void canvas_soft(const SoftCall* call) {
 }
 // Bytes of a block of one layer with `kv_heads` heads.
 API size_t canvas_block_bytes(int kind, int kv_heads, int width) { return kv_head_bytes(kind, width) * (size_t)kv_heads; }
-API void canvas_remember(const RememberCall* call) {
+API void canvas_append(const AppendCall* call) {
   Operation held;
-  kernels().remember(*call);
+  kernels().append(*call);
 }
 API void canvas_attention(const AttentionCall* call) {
   Operation held;

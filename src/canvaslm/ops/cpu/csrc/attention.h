@@ -1,6 +1,6 @@
-// Attention of queries over packed keys and values, grouped heads, softmax scale 1, without materialised scores.
+// Attention of queries over blocks of keys and values, grouped heads, softmax scale 1, without materialised scores.
 //
-// Products in 16 bits. Scores: see remember.h. Values: a key's share of the softmax is multiplied by its value's scale
+// Products in 16 bits. Scores: see append.h. Values: a key's share of the softmax is multiplied by its value's scale
 // before the shares of 256 keys are rounded, so far scaled up that no sum can overflow. Blocks of 256 keys are combined
 // as flash attention does: running maximum, running sum, rescaled output (Milakov & Gimelshein 2018; Dao et al. 2022).
 // What a query gets depends on nothing but the keys it sees, block by block: not on its neighbours, nor on later keys.
@@ -12,7 +12,7 @@
 
 #include "kernels.h"
 #include "parallel.h"
-#include "remember.h"
+#include "append.h"
 #include "simd.h"
 #include "micro.h"
 
@@ -39,7 +39,7 @@ struct Range {
 struct AttentionShape {
   int width, group;      // head width rounded up to 32; queries per key-value head
   int first, context;    // blocks of the context to look at: blocks[first .. first + context)
-  int own;               // blocks of the call's own keys, packed at `memory`
+  int own;               // blocks of the call's own keys, at `memory`
   uint8_t* memory;
 };
 
@@ -58,15 +58,15 @@ static Chunk chunk_at(const AttentionCall& c, const AttentionShape& s, int head,
   const uint8_t* block = own ? s.memory + (size_t)index * (size_t)c.kv_heads * head_bytes : c.blocks[index];
   const uint8_t *k = block + (size_t)head * head_bytes, *v = k + kv_matrix_bytes(kind, c.width);
   const float* scales = (const float*)(v + kv_matrix_bytes(kind, c.width));
-  return {k, v, scales, scales + kChunk, kind, first, least(kChunk, (own ? c.own.count : c.to) - first), own};
+  return {k, v, scales, scales + kChunk, kind, first, min(kChunk, (own ? c.own.count : c.to) - first), own};
 }
 
 // Keys of a chunk that query `token` sees.
 INL Range visible(const AttentionCall& c, const Chunk& chunk, int token) {
   if (chunk.own) return {0, chunk.count};
   const int at = c.first_query + token;
-  const int from = c.causal && c.window > 0 ? most(c.from, at - c.window + 1) : c.from;
-  return {most(0, from - chunk.first), least(chunk.count, c.causal ? at + 1 - chunk.first : chunk.count)};
+  const int from = c.causal && c.window > 0 ? max(c.from, at - c.window + 1) : c.from;
+  return {max(0, from - chunk.first), min(chunk.count, c.causal ? at + 1 - chunk.first : chunk.count)};
 }
 
 template <class T> INL B load_pairs(const T* p) { return sizeof(T) == 2 ? load_weight(p) : load_widened((const int8_t*)p); }
@@ -101,7 +101,7 @@ template <class T> struct ScoreStep {  // scores of 32 keys
 #pragma GCC unroll 1
     for (int d = 0; d < width; d += kChunk)
       pair_products<MR, T>(keys + (size_t)d * 32, queries + (size_t)(d / kChunk) * kRowsAtOnce * kHalfRow + (size_t)r * kHalfRow,
-                           least(kChunk, width - d) / 2, acc);
+                           min(kChunk, width - d) / 2, acc);
     const F s0 = load(k_scale), s1 = load(k_scale + 16);
 #pragma GCC unroll 16
     for (int m = 0; m < MR; m++) {
@@ -190,7 +190,7 @@ static bool softmax_row(float* scores, const float* v_scale, Range r, Range all,
     store(scores + i, w);
     mass = add(mass, e), weighed = add(weighed, w), highest = max(highest, w);
   }
-  const float largest = peak(highest), up = largest > 1e-30f ? least(kShareLimit / largest, most_sum / sum(weighed)) : 0.f;
+  const float largest = peak(highest), up = largest > 1e-30f ? min(kShareLimit / largest, most_sum / sum(weighed)) : 0.f;
   f.here[row] = here, f.mass[row] = sum(mass), f.down[row] = up > 0 ? 1.f / up : 0.f;
   for (int i = begin; i < r.to; i += 16) store_s16(shares + i, to_int(mul(load(scores + i), set1(up))));
   return true;
@@ -240,7 +240,7 @@ static void load_queries(const AttentionCall& c, const AttentionShape& s, const 
     m.q_scale[r] = kLog2E * to_whole(query, s.width, kNormLimit, 32767.f, m.small);
     int16_t* to = m.queries + (size_t)(r / kRowsAtOnce) * kRowsAtOnce * m.panels + (size_t)(r % kRowsAtOnce) * kHalfRow;
     for (int d = 0; d < s.width; d += kChunk)
-      memcpy(to + (size_t)(d / kChunk) * kRowsAtOnce * kHalfRow, m.small + d, (size_t)least(kChunk, s.width - d) * 2);
+      memcpy(to + (size_t)(d / kChunk) * kRowsAtOnce * kHalfRow, m.small + d, (size_t)min(kChunk, s.width - d) * 2);
   }
   for (int g = 0; g < kRowGroups; g++)
     for (int r = 0; r < kOnlineRows; r++) m.online[g].top[r] = -INFINITY, m.online[g].total[r] = 0.f;
@@ -250,12 +250,12 @@ static void load_queries(const AttentionCall& c, const AttentionShape& s, const 
 // Rows first.. of the task, kRowsAtOnce at most, meet one chunk.
 template <class T>
 static void meet(const AttentionCall& c, const AttentionShape& s, const RowsTask& t, int first, const Chunk& chunk, RowsMemory& m) {
-  const int rows = least(kRowsAtOnce, t.rows - first);
+  const int rows = min(kRowsAtOnce, t.rows - first);
   auto seen = [&](int r) { return visible(c, chunk, (t.first + first + r) / s.group); };
   Range all = {kChunk, 0};
   for (int r = 0; r < rows; r++) {
     const Range one = seen(r);
-    if (!one.empty()) all = {least(all.from, one.from), most(all.to, one.to)};
+    if (!one.empty()) all = {min(all.from, one.from), max(all.to, one.to)};
   }
   if (all.empty()) return;
   const T *keys = (const T*)chunk.k, *values = (const T*)chunk.v;
@@ -295,14 +295,14 @@ static void attend_rows(const AttentionCall& c, const AttentionShape& s, const R
   }
 }
 
-// Packs the call's own keys and values into scratch, laid out as blocks are.
+// Puts the call's own keys and values into scratch, laid out as blocks are.
 static void pack_own(const AttentionCall& c, AttentionShape& s) {
   s.own = (c.own.count + kChunk - 1) / kChunk;
   const size_t bytes = kv_head_bytes(kKeys16, c.width) * (size_t)c.kv_heads, blocks = (size_t)s.own;
   s.memory = (uint8_t*)scratch(-1, 0, bytes * blocks + sizeof(uint8_t*) * blocks);
   uint8_t** table = (uint8_t**)(s.memory + bytes * blocks);
   for (size_t i = 0; i < blocks; i++) table[i] = s.memory + i * bytes;
-  remember({c.own, c.kv_heads, c.width, kKeys16, table, 0});
+  append({c.own, c.kv_heads, c.width, kKeys16, table, 0});
 }
 
 static void attention(const AttentionCall& c) {
@@ -312,11 +312,11 @@ static void attention(const AttentionCall& c) {
   pack_own(c, s);
   const int rows = c.tokens * s.group, groups = (rows + kRowsAtOnce - 1) / kRowsAtOnce;
   // Tasks as large as leaves every thread a few of them.
-  const int tall = most(1, least(kRowGroups, groups * c.kv_heads / (4 * pool_threads()))) * kRowsAtOnce;
+  const int tall = max(1, min(kRowGroups, groups * c.kv_heads / (4 * pool_threads()))) * kRowsAtOnce;
   const int tasks = (rows + tall - 1) / tall;
   parallel(c.kv_heads * tasks, [&](int item, int slot) {
     const int first = item % tasks * tall;
-    attend_rows(c, s, {item / tasks, first, least(tall, rows - first)}, slot);
+    attend_rows(c, s, {item / tasks, first, min(tall, rows - first)}, slot);
   });
 }
 

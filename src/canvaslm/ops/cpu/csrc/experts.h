@@ -54,13 +54,13 @@ struct ExpertTask {
 static void inner_block(const ExpertTask& t, const Matrix& gate_up, const Activations& in, const Activations& out, int inner,
                         int slot) {
   Unpacked* u = (Unpacked*)scratch(slot, 0, sizeof(Unpacked));
-  const int first = t.block * (kBlock / kTile), tiles = least(kBlock / kTile, inner / kTile - first);
+  const int first = t.block * (kBlock / kTile), tiles = min(kBlock / kTile, inner / kTile - first);
   const size_t tile = (size_t)t.rows * kTile;
   float* c = (float*)scratch(slot, 1, (size_t)kRowBlock * 4 * kTile * sizeof(float));
   float* hidden = (float*)scratch(slot, 2, (size_t)kRowBlock * kBlock * sizeof(float));
   const Activations rows = rows_from(in, t.row);
   for (int i = 0; i < tiles; i += 2) {
-    const int count = least(2, tiles - i);
+    const int count = min(2, tiles - i);
     const uint8_t* up = gate_up.data + (size_t)(inner / kTile + first + i) * tile_bytes(gate_up.kind, gate_up.k);
     tiles_times_rows(gate_up, first + i, count, rows, t.rows, c, *u, up);
     tiles_times_rows(gate_up, inner / kTile + first + i, count, rows, t.rows, c + 2 * tile, *u);
@@ -78,11 +78,11 @@ static void inner_block(const ExpertTask& t, const Matrix& gate_up, const Activa
 // Adds expert e's part of one strip of output columns.
 static void down_strip(const Matrix& down, const Routing& r, int e, const Activations& in, int tile, int count, float* y,
                        size_t stride, int slot) {
-  const uint8_t* then = down.data + packed_bytes(down.kind, down.n, down.k) + (size_t)tile * tile_bytes(down.kind, down.k);
+  const uint8_t* then = down.data + repacked_bytes(down.kind, down.n, down.k) + (size_t)tile * tile_bytes(down.kind, down.k);
   Unpacked* u = (Unpacked*)scratch(slot, 0, sizeof(Unpacked));
   float* c = (float*)scratch(slot, 1, (size_t)kRowBlock * 4 * kTile * sizeof(float));
   for (int row = 0; row < in.rows; row += kRowBlock) {
-    const int rows = least(kRowBlock, in.rows - row);
+    const int rows = min(kRowBlock, in.rows - row);
     const int* token = r.token + r.start[e] + row;
     for (int m = 0; m < rows; m++)
       for (int t = 0; t < count * 2; t++) prefetch(y + (size_t)token[m] * stride + tile * kTile + t * 16);
@@ -102,7 +102,7 @@ static void down_strip(const Matrix& down, const Routing& r, int e, const Activa
 }
 
 INL Matrix expert_of(const Matrix& all, int e) {
-  return {all.kind, all.n, all.k, all.data + (size_t)e * packed_bytes(all.kind, all.n, all.k)};
+  return {all.kind, all.n, all.k, all.data + (size_t)e * repacked_bytes(all.kind, all.n, all.k)};
 }
 
 // y [tokens, n] = sum over each token's experts; gate_up [2 * inner, k], down [n, inner] per expert; inner % 32 == 0.
@@ -126,12 +126,12 @@ static void experts(const Matrix& gate_up, const Matrix& down, int count, const 
   });
 
   // Few experts with many tokens (a dense MLP) are cut by rows as well, or threads would wait for the last block.
-  const int cut = pairs / most(1, least(count, pairs)) > 64 ? 128 : kRowBlock, blocks = blocks_of(inner);
+  const int cut = pairs / max(1, min(count, pairs)) > 64 ? 128 : kRowBlock, blocks = blocks_of(inner);
   ExpertTask* tasks = (ExpertTask*)scratch(-1, 4, ((size_t)count + (size_t)(pairs / cut) + 1) * (size_t)blocks * sizeof(ExpertTask));
   int task_count = 0;
   for (int e = 0; e < count; e++)
     for (int row = r.start[e]; row < r.start[e + 1]; row += cut)
-      for (int b = 0; b < blocks; b++) tasks[task_count++] = {e, row - r.start[e], least(cut, r.start[e + 1] - row), b};
+      for (int b = 0; b < blocks; b++) tasks[task_count++] = {e, row - r.start[e], min(cut, r.start[e + 1] - row), b};
   parallel(task_count, [&](int i, int slot) {
     const ExpertTask& t = tasks[i];
     inner_block(t, expert_of(gate_up, t.expert), in.of(r, t.expert), mid.of(r, t.expert), inner, slot);
@@ -141,7 +141,7 @@ static void experts(const Matrix& gate_up, const Matrix& down, int count, const 
   int each = 4;
   while (each > 1 && (tiles + each - 1) / each < 8 * pool_threads()) each /= 2;
   parallel((tiles + each - 1) / each, [&](int item, int slot) {
-    const int tile = item * each, width = least(each, tiles - tile);
+    const int tile = item * each, width = min(each, tiles - tile);
     for (int e = 0; e < count; e++)
       if (r.start[e + 1] > r.start[e])
         down_strip(expert_of(down, e), r, e, mid.of(r, e), tile, width, y, (size_t)down.n, slot);

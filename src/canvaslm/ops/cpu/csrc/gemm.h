@@ -1,4 +1,4 @@
-// Matrix products over packed tiles: the tile driver every other kernel uses, and y = x @ W.T.
+// Matrix products over repacked tiles: the tile driver every other kernel uses, and y = x @ W.T.
 #pragma once
 #include "micro.h"
 
@@ -71,7 +71,7 @@ static void matmul(const Matrix& w, const float* x, size_t x_stride, int rows, f
   const bool floats = is_float(w.kind);
   Activations a = place_activations(scratch(-1, 0, activation_bytes(floats, w.k, rows)), floats, w.k, rows);
   take_rows(a, x, x_stride, w.k);
-  const int tiles = tiles_of(w.n), block = least(rows, kRowBlock), row_blocks = (rows + block - 1) / block;
+  const int tiles = tiles_of(w.n), block = min(rows, kRowBlock), row_blocks = (rows + block - 1) / block;
   // Four tiles a task, fewer when that would leave threads without work.
   int each = 4;
   while (each > 1 && (tiles + each - 1) / each * row_blocks < 4 * pool_threads()) each /= 2;
@@ -79,8 +79,8 @@ static void matmul(const Matrix& w, const float* x, size_t x_stride, int rows, f
   parallel(chunks * row_blocks, [&](int item, int slot) {
     Unpacked* u = (Unpacked*)scratch(slot, 0, sizeof(Unpacked));
     float* c = (float*)scratch(slot, 1, (size_t)kRowBlock * 4 * kTile * sizeof(float));
-    const int tile = item % chunks * each, count = least(each, tiles - tile);
-    const int row = item / chunks * block, height = least(block, rows - row);
+    const int tile = item % chunks * each, count = min(each, tiles - tile);
+    const int row = item / chunks * block, height = min(block, rows - row);
     tiles_times_rows(w, tile, count, rows_from(a, row), height, c, *u);
     write_tiles(c, tile, count, height, w.n, y + (size_t)row * y_stride, y_stride);
   });

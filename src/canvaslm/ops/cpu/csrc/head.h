@@ -4,7 +4,7 @@
 // best tile wins, and inside it the token is one inverse-CDF draw. The draw is made whenever a tile takes the lead,
 // while its logits are at hand. Every (row, tile) leaves its maximum and mass, which are added up in tile order.
 #pragma once
-#include "kept.h"
+#include "top_k.h"
 #include "sampling.h"
 
 namespace CANVAS_ISA {
@@ -75,16 +75,16 @@ static int draw(const TileView& v, float top, double uniform) {
   return v.columns - 1;
 }
 
-// `lists`: the rows' shortlists; with them a tile keeps no logits and draws no token, which finish_kept does.
+// `lists`: the rows' shortlists; with them a tile keeps no logits and draws no token, which finish_top_k does.
 static void head_tile(const HeadCall& h, const Activations& a, int tile, int row, int rows, Lead* leads, float* weighted,
                       Shortlist* lists, int slot) {
   Unpacked* u = (Unpacked*)scratch(slot, 0, sizeof(Unpacked));
   float* c = (float*)scratch(slot, 1, (size_t)kSampleTile * kRowBlock * sizeof(float));
   const int first = tile * (kSampleTile / kTile), tiles = tiles_of(h.head.n);
-  const int count = least(kSampleTile / kTile, tiles - first), columns = least(kSampleTile, h.head.n - tile * kSampleTile);
+  const int count = min(kSampleTile / kTile, tiles - first), columns = min(kSampleTile, h.head.n - tile * kSampleTile);
   const Activations part = rows_from(a, row);
   for (int i = 0; i < count; i += 4)
-    tiles_times_rows(h.head, first + i, least(4, count - i), part, rows, c + (size_t)i * (size_t)rows * kTile, *u);
+    tiles_times_rows(h.head, first + i, min(4, count - i), part, rows, c + (size_t)i * (size_t)rows * kTile, *u);
 
   const int sampling = sampling_tiles(h.head.n);
   for (int m = 0; m < rows; m++) {
@@ -129,7 +129,7 @@ static void head(const HeadCall& h) {
   for (int i = 0; i < threads * h.rows; i++) leads[i] = {-INFINITY, -INFINITY, 0, 0, 0, 0};
   parallel(sampling * row_blocks, [&](int item, int slot) {
     const int row = item % row_blocks * kRowBlock;
-    head_tile(h, a, item / row_blocks, row, least(kRowBlock, h.rows - row), leads + (size_t)slot * (size_t)h.rows, weighted,
+    head_tile(h, a, item / row_blocks, row, min(kRowBlock, h.rows - row), leads + (size_t)slot * (size_t)h.rows, weighted,
               lists, slot);
   });
   for (int r = 0; r < h.rows; r++) {
@@ -146,7 +146,7 @@ static void head(const HeadCall& h) {
     const RowSums sums = sum_tiles(h.tile_peak + at, h.tile_mass + at, weighted + at, sampling);
     h.lse[r] = sums.lse, h.entropy[r] = sums.entropy, h.logprob[r] = sums.logprob;
   }
-  if (lists) parallel(h.rows, [&](int r, int) { finish_kept(h, lists[r], weighted + (size_t)r * (size_t)sampling, r); });
+  if (lists) parallel(h.rows, [&](int r, int) { finish_top_k(h, lists[r], weighted + (size_t)r * (size_t)sampling, r); });
 }
 
 }  // namespace CANVAS_ISA

@@ -7,7 +7,7 @@
 #include "ceiling.h"
 #include "experts.h"
 #include "gemm.h"
-#include "glue.h"
+#include "elementwise.h"
 #include "head.h"
 #include "requant.h"
 #include "soft.h"
@@ -19,6 +19,6 @@ namespace CANVAS_ISA {
 
 extern const Kernels kernels;
 const Kernels kernels = {TEXT(CANVAS_ISA), matmul, experts, requantize, transpose, gather, head,
-                         soft, remember, attention, rms_norm, join, norm_rope, route, ceiling};
+                         soft, append, attention, rms_norm, join, norm_rope, route, ceiling};
 
 }  // namespace CANVAS_ISA

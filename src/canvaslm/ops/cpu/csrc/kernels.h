@@ -21,7 +21,7 @@ struct HeadCall {
   float* logprob;            // of argmax
   float* lse;
   const int* top_k;          // [rows], 0 < k < n: what is sampled, `lse` and the tiles are those of the k largest; or nullptr
-  float* kept_entropy;       // [rows] with top_k: of the k largest (`entropy`: of all)
+  float* top_k_entropy;       // [rows] with top_k: of the k largest (`entropy`: of all)
   int named;                 // with top_k: how many of the most probable tokens to name, at most n
   int64_t* top_tokens;       // [rows, named], best first
   float* top_logprobs;       // of all tokens
@@ -54,7 +54,7 @@ struct Kernels {
   void (*gather)(int format, const uint8_t* src, int k, const int64_t* ids, int count, float* out);
   void (*head)(const HeadCall&);
   void (*soft)(const SoftCall&);
-  void (*remember)(const RememberCall&);
+  void (*append)(const AppendCall&);
   void (*attention)(const AttentionCall&);
   void (*rms_norm)(const float* x, const float* weight, const float* residual, float scale, float eps, int rows, int width,
                    float* out);

@@ -1,4 +1,4 @@
-// Keys and values packed once: what the calls of attention look like, and how a block lies in memory.
+// Keys and values quantised once: what the calls of attention look like, and how a block lies in memory.
 //
 // A block holds 256 consecutive tokens of one layer, one key-value head after the other. Of a head: keys in tiles of 32
 // [8][width / 2][32][2], values in tiles of 32 components [width / 32][128][32][2], then one fp32 scale for each key
@@ -27,7 +27,7 @@ struct Fresh {  // fp32 keys and values of consecutive tokens; strides in elemen
   int count;
 };
 
-struct RememberCall {  // packs `fresh` into blocks; token i goes to place first + i, counted from the first block
+struct AppendCall {  // appends `fresh` to blocks; token i goes to place first + i, counted from the first block
   Fresh fresh;
   int kv_heads, width, kind;
   uint8_t* const* blocks;
@@ -38,7 +38,7 @@ struct AttentionCall {
   const float* q;
   int64_t q_token, q_head;
   int tokens, heads, kv_heads, width;
-  const uint8_t* const* blocks;  // the context; `kind` says how it is packed
+  const uint8_t* const* blocks;  // the context; `kind` says how it is stored
   int kind;
   int from, to;              // places of the context that may be seen, counted from the first block; from == to: none
   Fresh own;                 // keys and values that every query sees after the context; count 0: none

@@ -1,4 +1,4 @@
-// How packed weights lie in memory, and in packed files: after a change, raise LAYOUT in weights/packed_file.py.
+// How repacked weights lie in memory, and in packed files: after a change, raise LAYOUT in weights/packed/file.py.
 //
 // A matrix [n, k] is cut into tiles of 32 output rows, a tile into records of 256 inputs (the last one short). Inside
 // a record the bytes are in VNNI order: a 64-byte vector holds 16 rows x 4 consecutive inputs, and the two halves of
@@ -8,7 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 
-// Packed kinds. The numbers are part of the C ABI (see loader.py).
+// Kinds of layout. The numbers are part of the C ABI (see loader.py).
 enum Kind {
   kQ4K = 0,  // nibbles 4096 | scale u8[8][32] | min u8[4][32][2] | d f16[32] | dmin f16[32]        w = d s q - dmin m
   kQ5K = 1,  // nibbles 4096 | fifth bits 1024 | scale | min | d | dmin                             the same, q < 32
@@ -22,7 +22,7 @@ enum Kind {
   kKinds = 9
 };
 
-// GGUF's own numbers for the formats packing reads.
+// GGUF's own numbers for the formats that repacking reads.
 enum Format { kF32Rows = 0, kF16Rows = 1, kQ40Rows = 2, kQ50Rows = 6, kQ80Rows = 8, kQ4KRows = 12, kQ5KRows = 13, kQ6KRows = 14, kBF16Rows = 30 };
 
 constexpr int kTile = 32;    // output rows of a tile
@@ -63,7 +63,7 @@ static inline size_t tile_bytes(int kind, int k) {
   int full = k / kBlock, rest = groups_in(k, full);
   return full * record_bytes(kind, 8) + (k % kBlock ? record_bytes(kind, rest) : 0);
 }
-static inline size_t packed_bytes(int kind, int n, int k) { return (size_t)tiles_of(n) * tile_bytes(kind, k); }
+static inline size_t repacked_bytes(int kind, int n, int k) { return (size_t)tiles_of(n) * tile_bytes(kind, k); }
 
 // Bytes of one row of k inputs in a GGUF format.
 static inline size_t row_bytes(int format, int k) {

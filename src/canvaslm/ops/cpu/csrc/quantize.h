@@ -73,7 +73,7 @@ INL void take_block(const Activations& a, const float* x, int count, int b, int 
 }
 
 INL void take_row(const Activations& a, const float* x, int k, int row) {
-  for (int b = 0; b < blocks_of(k); b++) take_block(a, x + b * kBlock, least(kBlock, k - b * kBlock), b, row);
+  for (int b = 0; b < blocks_of(k); b++) take_block(a, x + b * kBlock, min(kBlock, k - b * kBlock), b, row);
 }
 
 INL void copy_row(const Activations& to, int to_row, const Activations& from, int row, int k) {
@@ -92,7 +92,7 @@ INL void copy_row(const Activations& to, int to_row, const Activations& from, in
 static inline void take_rows(const Activations& a, const float* x, size_t stride, int k) {
   const int chunk = 8;
   parallel((a.rows + chunk - 1) / chunk, [&](int item, int) {
-    int end = least(a.rows, (item + 1) * chunk);
+    int end = min(a.rows, (item + 1) * chunk);
     for (int r = item * chunk; r < end; r++) take_row(a, x + (size_t)r * stride, k, r);
   });
 }

@@ -1,4 +1,4 @@
-// Packing that computes: rows of any format -> int8 with one scale per (output, 256 inputs), or the transpose of a
+// Repacking that computes: rows of any format -> int8 with one scale per (output, 256 inputs), or the transpose of a
 // table (its columns as outputs), which is what the dense soft embedding multiplies with.
 #pragma once
 #include "decode.h"
@@ -19,7 +19,7 @@ INL void put_value(int kind, uint8_t* rec, int input, int r, float value, float 
 static void put_output(int kind, const float* x, size_t stride, int count, int groups, int r, uint8_t* rec) {
   float top = 0.f, inverse = 0.f;
   if (kind == kInt8) {
-    for (int i = 0; i < count; i++) top = most(top, __builtin_fabsf(x[(size_t)i * stride]));
+    for (int i = 0; i < count; i++) top = max(top, __builtin_fabsf(x[(size_t)i * stride]));
     inverse = top > 0 ? 127.f / top : 0.f;
     if (!(inverse < 3e38f)) top = inverse = 0.f;
     ((float*)(rec + groups * 1024))[r] = top / 127.f;
@@ -47,7 +47,7 @@ static void requantize(int format, const uint8_t* src, int n, int k, uint8_t* ds
     float values[kBlock];
     uint8_t* rec = dst + (size_t)t * tile;
     for (int b = 0; b < blocks_of(k); b++) {
-      const int groups = groups_in(k, b), count = least(kBlock, k - b * kBlock);
+      const int groups = groups_in(k, b), count = min(kBlock, k - b * kBlock);
       for (int r = 0; r < kTile; r++) {
         const int output = t * kTile + r;
         if (output < n) decode_block(format, src + (size_t)output * row, b, count, values);
@@ -59,13 +59,13 @@ static void requantize(int format, const uint8_t* src, int n, int k, uint8_t* ds
   });
 }
 
-// src: `rows` rows of `columns`; dst: a packed matrix [columns, rows].
+// src: `rows` rows of `columns`; dst: a repacked matrix [columns, rows].
 static void transpose(int kind, int format, const uint8_t* src, int rows, int columns, uint8_t* dst) {
   const size_t row = row_bytes(format, columns), tile = tile_bytes(kind, rows);
   const int strips = blocks_of(columns);
   parallel(blocks_of(rows) * strips, [&](int item, int slot) {
     const int b = item / strips, strip = item % strips;
-    const int count = least(kBlock, rows - b * kBlock), width = least(kBlock, columns - strip * kBlock);
+    const int count = min(kBlock, rows - b * kBlock), width = min(kBlock, columns - strip * kBlock);
     const int groups = groups_in(rows, b);
     float* values = (float*)scratch(slot, 1, (size_t)kBlock * kBlock * 4);
     for (int i = 0; i < count; i++)
@@ -84,7 +84,7 @@ static void gather(int format, const uint8_t* src, int k, const int64_t* ids, in
   parallel(count, [&](int i, int) {
     float values[kBlock];
     for (int b = 0; b < blocks_of(k); b++) {
-      const int n = least(kBlock, k - b * kBlock);
+      const int n = min(kBlock, k - b * kBlock);
       decode_block(format, src + (size_t)ids[i] * row, b, n, values);
       memcpy(out + (size_t)i * (size_t)k + b * kBlock, values, (size_t)n * 4);
     }

@@ -30,7 +30,7 @@ struct RowSums {
 // A row's statistics from the maxima, masses and weighted masses (see add_up) of its tiles, in tile order.
 static RowSums sum_tiles(const float* tops, const float* masses, const float* weighted, int tiles) {
   float top = kNothing;
-  for (int t = 0; t < tiles; t++) top = most(top, tops[t]);
+  for (int t = 0; t < tiles; t++) top = max(top, tops[t]);
   double mass = 0, sum = 0;
   for (int t = 0; t < tiles; t++) {
     if (!(masses[t] > 0)) continue;
@@ -39,7 +39,7 @@ static RowSums sum_tiles(const float* tops, const float* masses, const float* we
     sum += e * (weighted[t] + shift * masses[t]);
   }
   const double log_mass = std::log(mass);
-  return {(float)(top + log_mass), most(0.f, (float)(log_mass - sum / mass)), (float)-log_mass};
+  return {(float)(top + log_mass), max(0.f, (float)(log_mass - sum / mass)), (float)-log_mass};
 }
 
 }  // namespace CANVAS_ISA

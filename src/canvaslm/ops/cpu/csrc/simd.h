@@ -48,8 +48,8 @@ INL float bf16_to_float(uint16_t h) {
   return f;
 }
 
-template <class T> INL T least(T a, T b) { return a < b ? a : b; }
-template <class T> INL T most(T a, T b) { return a > b ? a : b; }
+template <class T> INL T min(T a, T b) { return a < b ? a : b; }
+template <class T> INL T max(T a, T b) { return a > b ? a : b; }
 
 // e^x to about 2 ulp; inputs are clamped to the range of normal fp32.
 INL F exp(F x) {

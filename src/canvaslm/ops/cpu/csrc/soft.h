@@ -1,4 +1,4 @@
-// The soft embedding: each row's expected row of the embedding table, from the logits `head` kept.
+// The soft embedding: each row's expected row of the embedding table, from the logits `head` stored.
 //
 // Where a row's mass lies on few tokens, those table rows are added up one by one in fp32; the rest, at most `drop` of
 // the mass, is left out. Where it lies on many, the row goes through a product with the transposed table: its largest
@@ -40,11 +40,11 @@ static Picked pick(const SoftCall& s, int row, float least_p, Pick* picks, int l
   for (int t = 0; t < tiles; t++) {
     const float shift = s.tile_peak[at + (size_t)t] - s.lse[row];
     if (!(s.tile_mass[at + (size_t)t] > 0) || shift < std::log(least_p)) continue;  // its likeliest token is too rare
-    const uint16_t* kept = s.store + (at + (size_t)t) * kSampleTile;
+    const uint16_t* stored = s.store + (at + (size_t)t) * kSampleTile;
     const F bound = set1(std::nextafterf(std::log(least_p) - shift, -INFINITY));
-    const int columns = least(kSampleTile, s.vocabulary - t * kSampleTile);
+    const int columns = min(kSampleTile, s.vocabulary - t * kSampleTile);
     for (int i = 0; i < columns; i += 16) {
-      const F x = load_half(kept + i);
+      const F x = load_half(stored + i);
       uint32_t hits = greater(x, bound);
       if (columns - i < 16) hits &= (1u << (columns - i)) - 1;
       if (!hits) continue;
@@ -72,7 +72,7 @@ static void add_rows(const SoftCall& s, const Pick* picks, int count, float* out
       for (size_t b = 0; b < row; b += 64) prefetch(s.table + (size_t)picks[i + 2].token * row + b);
     const F p = set1(picks[i].p);
     for (int b = 0; b < blocks_of(s.width); b++) {
-      const int n = least(kBlock, s.width - b * kBlock);
+      const int n = min(kBlock, s.width - b * kBlock);
       decode_block(s.format, from, b, n, values);
       float* to = out + b * kBlock;
       int j = 0;
@@ -88,7 +88,7 @@ INL float most_sparse_entropy(const SoftCall& s) {
   return std::log((float)kSparseLimit) + d * std::log((float)s.vocabulary) - d * std::log(d) - (1 - d) * std::log(1 - d) + 1e-3f;
 }
 
-// A row's tokens, or false when it needs the dense product; then picks are its peaks. What a small top-k kept is always
+// A row's tokens, or false when it needs the dense product; then picks are its peaks. What a small top-k keeps is always
 // cheaper one by one, and nothing need be left out.
 static bool sparse_row(const SoftCall& s, int row, Pick* picks, int* count) {
   if (!s.transposed.data) {
@@ -119,11 +119,11 @@ static void probabilities(const SoftCall& s, int row, int block, float* p) {
     memset(p, 0, kBlock * 4);
     return;
   }
-  const uint16_t* kept = s.store + at * kSampleTile + (size_t)(block * kBlock % kSampleTile);
+  const uint16_t* stored = s.store + at * kSampleTile + (size_t)(block * kBlock % kSampleTile);
   // The same test as `pick`'s, so that a token is in exactly one of the two sums.
   const float bound = is_float(s.transposed.kind) ? INFINITY : std::nextafterf(std::log(kPeak) - shift, -INFINITY);
   for (int i = 0; i < kBlock; i += 16) {
-    const F x = load_half(kept + i);
+    const F x = load_half(stored + i);
     store(p + i, exp(add(x, set1(shift))));
     for (uint32_t peaks = greater(x, set1(bound)); peaks; peaks &= peaks - 1) p[i + __builtin_ctz(peaks)] = 0.f;
   }
@@ -145,11 +145,11 @@ static void dense_rows(const SoftCall& s, const int* dense, int rows) {
   Activations a[2];
   for (int i = 0; i < 2; i++) a[i] = place_activations(memory + (size_t)i * bytes, floats, kSoftBlocks * kBlock, rows);
   for (int from = 0; from < blocks; from += kSoftBlocks) {
-    const int to = least(blocks, from + kSoftBlocks);
+    const int to = min(blocks, from + kSoftBlocks);
     parallel(rows, [&](int r, int) {
       float p[kBlock];
       for (int b = from; b < to; b++) {
-        const int count = least(kBlock, w.k - b * kBlock);
+        const int count = min(kBlock, w.k - b * kBlock);
         probabilities(s, dense[r], b, p);
         take_block(a[0], p, count, b - from, r);
         if (passes == 1) continue;
@@ -161,7 +161,7 @@ static void dense_rows(const SoftCall& s, const int* dense, int rows) {
     const int each = 4, strips = (tiles + each - 1) / each;
     parallel(strips * passes, [&](int item, int slot) {
       Unpacked* u = (Unpacked*)scratch(slot, 0, sizeof(Unpacked));
-      const int tile = item % strips * each, pass = item / strips, count = least(each, tiles - tile);
+      const int tile = item % strips * each, pass = item / strips, count = min(each, tiles - tile);
       float* to_c = c + ((size_t)pass * (size_t)tiles + (size_t)tile) * (size_t)rows * kTile;
       blocks_times_rows(w, tile, count, from, to, a[pass], rows, to_c, *u, nullptr);
     });
@@ -193,7 +193,7 @@ static void soft(const SoftCall& s) {
     if (dense[r]) dense[count++] = r;  // count <= r: compacted in place
   }
   *s.gathered = total, *s.dense_rows = count;
-  for (int at = 0; at < count; at += kRowBlock) dense_rows(s, dense + at, least(kRowBlock, count - at));
+  for (int at = 0; at < count; at += kRowBlock) dense_rows(s, dense + at, min(kRowBlock, count - at));
 }
 
 }  // namespace CANVAS_ISA

@@ -1,4 +1,4 @@
-// One packed record -> plain bytes and fp32 scales in the first-level cache, ready for the dot products.
+// One repacked record -> plain bytes and fp32 scales in the first-level cache, ready for the dot products.
 //
 // Scales are unpacked ahead; the bytes by the first register block of rows, which uses each vector as it appears and
 // leaves it for the blocks that follow. The arithmetic of unpacking then hides behind the dot products.

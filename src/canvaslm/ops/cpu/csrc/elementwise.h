@@ -1,4 +1,5 @@
-// The small things between the products: normalisation, rotary embedding, residuals, routing. Memory-bound, so each
+// What works element by element between the products: normalisation, rotary embedding, residuals, routing.
+// Memory-bound, so each
 // reads and writes its rows once.
 #pragma once
 #include <cmath>
@@ -25,7 +26,7 @@ INL float inverse_rms(const float* x, int width, float eps) {
 template <class Body> INL void over_rows(int rows, const Body& body) {
   const int chunk = 16;
   parallel((rows + chunk - 1) / chunk, [&](int item, int slot) {
-    for (int r = item * chunk; r < least(rows, (item + 1) * chunk); r++) body(r, slot);
+    for (int r = item * chunk; r < min(rows, (item + 1) * chunk); r++) body(r, slot);
   });
 }
 
@@ -110,7 +111,7 @@ INL void choose(float* logits, int count, const float* per_expert, int top, int6
   for (int i = 0; i < top; i++) weights[i] = weights[i] / total * (per_expert ? per_expert[index[i]] : 1.f);
 }
 
-// Router: logits = (x / rms(x) * scale) @ proj.T, then `choose`. proj packed fp32 or bf16.
+// Router: logits = (x / rms(x) * scale) @ proj.T, then `choose`. proj F32 or BF16.
 static void route(const float* x, const float* scale, const Matrix& proj, const float* per_expert, int tokens, int top,
                   float eps, int64_t* index, float* weights) {
   const int width = proj.k, count = proj.n;

@@ -1,4 +1,4 @@
-#include "pack.h"
+#include "repack.h"
 
 #include <cstring>
 
@@ -94,7 +94,7 @@ void row_floats(const uint8_t* row, int r, int from, int count, size_t width, ui
   for (int i = 0; i < count; i++) memcpy(rec + ((size_t)i * kTile + r) * width, row + ((size_t)from + i) * width, width);
 }
 
-void pack_block(int kind, const uint8_t* row, int k, int b, int r, uint8_t* rec) {
+void repack_block(int kind, const uint8_t* row, int k, int b, int r, uint8_t* rec) {
   int groups = groups_in(k, b), left = k - b * kBlock < kBlock ? k - b * kBlock : kBlock;
   switch (kind) {
     case kQ4K: return row_q4k(row + (size_t)b * 144, r, rec);
@@ -128,7 +128,7 @@ int exact_kind(int format) {
 
 }  // namespace
 
-bool pack_tiles(int kind, int format, const uint8_t* src, int n, int k, int first, int tiles, uint8_t* dst) {
+bool repack_tiles(int kind, int format, const uint8_t* src, int n, int k, int first, int tiles, uint8_t* dst) {
   if (exact_kind(format) != kind) return false;
   size_t row = row_bytes(format, k), tile = tile_bytes(kind, k);
   for (int t = first; t < first + tiles; t++) {
@@ -137,7 +137,7 @@ bool pack_tiles(int kind, int format, const uint8_t* src, int n, int k, int firs
     for (int b = 0; b < blocks_of(k); b++) {
       int groups = groups_in(k, b);
       if (rows < kTile || k % kGroup) clear(kind, groups, rec);
-      for (int r = 0; r < rows; r++) pack_block(kind, src + ((size_t)t * kTile + (size_t)r) * row, k, b, r, rec);
+      for (int r = 0; r < rows; r++) repack_block(kind, src + ((size_t)t * kTile + (size_t)r) * row, k, b, r, rec);
       rec += record_bytes(kind, groups);
     }
   }

@@ -1,6 +1,6 @@
-// Packs keys and values for attention (layout: kv.h).
+// Appends keys and values to blocks, quantised for attention (layout: kv.h).
 //
-// Every key and every value has a scale of its own, so what a token is packed to depends on no other. A 16-bit key is
+// Every key and every value has a scale of its own, so what a token is quantised to depends on no other. A 16-bit key is
 // scaled so that its norm stays below 46000, as a query's does: a dot product then stays below 2^31 (Cauchy-Schwarz).
 #pragma once
 #include <cmath>
@@ -16,11 +16,11 @@ constexpr float kNormLimit = 46000.f;
 // the shares of 256 equal keys too few steps, less would cost values with one large component theirs.
 constexpr float kValueLimit = 16000.f;
 
-// One packed head of a block: T is int16_t or int8_t.
-template <class T> struct PackedHead {
+// One head of a block: T is int16_t or int8_t.
+template <class T> struct BlockHead {
   T *k, *v;
   float *k_scale, *v_scale;
-  INL_MEMBER PackedHead(uint8_t* at, int width) {
+  INL_MEMBER BlockHead(uint8_t* at, int width) {
     const size_t each = (size_t)kKeysInBlock * (size_t)kv_width(width);
     k = (T*)at, v = k + each;
     k_scale = (float*)(v + each), v_scale = k_scale + kKeysInBlock;
@@ -42,14 +42,14 @@ template <class T> static float to_whole(const float* x, int width, float most_n
     top = max(top, abs(v));
   }
   const float norm = std::sqrt(sum(squares)), largest = peak(top);
-  const float scale = norm > 1e-30f ? least(most_norm / norm, most_peak / largest) : 0.f;
+  const float scale = norm > 1e-30f ? min(most_norm / norm, most_peak / largest) : 0.f;
   for (int i = 0; i < width; i += 16) store_whole(out + i, to_int(mul(load(x + i), set1(scale))));
   return scale > 0 ? 1.f / scale : 0.f;
 }
-static float pack_key(const float* x, int width, int16_t* out) { return to_whole(x, width, kNormLimit, 32767.f, out); }
-static float pack_key(const float* x, int width, int8_t* out) { return to_whole(x, width, INFINITY, 127.f, out); }
-static float pack_value(const float* x, int width, int16_t* out) { return to_whole(x, width, INFINITY, kValueLimit, out); }
-static float pack_value(const float* x, int width, int8_t* out) { return to_whole(x, width, INFINITY, 127.f, out); }
+static float quantise_key(const float* x, int width, int16_t* out) { return to_whole(x, width, kNormLimit, 32767.f, out); }
+static float quantise_key(const float* x, int width, int8_t* out) { return to_whole(x, width, INFINITY, 127.f, out); }
+static float quantise_value(const float* x, int width, int16_t* out) { return to_whole(x, width, INFINITY, kValueLimit, out); }
+static float quantise_value(const float* x, int width, int8_t* out) { return to_whole(x, width, INFINITY, 127.f, out); }
 
 // A vector of `count` floats, padded with zeros to `width`: where it lies if it can be read there, else in `room`.
 INL const float* padded(const float* at, int count, int width, float* room) {
@@ -65,16 +65,16 @@ struct Stretch {
 };
 
 template <class T>
-static void pack_keys(const Fresh& f, int count, int head, Stretch s, PackedHead<T> to, char* room) {
+static void append_keys(const Fresh& f, int count, int head, Stretch s, BlockHead<T> to, char* room) {
   const int width = kv_width(count), pairs = width / 2;
   float* one = (float*)room;
   T* rows = (T*)(one + width);
   typedef decltype(both(T(), T())) Pair;
   while (s.from < s.to) {
-    const int n = least(s.to - s.from, 16 - s.at % 16), lane = s.at % 32;
+    const int n = min(s.to - s.from, 16 - s.at % 16), lane = s.at % 32;
     for (int i = 0; i < n; i++) {
       const float* x = padded(f.k + (s.from + i) * f.k_token + head * f.k_head, count, width, one);
-      to.k_scale[s.at + i] = pack_key(x, width, rows + (size_t)i * (size_t)width);
+      to.k_scale[s.at + i] = quantise_key(x, width, rows + (size_t)i * (size_t)width);
     }
     Pair* out = (Pair*)(to.k + (size_t)(s.at / 32) * 32 * (size_t)width) + lane;
     const Pair* in = (const Pair*)rows;
@@ -85,19 +85,19 @@ static void pack_keys(const Fresh& f, int count, int head, Stretch s, PackedHead
 }
 
 template <class T>
-static void pack_values(const Fresh& f, int count, int head, Stretch s, PackedHead<T> to, char* room) {
+static void append_values(const Fresh& f, int count, int head, Stretch s, BlockHead<T> to, char* room) {
   const int width = kv_width(count);
   float* one = (float*)room;
   T *even = (T*)(one + width), *odd = even + width;
   typedef decltype(both(T(), T())) Pair;
-  auto pack = [&](int token, int at, T* out) {
-    to.v_scale[at] = pack_value(padded(f.v + token * f.v_token + head * f.v_head, count, width, one), width, out);
+  auto put = [&](int token, int at, T* out) {
+    to.v_scale[at] = quantise_value(padded(f.v + token * f.v_token + head * f.v_head, count, width, one), width, out);
   };
   while (s.from < s.to) {
     Pair* out = (Pair*)to.v + (size_t)(s.at / 2) * 32;
     const int n = s.at % 2 == 0 && s.from + 1 < s.to ? 2 : 1;
-    pack(s.from, s.at, even);
-    if (n == 2) pack(s.from + 1, s.at + 1, odd);
+    put(s.from, s.at, even);
+    if (n == 2) put(s.from + 1, s.at + 1, odd);
     for (int d = 0; d < width; d += 32) {
       Pair* row = out + (size_t)(d / 32) * 32 * (kKeysInBlock / 2);
       if (n == 2)
@@ -109,29 +109,29 @@ static void pack_values(const Fresh& f, int count, int head, Stretch s, PackedHe
   }
 }
 
-static inline size_t packing_room(int width) { return (size_t)kv_width(width) * (4 + 16 * 2); }
+static inline size_t append_room(int width) { return (size_t)kv_width(width) * (4 + 16 * 2); }
 
 // Keys (values if `value`) of one head and one block.
-static void pack_head(const Fresh& f, int count, int kind, int head, bool value, Stretch s, uint8_t* block, int slot) {
-  char* room = (char*)scratch(slot, 1, packing_room(count));
+static void append_head(const Fresh& f, int count, int kind, int head, bool value, Stretch s, uint8_t* block, int slot) {
+  char* room = (char*)scratch(slot, 1, append_room(count));
   uint8_t* at = block + (size_t)head * kv_head_bytes(kind, count);
   if (kind == kKeys8) {
-    const PackedHead<int8_t> to(at, count);
-    value ? pack_values(f, count, head, s, to, room) : pack_keys(f, count, head, s, to, room);
+    const BlockHead<int8_t> to(at, count);
+    value ? append_values(f, count, head, s, to, room) : append_keys(f, count, head, s, to, room);
   } else {
-    const PackedHead<int16_t> to(at, count);
-    value ? pack_values(f, count, head, s, to, room) : pack_keys(f, count, head, s, to, room);
+    const BlockHead<int16_t> to(at, count);
+    value ? append_values(f, count, head, s, to, room) : append_keys(f, count, head, s, to, room);
   }
 }
 
 // Work is cut at places that are multiples of 64, so that two threads never write into one cache line.
-static void remember(const RememberCall& c) {
+static void append(const AppendCall& c) {
   constexpr int kCut = 64;
   const int begin = c.first / kCut, pieces = (c.first + c.fresh.count + kCut - 1) / kCut - begin;
   parallel(pieces * c.kv_heads * 2, [&](int item, int slot) {
     const int place = (begin + item % pieces) * kCut, head = item / pieces / 2;
-    const int from = most(place, c.first), to = least(place + kCut, c.first + c.fresh.count);
-    pack_head(c.fresh, c.width, c.kind, head, item / pieces % 2, {from - c.first, to - c.first, from % kKeysInBlock},
+    const int from = max(place, c.first), to = min(place + kCut, c.first + c.fresh.count);
+    append_head(c.fresh, c.width, c.kind, head, item / pieces % 2, {from - c.first, to - c.first, from % kKeysInBlock},
               c.blocks[place / kKeysInBlock], slot);
   });
 }

@@ -32,7 +32,7 @@ struct Shortlist {
 };
 
 // Candidates a list has room for: some tiles' worth beside the best, so that cutting is rare.
-INL int shortlist_room(int wanted) { return wanted + most(wanted, kSampleTile); }
+INL int shortlist_room(int wanted) { return wanted + max(wanted, kSampleTile); }
 
 static void cut(Shortlist& s, int to) {
   if (s.count <= to) return;
@@ -72,27 +72,27 @@ static void offer(Shortlist& s, const TileView& v, int tile) {
 static Shortlist* shortlists(const HeadCall& h) {
   if (!h.top_k) return nullptr;
   size_t room = 0;
-  for (int r = 0; r < h.rows; r++) room += (size_t)shortlist_room(most(h.top_k[r], h.named));
+  for (int r = 0; r < h.rows; r++) room += (size_t)shortlist_room(max(h.top_k[r], h.named));
   Shortlist* lists = (Shortlist*)scratch(-1, 3, (size_t)h.rows * sizeof(Shortlist));
   Candidate* items = (Candidate*)scratch(-1, 4, room * sizeof(Candidate));
   for (int r = 0; r < h.rows; r++) {
-    const int wanted = most(h.top_k[r], h.named);
+    const int wanted = max(h.top_k[r], h.named);
     lists[r] = {0, -INFINITY, wanted, 0, shortlist_room(wanted), items};
     items += lists[r].room;
   }
   return lists;
 }
 
-// Logits of one tile as `head` keeps them, all but the kept ones at the floor.
-static void keep_tile(const Candidate* items, int count, int tile, float top, uint16_t* to) {
+// Logits of one tile as `head` stores them, all but the candidates at the floor.
+static void store_tile(const Candidate* items, int count, int tile, float top, uint16_t* to) {
   float line[kSampleTile];
   for (float& value : line) value = kFloor;
-  for (int i = 0; i < count; i++) line[items[i].token - tile * kSampleTile] = most(items[i].value - top, kFloor);
+  for (int i = 0; i < count; i++) line[items[i].token - tile * kSampleTile] = max(items[i].value - top, kFloor);
   for (int i = 0; i < kSampleTile; i += 16) store_half(to + i, load(line + i));
 }
 
 // First of a tile's tokens whose cumulative mass exceeds uniform * total.
-static int draw_kept(const Candidate* items, int count, float top, double total, double uniform) {
+static int draw_top_k(const Candidate* items, int count, float top, double total, double uniform) {
   const double target = uniform * total;
   double seen = 0;
   for (int i = 0; i < count; i++)
@@ -114,9 +114,9 @@ static void name_best(const HeadCall& h, Shortlist& s, int r) {
 }
 
 // Candidates of one tile: their maximum, mass and weighted mass, as add_up's.
-static float sum_kept(const Candidate* items, int count, double* mass, double* weighted) {
+static float sum_candidates(const Candidate* items, int count, double* mass, double* weighted) {
   float top = items[0].value;
-  for (int i = 1; i < count; i++) top = most(top, items[i].value);
+  for (int i = 1; i < count; i++) top = max(top, items[i].value);
   *mass = *weighted = 0;
   for (int i = 0; i < count; i++) {
     const float t = items[i].value - top, e = std::exp(t);
@@ -126,7 +126,7 @@ static float sum_kept(const Candidate* items, int count, double* mass, double* w
 }
 
 // Makes a row's tiles, its sample and its log-sum-exp those of the top-k. `weighted`: one float a tile, overwritten.
-static void finish_kept(const HeadCall& h, Shortlist& s, float* weighted, int r) {
+static void finish_top_k(const HeadCall& h, Shortlist& s, float* weighted, int r) {
   const int tiles = sampling_tiles(h.head.n);
   const size_t at = (size_t)r * (size_t)tiles;
   float *tops = h.tile_peak + at, *masses = h.tile_mass + at, lead = -INFINITY;
@@ -139,14 +139,14 @@ static void finish_kept(const HeadCall& h, Shortlist& s, float* weighted, int r)
     for (to = from + 1; to < s.count && s.items[to].token / kSampleTile == tile;) to++;
     const Candidate* items = s.items + from;
     double mass, sum;
-    const float top = sum_kept(items, to - from, &mass, &sum);
+    const float top = sum_candidates(items, to - from, &mass, &sum);
     tops[tile] = top, masses[tile] = (float)mass, weighted[tile] = (float)sum;
     const float score = top + (float)std::log(mass) + h.gumbel[at + (size_t)tile];
-    if (score > lead) lead = score, h.sampled[r] = draw_kept(items, to - from, top, mass, h.uniform[r]);
-    if (h.store) keep_tile(items, to - from, tile, top, h.store + (at + (size_t)tile) * kSampleTile);
+    if (score > lead) lead = score, h.sampled[r] = draw_top_k(items, to - from, top, mass, h.uniform[r]);
+    if (h.store) store_tile(items, to - from, tile, top, h.store + (at + (size_t)tile) * kSampleTile);
   }
   const RowSums sums = sum_tiles(tops, masses, weighted, tiles);
-  h.lse[r] = sums.lse, h.kept_entropy[r] = sums.entropy;
+  h.lse[r] = sums.lse, h.top_k_entropy[r] = sums.entropy;
 }
 
 }  // namespace CANVAS_ISA
