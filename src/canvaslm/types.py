@@ -1,6 +1,7 @@
 """The vocabulary the layers share: what goes into the engine and what comes out. Plain data, no torch.
 
-Names of sampling parameters are those of `generation_config.json`. Units: entropies in nats, times in seconds.
+Imports nothing of canvaslm but the table of sampling parameters, which imports `errors` alone. Units: entropies
+in nats, times in seconds.
 """
 
 from __future__ import annotations
@@ -9,39 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from .diffusion.params import Params
+
 FinishReason = Literal["stop", "length", "tool_calls", "cancelled"]
 CanvasStop = Literal["converged", "max_steps"]
-
-
-@dataclass(frozen=True)
-class Params:
-    """Sampling parameters of one request. Validated by `canvaslm.diffusion.check_params`.
-
-    `seed=None` (or -1) draws a random seed, which every reply reports. `temperature` scales the schedule
-    t_max..t_min; 0 takes the argmax instead of a sample.
-    """
-
-    max_new_tokens: int = 256
-    max_denoising_steps: int = 48
-    sampler: str = "entropy_bound"  # or "confidence_threshold", "ancestral"
-    entropy_bound: float = 0.1  # nats, for the entropy_bound sampler
-    accept_threshold: float = 0.9  # probability, for the confidence_threshold sampler
-    t_min: float = 0.4
-    t_max: float = 0.8
-    temperature: float = 1.0
-    top_k: int = 0  # tokens of a place that are sampled from and embedded; 0: all
-    top_k_start: int = 0  # both > 0: k falls from start, at the first step, to end, at the last
-    top_k_end: int = 0
-    top_k_tail_correction: bool = False  # with a top-k, entropies are still those of all tokens
-    stability_threshold: int = 1  # steps the argmax canvas must have stayed the same
-    confidence_threshold: float = 0.005  # nats, mean entropy of a canvas below which it may stop
-    seed: int | None = None
-    # Both off by default: they leave the reference's algorithm.
-    eos_aware_stopping: bool = False  # the stopping rule looks no further than the first EOS of the draft
-    settle_steps: int = (
-        0  # k > 0: a prefix whose argmax and certainty held for k steps is sent early, and frozen
-    )
-    settle_entropy: float = 0.05  # nats, below which a place counts as certain for `settle_steps`
 
 
 @dataclass(frozen=True)

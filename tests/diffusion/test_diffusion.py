@@ -81,8 +81,8 @@ def test_entropy_bound(entropy: list[float], accepted: list[bool]) -> None:
     assert SAMPLERS["entropy_bound"](canvas(), prediction(entropy), Params()).tolist() == accepted
 
 
-def test_confidence_threshold_accepts_the_sure_and_the_surest() -> None:
-    rule = SAMPLERS["confidence_threshold"]
+def test_probability_threshold_accepts_the_sure_and_the_surest() -> None:
+    rule = SAMPLERS["probability_threshold"]
     assert rule(canvas(), prediction([0.05, 3.0, 0.01, 0.2]), Params()).tolist() == [True, False, True, False]
     assert rule(canvas(), prediction([2.0, 3.0, 1.0, 4.0]), Params()).tolist() == [False, False, True, False]
 

@@ -244,7 +244,7 @@ def test_a_failure_ends_its_requests_and_not_the_engine(
     assert isinstance(drain(engine)[-1], Finished)
 
 
-@pytest.mark.parametrize("sampler", ["confidence_threshold", "ancestral"])
+@pytest.mark.parametrize("sampler", ["probability_threshold", "ancestral"])
 def test_other_samplers_run_and_repeat(model: DiffusionGemma, sampler: str) -> None:
     one = request(6, sampler=sampler)
     tokens = alone(model, one)

@@ -225,7 +225,7 @@ class Sampling:
         str | None,
         typer.Option(
             "--sampler", metavar="NAME", rich_help_panel=_SAMPLING,
-            help="entropy_bound, confidence_threshold or ancestral.",
+            help="entropy_bound, probability_threshold or ancestral.",
         ),
     ] = None  # fmt: skip
     entropy_bound: Annotated[
@@ -241,7 +241,7 @@ class Sampling:
         float | None,
         typer.Option(
             "--accept-threshold", metavar="X", rich_help_panel=_SAMPLING,
-            help="Probability from which a token is accepted (sampler confidence_threshold).",
+            help="Probability from which a token is accepted (sampler probability_threshold).",
         ),
     ] = None  # fmt: skip
     stability_threshold: Annotated[

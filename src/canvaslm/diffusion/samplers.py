@@ -36,7 +36,7 @@ def entropy_bound(canvas: Canvas, prediction: Prediction, params: Params) -> Ten
     return torch.zeros_like(accepted).scatter(0, order, accepted)
 
 
-def confidence_threshold(canvas: Canvas, prediction: Prediction, params: Params) -> Tensor:
+def probability_threshold(canvas: Canvas, prediction: Prediction, params: Params) -> Tensor:
     """Accepts places whose most probable token has probability >= `params.accept_threshold`, and the surest one.
 
     The threshold rule of Fast-dLLM (Wu et al., https://arxiv.org/abs/2505.22618).
@@ -59,8 +59,8 @@ def ancestral(canvas: Canvas, prediction: Prediction, params: Params) -> Tensor:
 
 SAMPLERS: dict[str, Callable[[Canvas, Prediction, Params], Tensor]] = {
     "entropy_bound": entropy_bound,
-    "confidence_threshold": confidence_threshold,
+    "probability_threshold": probability_threshold,
     "ancestral": ancestral,
 }
 
-__all__ = ["SAMPLERS", "Sampler", "ancestral", "confidence_threshold", "entropy_bound"]
+__all__ = ["SAMPLERS", "Sampler", "ancestral", "entropy_bound", "probability_threshold"]

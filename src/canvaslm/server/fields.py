@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from ..diffusion import PARAMETERS
 from .problems import impossible
 
 _SHOWN = 16  # unknown fields named in the warnings
@@ -29,7 +30,7 @@ Seed = Annotated[
 Count = Annotated[int, Field(ge=1, le=2**24), WHOLE]
 Stop = str | list[str]
 Tools = list[dict[str, Any]]
-Sampler = Literal["entropy_bound", "confidence_threshold", "ancestral"]
+Sampler = Literal["entropy_bound", "probability_threshold", "ancestral"]
 Preset = Literal["fast", "balanced", "quality"]
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
@@ -73,12 +74,14 @@ class Diffusion(Open):
     max_denoising_steps: Annotated[int, Field(ge=1, le=10_000), WHOLE] | None = Field(
         None, description="Denoise steps that a canvas may take."
     )
-    sampler: Sampler | None = Field(None, description="Which sampled tokens a step accepts.")
+    sampler: Annotated[Sampler, BeforeValidator(PARAMETERS["sampler"].current)] | None = Field(
+        None, description="Which sampled tokens a step accepts."
+    )
     entropy_bound: Annotated[Number, Field(ge=0, le=1e6)] | None = Field(
         None, description="Nats accepted a step (sampler entropy_bound)."
     )
     accept_threshold: Annotated[Number, Field(ge=0, le=1)] | None = Field(
-        None, description="Probability from which a token is accepted (sampler confidence_threshold)."
+        None, description="Probability from which a token is accepted (sampler probability_threshold)."
     )
     t_min: Annotated[Number, Field(ge=1e-3, le=100)] | None = Field(
         None, description="A canvas's last temperature."

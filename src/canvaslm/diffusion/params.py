@@ -1,0 +1,245 @@
+"""The sampling parameters: one table, from which `Params`, its checks, the command line's flags, the server's
+fields, the table in docs/sampling.md and `canvaslm show` are made. Imports no torch.
+
+To add a parameter, add a line to the class `Params` and read `params.NAME` where it counts. Names are those
+of `generation_config.json`. Entropies are in nats.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from types import NoneType
+from typing import Any, get_args, get_type_hints
+
+from ..errors import UsageError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parameter:
+    """What is known about one sampling parameter.
+
+    `kind` is bool, int, float or str. `low` and `high` bound numbers, both inclusive; `choices` are all texts
+    there are, `old_choices` names that some had before. In `help`, {name} stands for another parameter, which
+    `explained` spells as the reader writes it. `presets`: preset -> the value it sets. `flags`: further names on
+    the command line, and `llama_cpp` those that llama.cpp's programs have. `stored`: `generation_config.json` may
+    set it, at its top; `gguf` is the key of the same in GGUF files.
+    """
+
+    name: str = ""
+    kind: type = str
+    default: Any = None
+    help: str = ""
+    low: float | None = None
+    high: float | None = None
+    unit: str = ""
+    choices: tuple[str, ...] = ()
+    old_choices: Mapping[str, str] = field(default_factory=dict)
+    presets: Mapping[str, Any] = field(default_factory=dict)
+    flags: tuple[str, ...] = ()
+    llama_cpp: tuple[str, ...] = ()
+    stored: bool = False
+    gguf: str = ""
+
+    def explained(self, spelling: str = "{}") -> str:
+        """The help, with names of parameters put into `spelling`, as in "`{}`"."""
+        return self.help.format_map({name: spelling.format(name) for name in PARAMETERS})
+
+    def current(self, value: Any) -> Any:
+        """The value, under its present name if it is an old one."""
+        return self.old_choices.get(value, value) if isinstance(value, str) else value
+
+    def check(self, value: Any) -> None:
+        """Raises UsageError if the parameter cannot have this value."""
+        if value is None and self.default is None:
+            return
+        if self.choices:
+            if self.current(value) not in self.choices:
+                known = ", ".join(self.choices)
+                raise UsageError(f"unknown {self.name} {value!r}: choose one of {known}", self.name)
+        elif self.kind is bool:
+            if not isinstance(value, bool):
+                raise UsageError(f"{self.name} should be true or false, found {value!r}", self.name)
+        elif isinstance(value, bool) or not isinstance(value, int if self.kind is int else (int, float)):
+            wanted = "a whole number" if self.kind is int else "a number"
+            raise UsageError(f"{self.name} should be {wanted}, found {value!r}", self.name)
+        elif self.low is not None and self.high is not None and not self.low <= value <= self.high:
+            raise UsageError(f"{self.name} = {value} is out of range: {self.range}", self.name)
+
+    @property
+    def range(self) -> str:
+        """Smallest and largest value in words: "1 to 16777216"; empty for what is no number."""
+        if self.low is None or self.high is None:
+            return ""
+        return f"{plain(self.low)} to {plain(self.high)}"
+
+
+def plain(number: float) -> str:
+    """A number as people write it: whole ones whole."""
+    return str(int(number)) if number == int(number) else f"{number:g}"
+
+
+def parameter(default: Any, help: str, **facts: Any) -> Any:
+    """A line of the table: a field of the dataclass `Params`. Facts are fields of `Parameter`."""
+    return field(default=default, metadata={"about": Parameter(default=default, help=help, **facts)})
+
+
+@dataclass(frozen=True)
+class Params:
+    """Sampling parameters of one request, and the table of them. `check_params` says whether they can be.
+
+    The order is that of help and documentation.
+    """
+
+    max_new_tokens: int = parameter(
+        256, "Tokens that the answer may have; it is written in whole canvases and then cut.",
+        low=1, high=2**24, unit="tokens", flags=("-n",), llama_cpp=("--n-predict", "--predict"), stored=True,
+    )  # fmt: skip
+    seed: int | None = parameter(
+        None, "The same seed gives the same answer. -1, or none: a random one, which the answer names.",
+        low=-1, high=2**63 - 1, flags=("-s",),
+    )  # fmt: skip
+    max_denoising_steps: int = parameter(
+        48, "Denoise steps that a canvas may take.",
+        low=1, high=10_000, unit="steps", presets={"fast": 16, "balanced": 32, "quality": 48},
+        flags=("--steps",), llama_cpp=("--diffusion-steps", "--diffusion-eb-max-steps"),
+        stored=True, gguf="diffusion.eb_max_steps",
+    )  # fmt: skip
+    temperature: float = parameter(
+        1.0, "Scales the schedule from {t_max} to {t_min}; 0 takes the likeliest token.",
+        low=0, high=100, flags=("--temp",),
+    )  # fmt: skip
+    t_max: float = parameter(
+        0.8, "Temperature of a canvas's first step.",
+        low=1e-3, high=100, llama_cpp=("--diffusion-eb-t-max",), stored=True, gguf="diffusion.eb_t_max",
+    )  # fmt: skip
+    t_min: float = parameter(
+        0.4, "Temperature of a canvas's last step.",
+        low=1e-3, high=100, llama_cpp=("--diffusion-eb-t-min",), stored=True, gguf="diffusion.eb_t_min",
+    )  # fmt: skip
+    top_k: int = parameter(
+        0, "Likeliest tokens that a place is sampled from and conditioned on; 0: all.",
+        low=0, high=1_000_000, unit="tokens",
+    )  # fmt: skip
+    top_k_start: int = parameter(
+        0, "The top-k of a canvas's first step, falling to {top_k_end}; the two win over {top_k}. 0: off.",
+        low=0, high=1_000_000, unit="tokens",
+    )  # fmt: skip
+    top_k_end: int = parameter(
+        0, "The top-k of a canvas's last step.",
+        low=0, high=1_000_000, unit="tokens",
+    )  # fmt: skip
+    top_k_tail_correction: bool = parameter(
+        False, "With a top-k: judge how certain a place is by all tokens, not by those kept."
+    )
+    sampler: str = parameter(
+        "entropy_bound", "Which sampled tokens a step accepts.",
+        choices=("entropy_bound", "probability_threshold", "ancestral"),
+        old_choices={"confidence_threshold": "probability_threshold"},
+    )  # fmt: skip
+    entropy_bound: float = parameter(
+        0.1, "Nats accepted a step (sampler entropy_bound); higher is faster and rougher.",
+        low=0, high=1e6, unit="nats", llama_cpp=("--diffusion-eb-entropy-bound",),
+    )  # fmt: skip
+    accept_threshold: float = parameter(
+        0.9, "Probability from which a token is accepted (sampler probability_threshold).",
+        low=0, high=1, unit="probability",
+    )  # fmt: skip
+    stability_threshold: int = parameter(
+        1, "Steps that a draft must stay the same before its canvas may end early.",
+        low=0, high=1_000, unit="steps", stored=True, gguf="diffusion.eb_stability_threshold",
+    )  # fmt: skip
+    confidence_threshold: float = parameter(
+        0.005, "Mean entropy, in nats, below which a canvas may end early.",
+        low=0, high=1e6, unit="nats", llama_cpp=("--diffusion-eb-confidence",), stored=True,
+        gguf="diffusion.eb_confidence_threshold",
+    )  # fmt: skip
+    # These are off by default: they leave the reference's algorithm.
+    eos_aware_stopping: bool = parameter(
+        False, "Judge only what stands before the draft's first EOS when a canvas may end early."
+    )
+    settle_steps: int = parameter(
+        0, "Send, and freeze, the start of a draft once it was certain for so many steps; "
+        "0: whole canvases only.",
+        low=0, high=1_000, unit="steps",
+    )  # fmt: skip
+    settle_entropy: float = parameter(
+        0.05, "Nats below which a place is certain for {settle_steps}.",
+        low=0, high=1e6, unit="nats",
+    )  # fmt: skip
+
+
+def _table() -> dict[str, Parameter]:
+    kinds = {
+        name: next(kind for kind in (*get_args(hint), hint) if kind is not NoneType)
+        for name, hint in get_type_hints(Params).items()
+    }
+    return {f.name: replace(f.metadata["about"], name=f.name, kind=kinds[f.name]) for f in fields(Params)}
+
+
+PARAMETERS: dict[str, Parameter] = _table()
+
+# Named trade-offs for users who do not want to know more: preset -> the parameters it sets. The number of steps
+# is an upper bound: a canvas that settles stops earlier, so `quality` costs little more than `balanced` on easy
+# text.
+PRESETS: dict[str, dict[str, Any]] = {}
+for _about in PARAMETERS.values():
+    for _preset, _value in _about.presets.items():
+        PRESETS.setdefault(_preset, {})[_about.name] = _value
+
+
+def check_params(params: Params) -> Params:
+    """Returns params under present names, a negative seed turned into None.
+
+    Raises UsageError naming the parameter at fault.
+    """
+    for name, about in PARAMETERS.items():
+        about.check(getattr(params, name))
+    _check_together(params)
+    present = {name: about.current(getattr(params, name)) for name, about in PARAMETERS.items()}
+    return replace(params, **{**present, "seed": None if params.seed == -1 else params.seed})
+
+
+def _check_together(params: Params) -> None:
+    """What several parameters must fulfil together."""
+    if params.t_max < params.t_min:
+        raise UsageError(f"t_max = {params.t_max} is below t_min = {params.t_min}", "t_max")
+    if bool(params.top_k_start) != bool(params.top_k_end):
+        given, missing = ("top_k_start", "top_k_end")[:: 1 if params.top_k_start else -1]
+        raise UsageError(f"{given} = {getattr(params, given)} needs {missing} > 0 as well", missing)
+
+
+def check_preset(name: str) -> dict[str, Any]:
+    """The parameters that a preset sets. Raises UsageError for an unknown name."""
+    if name not in PRESETS:
+        raise UsageError(f"unknown preset {name!r}: choose one of {', '.join(PRESETS)}", "preset")
+    return PRESETS[name]
+
+
+def old_names(values: Mapping[str, Any]) -> dict[str, str]:
+    """Parameter -> a note, for each of the values that is given under an old name."""
+    return {
+        name: f"the {name} {value} is called {PARAMETERS[name].current(value)} now; the old name works"
+        for name, value in values.items()
+        if name in PARAMETERS and PARAMETERS[name].current(value) != value
+    }
+
+
+def nearest(name: str, known: Iterable[str] = tuple(PARAMETERS)) -> str | None:
+    """The known name that a misspelt one was most likely meant to be; None if there is none like it."""
+    return next(iter(difflib.get_close_matches(name, list(known), 1)), None)
+
+
+__all__ = [
+    "PARAMETERS",
+    "PRESETS",
+    "Parameter",
+    "Params",
+    "check_params",
+    "check_preset",
+    "nearest",
+    "old_names",
+    "parameter",
+    "plain",
+]
