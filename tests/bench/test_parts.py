@@ -14,7 +14,7 @@ from canvaslm.engine import Engine
 from canvaslm.engine import runner as runner_module
 from canvaslm.ops import cpu
 from canvaslm.types import Committed, Params, Request
-from canvaslm.weights.gguf.quantised import load_quantised
+from canvaslm.weights.gguf.load import load_quantised
 from tests.tiny import tiny_model, write_tiny_gguf
 
 HEAVY = [part for part in PARTS if part != REST]

@@ -7,7 +7,7 @@ import pytest
 
 from canvaslm.model import DiffusionGemma
 from canvaslm.ops import cpu
-from canvaslm.weights.gguf.quantised import load_quantised
+from canvaslm.weights.gguf.load import load_quantised
 from tests.tiny import tiny_model, write_tiny_gguf
 
 SIZES = {

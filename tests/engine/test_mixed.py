@@ -24,7 +24,7 @@ from canvaslm.types import (
     Params,
     Request,
 )
-from canvaslm.weights.gguf.quantised import load_quantised
+from canvaslm.weights.gguf.load import load_quantised
 from tests.tiny import tiny_model, write_tiny_gguf
 
 S, F = "sliding_attention", "full_attention"

@@ -13,7 +13,8 @@ import canvaslm
 from canvaslm.demo.config import MODEL_FOLDER
 from canvaslm.errors import BadConfig, BadModelFile
 from canvaslm.model.config import ModelConfig
-from canvaslm.weights.describe import Description, TokenizerSummary, count_parts, describe, format_of
+from canvaslm.weights.describe import describe, format_of
+from canvaslm.weights.description import Description, TokenizerSummary, count_parts
 from canvaslm.weights.gguf.describe import _FILE_TYPES
 from canvaslm.weights.gguf.quantize import FILE_TYPES, write_gguf
 from canvaslm.weights.gguf.source import open_source

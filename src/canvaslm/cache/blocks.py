@@ -12,9 +12,9 @@ from torch import Tensor
 from ..model.config import ModelConfig
 from ..ops.cpu.attention import BLOCK, KeyBlocks, append_blocks, attention, block_bytes
 from ..ops.cpu.memory import MemoryBlock
-from .parts import NOTHING, Nothing, Part, Span, layer_kinds
+from .parts import NO_LAYERS, NoLayers, Part, SharedSpan, layer_kinds
 
-Held = MemoryBlock | Nothing
+Held = MemoryBlock | NoLayers
 
 
 class _Group:
@@ -37,7 +37,7 @@ class _Group:
 
     def reserve(self, tokens: int) -> None:
         while BLOCK * len(self.blocks) < tokens:
-            self.append(MemoryBlock(self.nbytes) if self.offsets else NOTHING)
+            self.append(MemoryBlock(self.nbytes) if self.offsets else NO_LAYERS)
 
     def table(self, layer: int, first: int, stop: int) -> npt.NDArray[np.uint64]:
         """Addresses of the layer's blocks first .. stop - 1."""
@@ -96,12 +96,12 @@ class BlockStore:
     def has_sliding(self, index: int) -> bool:
         return self._sliding.blocks[index] is not None
 
-    def span(self, index: int, count: int, *, lasting: bool) -> Span:
+    def span(self, index: int, count: int, *, lasting: bool) -> SharedSpan:
         full = self._full.blocks[index]
         assert full is not None
-        return Span(full, self._sliding.blocks[index], count)
+        return SharedSpan(full, self._sliding.blocks[index], count)
 
-    def begin(self, spans: Sequence[Span], count: int, first_sliding: int) -> None:
+    def begin(self, spans: Sequence[SharedSpan], count: int, first_sliding: int) -> None:
         """Shares whole blocks, and copies the last one if it will be written to."""
         for i, span in enumerate(spans):
             whole, sliding = count >= (i + 1) * BLOCK, span.sliding if i >= first_sliding else None
@@ -127,8 +127,8 @@ class BlockStore:
 
 
 def _own(part: Part, whole: bool) -> Held:
-    assert isinstance(part, MemoryBlock | Nothing)
-    return part if whole or isinstance(part, Nothing) else part.copy()
+    assert isinstance(part, MemoryBlock | NoLayers)
+    return part if whole or isinstance(part, NoLayers) else part.copy()
 
 
 __all__ = ["BlockStore"]

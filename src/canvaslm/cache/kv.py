@@ -15,7 +15,7 @@ from torch import Tensor
 from ..errors import UsageError
 from ..model.config import ModelConfig
 from .blocks import BlockStore
-from .parts import Part, Span, Store, usable
+from .parts import Part, SharedSpan, Store, usable
 from .plain import PlainStore
 
 # Tokens that may be written before any are counted in: a chunk of a prompt.
@@ -99,11 +99,11 @@ class KVCache:
         """Whether span `index` still has the keys of sliding layers."""
         return self._store.has_sliding(index)
 
-    def span(self, index: int, *, lasting: bool = False) -> Span:
-        """Span number `index` of the encoded tokens; `lasting` when it shall outlive this cache."""
+    def span(self, index: int, *, lasting: bool = False) -> SharedSpan:
+        """SharedSpan number `index` of the encoded tokens; `lasting` when it shall outlive this cache."""
         return self._store.span(index, min(self.block, self.length - index * self.block), lasting=lasting)
 
-    def begin(self, spans: Sequence[Span], count: int) -> None:
+    def begin(self, spans: Sequence[SharedSpan], count: int) -> None:
         """Fills an empty cache with the first `count` tokens of spans, which must be `usable` so far."""
         assert self.length == 0, "only an empty cache can begin with what is remembered"
         first = max(0, count - self.reach - self.slack) // self.block

@@ -24,17 +24,17 @@ class Part(Protocol):
         """Memory held."""
 
 
-class Nothing:
+class NoLayers:
     """The part of no layers, for models that have full or sliding layers only."""
 
     nbytes = 0
 
 
-NOTHING = Nothing()
+NO_LAYERS = NoLayers()
 
 
 @dataclass(frozen=True)
-class Span:
+class SharedSpan:
     """The first `count` tokens of a block. sliding None: forgotten."""
 
     full: Part
@@ -72,10 +72,10 @@ class Store(Protocol):
     def has_sliding(self, index: int) -> bool:
         """Whether span `index` still has its sliding part."""
 
-    def span(self, index: int, count: int, *, lasting: bool) -> Span:
+    def span(self, index: int, count: int, *, lasting: bool) -> SharedSpan:
         """The first `count` tokens of a span; `lasting` when it shall outlive this store."""
 
-    def begin(self, spans: Sequence[Span], count: int, first_sliding: int) -> None:
+    def begin(self, spans: Sequence[SharedSpan], count: int, first_sliding: int) -> None:
         """Fills an empty store with `count` tokens; sliding layers get the spans from number `first_sliding` on."""
 
     def shared(self) -> Iterator[Part]:
@@ -105,4 +105,4 @@ def usable(has_sliding: Iterable[bool], count: int, block: int, reach: int) -> i
     return 0
 
 
-__all__ = ["NOTHING", "Nothing", "Part", "Span", "Store", "layer_kinds", "usable"]
+__all__ = ["NO_LAYERS", "NoLayers", "Part", "SharedSpan", "Store", "layer_kinds", "usable"]

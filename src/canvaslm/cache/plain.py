@@ -16,7 +16,7 @@ from torch import Tensor
 from ..model.config import ModelConfig
 from ..model.masks import encode_mask
 from ..ops.attention import attend, dequantise_rows, quantise_rows
-from .parts import NOTHING, Part, Span, layer_kinds
+from .parts import NO_LAYERS, Part, SharedSpan, layer_kinds
 
 Rows = tuple[
     Tensor, ...
@@ -132,15 +132,15 @@ class PlainStore:
     def has_sliding(self, index: int) -> bool:
         return all(self.layers[i].start <= index * self.block for i in self._sliding)
 
-    def span(self, index: int, count: int, *, lasting: bool) -> Span:
+    def span(self, index: int, count: int, *, lasting: bool) -> SharedSpan:
         """Views of the buffers, or copies."""
         start = index * self.block
         full = self._part(self._full, start, count, lasting)
-        return Span(
+        return SharedSpan(
             full, self._part(self._sliding, start, count, lasting) if self.has_sliding(index) else None, count
         )
 
-    def begin(self, spans: Sequence[Span], count: int, first_sliding: int) -> None:
+    def begin(self, spans: Sequence[SharedSpan], count: int, first_sliding: int) -> None:
         for i in self._sliding:
             self.layers[i].start = first_sliding * self.block
         for index, span in enumerate(spans):
@@ -155,7 +155,7 @@ class PlainStore:
 
     def _part(self, layers: list[int], start: int, count: int, lasting: bool) -> Part:
         if not layers:
-            return NOTHING
+            return NO_LAYERS
         rows = {i: self.layers[i].rows(start, start + count) for i in layers}
         return PlainPart({i: tuple(t.clone() for t in r) for i, r in rows.items()} if lasting else rows)
 

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .kv import KVCache
-from .parts import Part, Span, usable
+from .parts import Part, SharedSpan, usable
 
 Tokens = npt.NDArray[np.int64]
 
@@ -111,7 +111,7 @@ class PrefixCache:
         self._nodes.clear()
         self._root.children.clear()
 
-    def _remembered(self, wanted: Tokens) -> tuple[list[Span], int]:
+    def _remembered(self, wanted: Tokens) -> tuple[list[SharedSpan], int]:
         """The spans of the longest prefix that can be continued, and its length."""
         path = self._whole_blocks(wanted)
         best, most = path, self._usable(path, len(path) * self._block)
@@ -195,9 +195,9 @@ class PrefixCache:
         return {id(part) for cache in self._lent for part in cache.shared()}
 
 
-def _span(node: _Node) -> Span:
+def _span(node: _Node) -> SharedSpan:
     assert node.full is not None
-    return Span(node.full, node.sliding, len(node.tokens))
+    return SharedSpan(node.full, node.sliding, len(node.tokens))
 
 
 def _size(node: _Node) -> int:

@@ -11,7 +11,7 @@ import typer
 from ..errors import UsageError
 
 if TYPE_CHECKING:
-    from ..weights.describe import Description
+    from ..weights.description import Description
 
 # Bits per weight of the types a model can be held in.
 _HELD = (("float32", 32.0), ("bfloat16", 16.0), ("float16", 16.0))

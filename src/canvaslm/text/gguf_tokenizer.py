@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import BadModelFile
 from .decoding import BYTE_TOKEN, Decoding
-from .tokenizer import TokenizerParts
+from .tokenizer_parts import TokenizerParts
 
 if TYPE_CHECKING:
     import tokenizers

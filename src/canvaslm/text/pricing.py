@@ -8,21 +8,28 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable, MappingView
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol, cast
 
+from jinja2 import Environment
 from jinja2.filters import make_attrgetter
 from markupsafe import Markup
 
 from ..errors import BadTemplate
 from .limits import MAX_INT_BITS, SLOT, Meter
 
-if TYPE_CHECKING:
-    from .sandbox import Sandbox
-
 _CONVERSION = re.compile(r"%(?:\([^)]*\))?[#0\- +]*(\*|\d+)?(?:\.(\*|\d+)?)?")
 _ESCAPED = 6  # one character may become `&#39;`
 
 Size = Callable[..., int]
+
+
+class Pricing(Protocol):
+    """What filters and tests need of the environment that they run in: the meter, and an addition that is priced."""
+
+    meter: Meter
+
+    def add(self, left: Any, right: Any) -> Any:
+        """`left + right`, priced."""
 
 
 def _times(value: Any) -> int:
@@ -120,13 +127,13 @@ def _count(number: Any) -> int:
     return max(0, number) if isinstance(number, int) else 0
 
 
-def _filter(size: Size) -> Callable[[Sandbox, Any], Any]:
+def _filter(size: Size) -> Callable[[Pricing, Any], Any]:
     """A wrapper for one of Jinja's filters: iterators are listed, the result is
     priced, then the filter runs."""
 
-    def make(sandbox: Sandbox, function: Any) -> Any:
+    def make(environment: Pricing, function: Any) -> Any:
         lead = 1 if hasattr(function, "jinja_pass_arg") else 0  # the context or the environment comes first
-        meter = sandbox.meter
+        meter = environment.meter
 
         @functools.wraps(function)
         def run(*args: Any, **kwargs: Any) -> Any:
@@ -146,23 +153,27 @@ def _filter(size: Size) -> Callable[[Sandbox, Any], Any]:
     return make
 
 
-def _sum_filter(sandbox: Sandbox, function: Any) -> Any:
+def _sum_filter(environment: Pricing, function: Any) -> Any:
     """`sum`, one priced addition at a time: it adds up lists as well."""
 
     def run(value: Any, attribute: Any = None, start: Any = 0) -> Any:
-        get: Any = (lambda item: item) if attribute is None else make_attrgetter(sandbox, attribute)
+        get: Any = (
+            (lambda item: item)
+            if attribute is None
+            else make_attrgetter(cast(Environment, environment), attribute)
+        )
         total = start
-        for item in sandbox.meter.each(value):
-            total = sandbox.add(total, get(item))
+        for item in environment.meter.each(value):
+            total = environment.add(total, get(item))
         return total
 
     return run
 
 
-def ticking_test(sandbox: Sandbox, function: Any) -> Any:
+def ticking_test(environment: Pricing, function: Any) -> Any:
     """A test (`is ...`) that looks at the clock: `in` may search long text, and
     `select` runs tests many times."""
-    meter = sandbox.meter
+    meter = environment.meter
 
     @functools.wraps(function)
     def run(*args: Any, **kwargs: Any) -> Any:
@@ -176,7 +187,7 @@ def _named(names: str, size: Size) -> dict[str, Any]:
     return dict.fromkeys(names.split(), _filter(size))
 
 
-FILTERS: dict[str, Callable[[Sandbox, Any], Any]] = {
+FILTERS: dict[str, Callable[[Pricing, Any], Any]] = {
     **_named("abs attr count d default first last length safe", _nothing),
     **_named("dictsort float groupby int items list map max min reject rejectattr reverse", _linear),
     **_named("select selectattr sort truncate unique", _linear),
@@ -281,6 +292,7 @@ def check_method(meter: Meter, function: Any, args: tuple[Any, ...]) -> tuple[An
 
 __all__ = [
     "FILTERS",
+    "Pricing",
     "check_method",
     "format_size",
     "repeat_size",

@@ -7,35 +7,22 @@ it stay plain text) and what a chat template wrote (`encode_pieces`; its markers
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BadModelFile, UsageError
-from .decoding import Decoding, StreamDecoder
+from .decoding import StreamDecoder
+from .gguf_tokenizer import read_gguf
 from .markers import Special, looks_like_marker, merge_text
+from .tokenizer_files import read_folder
+from .tokenizer_parts import TokenizerParts
 
 if TYPE_CHECKING:
     import tokenizers
 
 # A turn of the model ends with these, besides the EOS token; after the last one a tool would speak.
 END_MARKERS = ("<turn|>", "<|tool_response>")
-
-
-@dataclass(frozen=True)
-class TokenizerParts:
-    """What a tokenizer file says, checked by its reader. `source` names the file in messages.
-
-    `control` holds texts of control tokens; `named` maps bos, eos, pad, unk, mask to ids.
-    """
-
-    backend: tokenizers.Tokenizer
-    decoding: Decoding
-    control: frozenset[str]
-    source: str
-    named: Mapping[str, int] = field(default_factory=dict)
-    adds_bos: bool = True
 
 
 class Tokenizer:
@@ -71,8 +58,6 @@ class Tokenizer:
         Raises NotFound without a tokenizer.json, BadModelFile where a file is broken
         or of an unsupported kind.
         """
-        from .tokenizer_files import read_folder
-
         return cls(read_folder(Path(folder)))
 
     @classmethod
@@ -81,8 +66,6 @@ class Tokenizer:
 
         Raises BadModelFile on broken or hostile entries and on a tokenizer model that is not supported.
         """
-        from .gguf_tokenizer import read_gguf
-
         return cls(read_gguf(metadata, source))
 
     # -- the vocabulary --------------------------------------------------------------------------------------
@@ -206,4 +189,4 @@ def _sealed(backend: tokenizers.Tokenizer, control: Iterable[str]) -> tokenizers
     return backend
 
 
-__all__ = ["END_MARKERS", "Tokenizer", "TokenizerParts"]
+__all__ = ["END_MARKERS", "Tokenizer"]

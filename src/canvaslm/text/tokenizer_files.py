@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import BadModelFile, NotFound
 from .decoding import Decoding, decoding_from_json
-from .tokenizer import TokenizerParts
+from .tokenizer_parts import TokenizerParts
 
 if TYPE_CHECKING:
     import tokenizers

@@ -35,7 +35,8 @@ from canvaslm.weights.gguf.write import (
     string,
     u32,
 )
-from canvaslm.weights.loading.load import Loaded, load_model
+from canvaslm.weights.loading.load import load_model
+from canvaslm.weights.loading.loaded import Loaded
 from canvaslm.weights.names import weight_shapes
 from canvaslm.weights.resolve import resolve
 from canvaslm.weights.synth import plan_synth, write_synth

@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from canvaslm.errors import BadConfig, BadModelFile, NotFound, OutOfMemory, UsageError
-from canvaslm.weights.loading import load as load_module
 from canvaslm.weights.loading.load import load_model
 from canvaslm.weights.names import place_of
+from canvaslm.weights.safetensors_ import load as load_module
 from canvaslm.weights.safetensors_.file import load_file, save_file
 from tests.tiny import hf_model, save_hf, tiny_config
 

@@ -24,9 +24,9 @@ from canvaslm.ops.cpu.repacked import BorrowedMemory, RepackedExperts, RepackedM
 from canvaslm.ops.cpu.repacker import Repacker
 from canvaslm.ops.formats.quant_tensor import QuantTensor
 from canvaslm.weights.describe import describe
-from canvaslm.weights.gguf import quantised as quantised
+from canvaslm.weights.gguf import load as gguf_load
 from canvaslm.weights.gguf.file import GGUFFile
-from canvaslm.weights.gguf.quantised import load_quantised
+from canvaslm.weights.gguf.load import load_quantised
 from canvaslm.weights.packed import file as packed_file
 from canvaslm.weights.packed import write as packed_write
 from canvaslm.weights.packed.file import LAYOUT, packed_path
@@ -350,7 +350,7 @@ def test_foreign_memory_must_fit() -> None:
 
 
 def test_without_kernels_it_is_not_looked_at(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(quantised.cpu, "available", lambda: False)
+    monkeypatch.setattr(gguf_load.cpu, "available", lambda: False)
     assert not any("packed" in note for note in load_quantised(model).notes)
 
 
@@ -387,7 +387,7 @@ def test_experts_packed_in_one_go_are_those_packed_one_by_one(rows: int) -> None
 def test_memory_is_asked_for_as_packed_weights_take_it(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Packed matrices may be larger than the file: what counts is what will be taken, told before reading."""
     weights = sum(weight.nbytes for weight in packed_weights(load_quantised(model).model).values())
-    monkeypatch.setattr(quantised, "available_memory", lambda device: weights)
+    monkeypatch.setattr(gguf_load, "available_memory", lambda device: weights)
     for _ in range(2):  # mapped, then packed here
         with pytest.raises(OutOfMemory, match="the weights need"):
             load_quantised(model)

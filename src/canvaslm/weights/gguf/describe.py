@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..describe import Description, TokenizerSummary, bytes_by_type, count_parts
+from ..description import Description, TokenizerSummary, bytes_by_type, count_parts
 from ..generation import METADATA
 from ..loading.memory import gigabytes
 from ..names import weight_shapes

@@ -63,7 +63,9 @@ def export_folder(
             _write_documents(made, documents)
             _write_tokenizer(made, file)
             shards = _shards(shapes, dtype.itemsize, shard_bytes)
-            _write_shards(made, shards, _Reader(file, places, dtype, progress), config.tie_word_embeddings)
+            _write_shards(
+                made, shards, _DequantisingReader(file, places, dtype, progress), config.tie_word_embeddings
+            )
             _move(made, out)
     return out
 
@@ -77,7 +79,7 @@ def _dtype(file: GGUFFile, kind: str | None) -> torch.dtype:
     return EXPORT_DTYPES[kind]
 
 
-class _Reader:
+class _DequantisingReader:
     """Unpacks one weight after another, counting the bytes read."""
 
     def __init__(
@@ -121,7 +123,7 @@ def _shards(shapes: dict[str, tuple[int, ...]], width: int, limit: int) -> list[
     return shards
 
 
-def _write_shards(folder: Path, shards: list[Shard], reader: _Reader, tied: bool) -> None:
+def _write_shards(folder: Path, shards: list[Shard], reader: _DequantisingReader, tied: bool) -> None:
     metadata = {"format": "pt"}
     weight_map: dict[str, str] = {}
     size = 0
@@ -137,7 +139,7 @@ def _write_shards(folder: Path, shards: list[Shard], reader: _Reader, tied: bool
         _write_documents(folder, {INDEX: {"metadata": {"total_size": size}, "weight_map": weight_map}})
 
 
-def _named(shard: Shard, reader: _Reader, tied: bool) -> Iterator[tuple[str, Tensor]]:
+def _named(shard: Shard, reader: _DequantisingReader, tied: bool) -> Iterator[tuple[str, Tensor]]:
     """Each weight under every name transformers wants it by: untied models hold the encoder's copies too."""
     for name in shard:
         tensor = reader.read(name)

@@ -19,8 +19,8 @@ from ...errors import BadModelFile, NotFound
 from ..safetensors_.header import shown
 from .header import (
     Array,
-    Header,
-    TensorInfo,
+    GGUFHeader,
+    GGUFInfo,
     Value,
     map_file,
     parse_header,
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from ...ops.formats.quant_tensor import QuantTensor
 
-__all__ = ["Array", "GGUFFile", "TensorInfo", "Value", "part_paths"]
+__all__ = ["Array", "GGUFFile", "GGUFInfo", "Value", "part_paths"]
 
 _SPLIT_NAME = re.compile(r"(?P<stem>.+)-(?P<no>\d{5})-of-(?P<count>\d{5})\.gguf")
 
@@ -62,13 +62,13 @@ class GGUFFile:
                 f"{path}: the checkpoint is split, and these parts are missing: {', '.join(missing)}"
             )
         self._maps: list[mmap.mmap] = []
-        self.headers: list[Header] = []
+        self.headers: list[GGUFHeader] = []
         for part in self.paths:
             self._maps.append(map_file(part))
             self.headers.append(parse_header(part, self._maps[-1]))
         self._bytes: list[torch.Tensor | None] = [None] * len(self._maps)
         self.metadata: dict[str, Value] = self.headers[0].metadata
-        self.tensors: dict[str, TensorInfo] = {}
+        self.tensors: dict[str, GGUFInfo] = {}
         self._part_of: dict[str, int] = {}
         self._join()
 
@@ -93,7 +93,7 @@ class GGUFFile:
         info = self.info(name)
         return QuantTensor(info.format, info.shape, self._part(self._part_of[name])[info.start : info.end])
 
-    def info(self, name: str) -> TensorInfo:
+    def info(self, name: str) -> GGUFInfo:
         if name not in self.tensors:
             raise BadModelFile(f"{self.path}: tensor {shown(name)} is missing")
         return self.tensors[name]
@@ -222,7 +222,7 @@ class GGUFFile:
         return whole
 
 
-def _check_split(headers: list[Header]) -> None:
+def _check_split(headers: list[GGUFHeader]) -> None:
     """That the parts say of themselves what their names say."""
     for index, header in enumerate(headers):
         count = header.metadata.get("split.count", len(headers))

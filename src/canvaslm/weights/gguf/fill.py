@@ -15,10 +15,10 @@ from ...ops.cpu.repacker import STRETCH, Repacker
 from ...ops.formats.quant_tensor import FORMATS, QuantTensor
 from ...ops.quantised import QuantExperts, QuantLinear, QuantVocabulary
 from ..loading.empty import fill_with_memory
-from ..loading.load import Progress
+from ..loading.loaded import Progress
 from ..packed.file import described
+from .dequantised import dequantise_into
 from .file import GGUFFile
-from .load import dequantise_into
 from .names import Places, to_gguf
 
 # The router's projection decides discretely: it is never rounded, whatever the file holds.
@@ -52,7 +52,7 @@ class FileRepacker(Repacker):
             self._released[name] = count
 
 
-class Plan(Repacker):
+class RepackPlan(Repacker):
     """Notes what is asked for, and packs nothing."""
 
     def __init__(self) -> None:
@@ -199,4 +199,4 @@ class Filler:
             self._count(name)
 
 
-__all__ = ["FileRepacker", "Filler", "Plan"]
+__all__ = ["FileRepacker", "Filler", "RepackPlan"]

@@ -25,7 +25,7 @@ from ...errors import BadModelFile, NotFound
 from ...ops.formats.table import GGML_TYPE_NAMES, format_by_id
 from ..safetensors_.header import shown
 
-__all__ = ["Array", "Header", "TensorInfo", "Value", "map_file", "parse_header"]
+__all__ = ["Array", "GGUFHeader", "GGUFInfo", "Value", "map_file", "parse_header"]
 
 # Far above any real file, low enough that a hostile one costs little.
 MAX_KEYS = 1 << 16
@@ -106,7 +106,7 @@ Value = int | float | bool | str | Array
 
 
 @dataclass(frozen=True)
-class TensorInfo:
+class GGUFInfo:
     """Where a tensor lies. `shape` in torch order (GGUF's reversed); `start` counts from the file's first byte."""
 
     name: str
@@ -121,7 +121,7 @@ class TensorInfo:
 
 
 @dataclass(frozen=True)
-class Header:
+class GGUFHeader:
     """What the front of one file says, checked. `data_start` is where tensor data begins.
 
     `spans` are the bytes of each key's value, its type included, for copying it unchanged into another file.
@@ -131,7 +131,7 @@ class Header:
     version: int
     metadata: dict[str, Value]
     spans: dict[str, tuple[int, int]]
-    tensors: dict[str, TensorInfo]
+    tensors: dict[str, GGUFInfo]
     data_start: int
     size: int
 
@@ -149,7 +149,7 @@ def map_file(path: Path) -> mmap.mmap:
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
-def parse_header(path: Path, buffer: mmap.mmap) -> Header:
+def parse_header(path: Path, buffer: mmap.mmap) -> GGUFHeader:
     """Reads and checks the header. Raises BadModelFile for anything broken, hostile or not supported."""
     cursor = _Cursor(path, buffer)
     version = _version(cursor)
@@ -162,7 +162,7 @@ def parse_header(path: Path, buffer: mmap.mmap) -> Header:
     alignment = _alignment(cursor, metadata)
     data_start = -(-cursor.at // alignment) * alignment
     tensors = _place(cursor, entries, data_start, alignment)
-    return Header(path, version, metadata, spans, tensors, data_start, len(buffer))
+    return GGUFHeader(path, version, metadata, spans, tensors, data_start, len(buffer))
 
 
 class _Cursor:
@@ -310,9 +310,9 @@ def _alignment(cursor: _Cursor, metadata: dict[str, Value]) -> int:
     return value
 
 
-def _place(cursor: _Cursor, entries: list[_Entry], base: int, alignment: int) -> dict[str, TensorInfo]:
+def _place(cursor: _Cursor, entries: list[_Entry], base: int, alignment: int) -> dict[str, GGUFInfo]:
     """Checks every entry on its own, then that no two share a byte."""
-    tensors: dict[str, TensorInfo] = {}
+    tensors: dict[str, GGUFInfo] = {}
     for entry in entries:
         if entry.name in tensors:
             cursor.refuse(f"tensor {shown(entry.name)} appears twice", entry.at)
@@ -327,12 +327,12 @@ def _place(cursor: _Cursor, entries: list[_Entry], base: int, alignment: int) ->
     return tensors
 
 
-def _neighbours(tensors: dict[str, TensorInfo]) -> Iterator[tuple[TensorInfo, TensorInfo]]:
+def _neighbours(tensors: dict[str, GGUFInfo]) -> Iterator[tuple[GGUFInfo, GGUFInfo]]:
     ordered = sorted(tensors.values(), key=lambda info: info.start)
     return pairwise(ordered)
 
 
-def _tensor_info(cursor: _Cursor, entry: _Entry, base: int, alignment: int) -> TensorInfo:
+def _tensor_info(cursor: _Cursor, entry: _Entry, base: int, alignment: int) -> GGUFInfo:
     what, at = f"tensor {shown(entry.name)}", entry.at
     layout = format_by_id(entry.type_id)
     if layout is None:
@@ -361,4 +361,4 @@ def _tensor_info(cursor: _Cursor, entry: _Entry, base: int, alignment: int) -> T
             "download it again",
             at,
         )
-    return TensorInfo(entry.name, layout.name, entry.dims[::-1], start, nbytes)
+    return GGUFInfo(entry.name, layout.name, entry.dims[::-1], start, nbytes)

@@ -1,33 +1,43 @@
-"""From a GGUF file to a model in memory, every weight unpacked to floating point.
+"""From a GGUF file to a model in memory: its large weights kept quantised, or all of them dequantised.
 
-`place_weights` says which packed tensors make a weight, so that a loader which keeps them packed can share all but
-the last step with this one.
+With native kernels quantised weights are mapped from the packed file beside the model, if there is one; otherwise every
+quantised matrix is repacked while loading, and the file's pages are given back as it goes: file and repacked copy are
+never both in memory. Without them the weights stay in the mapped file and are dequantised a slice at a time where they
+are used: slow, but the model runs in the memory it takes on disk.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from ...errors import BadModelFile, OutOfMemory
+from ...errors import OutOfMemory
 from ...model.config import ModelConfig
+from ...model.diffusion_gemma.fused import FusedNorm, FusedSelfConditioning, FusedTextLayer, can_fuse
 from ...model.diffusion_gemma.model import DiffusionGemma
-from ...ops.formats.quant_tensor import FORMATS, QuantTensor, dequantise
-from ..loading.empty import meta_model
-from ..loading.load import DTYPE_WORDS, SMALL_MODEL, Loaded, Progress
+from ...model.diffusion_gemma.text import TextLayer
+from ...ops import cpu
+from ...ops.cpu.repacker import Repacker
+from ...ops.formats.quant_tensor import FORMATS
+from ..loading.empty import empty_model
+from ..loading.loaded import Loaded, Progress
 from ..loading.memory import available_memory, gigabytes
+from ..loading.read_ahead import read_ahead
 from ..names import weight_shapes
+from ..packed.file import Unusable, find_packed, packed_path, unused_note
+from ..packed.map import PackedMap
 from ..resolve import Checkpoint
+from .dequantised import load_dequantised
 from .fields import read_gguf_config, read_gguf_generation
 from .file import GGUFFile
+from .fill import FileRepacker, Filler, RepackPlan
 from .names import Places, place_weights
 
-__all__ = ["dequantise_into", "empty_model", "load_gguf"]
-
-_SLICE_VALUES = 4 << 20
+# File and repacked copy both stay in memory where that leaves so much for everything else.
+_SPARE = 4 << 30
+# Bytes from which on repacking takes long enough to mention how it is spared.
+_LARGE = 2 * 10**9
 
 
 def load_gguf(
@@ -37,107 +47,125 @@ def load_gguf(
     dtype: torch.dtype | str | None = None,
     progress: Progress | None = None,
 ) -> Loaded:
-    """Loads a model; with a `dtype`, or on a GPU, with all weights unpacked to floating point.
+    """Loads a model; with a `dtype`, or on a GPU, with all weights dequantised to floating point.
 
-    `dtype` None on a CPU keeps quantised weights quantised (`load_quantised`); an unquantised file becomes float32 below
-    10^9 parameters, else bfloat16. Peak memory is the weights plus a slice.
+    `dtype` None on a CPU keeps quantised weights quantised and the rest in fp32 (`load_quantised`); an unquantised file
+    becomes float32 below 10^9 parameters, else bfloat16. Peak memory is the weights plus a slice.
     Raises NotFound, BadModelFile (one error lists every tensor missing, left over or of the wrong shape; another names
     the first with NaN or infinities), OutOfMemory before reading.
     """
     path = source.files[0] if isinstance(source, Checkpoint) else Path(source)
-    from .quantised import is_quantised, load_quantised
-
     with GGUFFile(path) as file:
         if dtype is None and torch.device(device).type == "cpu" and is_quantised(file):
             return load_quantised(source, progress=progress)
         config = read_gguf_config(file)
         places = place_weights(file, weight_shapes(config))
-        model = empty_model(config, file.path)
-        chosen = _dtype(dtype, torch.device(device), model)
-        _check_memory(file, model, chosen, str(device))
-        model = model.to(chosen).to_empty(device=device)
-        _fill(file, places, model, progress)
+        model, notes = load_dequantised(file, config, places, torch.device(device), dtype, progress)
         generation = read_gguf_generation(file)
-        notes = [*places.notes, *_format_notes(file, chosen)]
-    return Loaded(model.eval(), config, generation, None, notes)
+    return Loaded(model.eval(), config, generation, None, [*places.notes, *notes])
 
 
-def empty_model(config: ModelConfig, where: object) -> DiffusionGemma:
-    """The model on torch's meta device: shapes without storage."""
+def is_quantised(file: GGUFFile) -> bool:
+    """Whether any tensor is in a block format."""
+    return any(FORMATS[info.format].block > 1 for info in file.tensors.values())
+
+
+def load_quantised(source: Checkpoint | str | Path, *, progress: Progress | None = None) -> Loaded:
+    """Loads a quantised GGUF file onto the CPU, keeping matrices quantised; the rest is fp32.
+
+    Peak memory: the packed weights plus a stretch of the file. With a packed file beside it (`packed_file`) the weights
+    are mapped from there. Raises as `load_gguf` does.
+    """
+    path = source.files[0] if isinstance(source, Checkpoint) else Path(source)
+    file = GGUFFile(path)  # stays open: the embedding is read from it
+    config = read_gguf_config(file)
+    places = place_weights(file, weight_shapes(config))
+    notes = list(places.notes)
+    model = _mapped(file, config, places, progress, notes) if cpu.available() else None
+    mapped = model is not None
+    if model is None:
+        model = _packed(file, config, places, progress)
+    _fuse_layers(model)
+    notes.append(_note(file, mapped))
+    return Loaded(model.eval(), config, read_gguf_generation(file), None, notes)
+
+
+def _mapped(
+    file: GGUFFile, config: ModelConfig, places: Places, progress: Progress | None, notes: list[str]
+) -> DiffusionGemma | None:
+    """The model on the packed file beside `file`; None when there is none, or, with a note, none that can be used."""
     try:
-        return meta_model(config)
-    except RuntimeError as error:
-        raise BadModelFile(f"{where}: its sizes give tensors that no machine holds ({error})") from error
+        header = find_packed(file)
+        if header is None:
+            return None
+        weights = PackedMap(header)
+        model = empty_model(config, file.path)
+        fill = Filler(file, places, model, True, weights)
+        fill.matrices()
+        weights.check_complete()
+    except Unusable as problem:
+        notes.append(unused_note(file.path, problem))
+        return None
+    tables = [file.tensor(name).raw for name in fill.tables()]
+    _check_memory(file, weights.weights.numel() + sum(table.numel() for table in tables))
+    fill.floats()
+    read_ahead([*tables, weights.weights], progress)
+    return model
 
 
-def _dtype(wanted: torch.dtype | str | None, device: torch.device, model: DiffusionGemma) -> torch.dtype:
-    if isinstance(wanted, torch.dtype):
-        return wanted
-    if wanted is not None and wanted in DTYPE_WORDS:
-        return DTYPE_WORDS[wanted]
-    small = sum(tensor.numel() for tensor in model.state_dict().values()) < SMALL_MODEL
-    return torch.float32 if small and device.type == "cpu" else torch.bfloat16
+def _packed(file: GGUFFile, config: ModelConfig, places: Places, progress: Progress | None) -> DiffusionGemma:
+    """The model with its weights packed here, or where the file has them without native kernels."""
+    fast = cpu.available()
+    stored = sum(info.nbytes for info in file.tensors.values())
+    needed = _packed_bytes(file, config, places) if fast else stored
+    _check_memory(file, needed)
+    free = available_memory("cpu")
+    drop = free is None or free < needed + stored + _SPARE
+    model = empty_model(config, file.path)
+    fill = Filler(file, places, model, fast, FileRepacker(file, drop) if fast else Repacker(), progress)
+    fill.matrices()
+    fill.floats()
+    return model
 
 
-def _check_memory(file: GGUFFile, model: DiffusionGemma, dtype: torch.dtype, device: str) -> None:
-    needed = sum(tensor.numel() for tensor in model.state_dict().values()) * dtype.itemsize
-    free = available_memory(device)
+def _packed_bytes(file: GGUFFile, config: ModelConfig, places: Places) -> int:
+    """What packing will take; with the vocabulary's rows, which stay in the file's pages."""
+    plan = RepackPlan()
+    fill = Filler(file, places, empty_model(config, file.path), True, plan)
+    fill.matrices()
+    return plan.nbytes + sum(file.info(name).nbytes for name in fill.tables())
+
+
+def _note(file: GGUFFile, mapped: bool) -> str:
+    if not cpu.available():
+        return "quantised weights run in plain PyTorch: slow; install a C++ compiler for the native kernels"
+    how = f"quantised weights run on native kernels ({cpu.isa()}, {cpu.threads()} threads)"
+    if mapped:
+        return f"{how}, mapped from {packed_path(file.path).name}"
+    if file.size > _LARGE:
+        return f"{how}; `canvaslm pack {file.path}` makes it open faster"
+    return how
+
+
+def _fuse_layers(model: DiffusionGemma) -> None:
+    """Puts native twins in the place of all layers that are packed throughout, and of what stands around them."""
+    if not cpu.available():
+        return
+    for i, layer in enumerate(model.layers):
+        if isinstance(layer, TextLayer) and can_fuse(layer):
+            model.layers[i] = FusedTextLayer(layer)
+    model.add_module("norm", FusedNorm(model.norm))
+    if model.self_conditioning.fused is not None:
+        model.add_module("self_conditioning", FusedSelfConditioning(model.self_conditioning))
+
+
+def _check_memory(file: GGUFFile, needed: int) -> None:
+    free = available_memory("cpu")
     if free is not None and needed > free:
         raise OutOfMemory(
-            f"{file.path}: unpacked to {str(dtype).removeprefix('torch.')} the weights need {gigabytes(needed)}, but only "
-            f"{gigabytes(free)} are free on {device}; close other programs, or take a smaller model or dtype"
+            f"{file.path}: the weights need {gigabytes(needed)}, but only {gigabytes(free)} are free; "
+            "close other programs, or take a smaller model"
         )
 
 
-@torch.no_grad()
-def _fill(file: GGUFFile, places: Places, model: DiffusionGemma, progress: Progress | None) -> None:
-    targets = model.state_dict(keep_vars=True)
-    total = sum(file.info(name).nbytes for names in places.sources.values() for name in names)
-    done = 0
-
-    def on_bytes(count: int) -> None:
-        nonlocal done
-        done += count
-        if progress is not None:
-            progress(done, total)
-
-    for ours, names in places.sources.items():
-        target = targets[ours].detach()
-        parts = [target] if len(names) == 1 else target.chunk(2, dim=1)
-        for name, part in zip(names, parts, strict=True):
-            dequantise_into(file, name, part, on_bytes)
-    for name in places.shared_scalars:
-        targets[name].copy_(targets[name.replace("encoder_layer_scalar", "layer_scalar")])
-
-
-def dequantise_into(file: GGUFFile, name: str, target: Tensor, on_bytes: Callable[[int], None]) -> None:
-    """Unpacks by rows into a tensor of any dtype, device and stride of its first dimension."""
-    packed = file.tensor(name)
-    step = max(1, _SLICE_VALUES // packed.shape[-1])
-    whole = target.is_contiguous()
-    pairs = [(packed, target)] if whole else [(packed[i], target[i]) for i in range(len(target))]
-    for piece, part in pairs:
-        rows = part.view(-1, packed.shape[-1])
-        for start in range(0, len(rows), step):
-            stop = min(len(rows), start + step)
-            _unpack_rows(file, name, piece.rows(start, stop), rows[start:stop])
-            on_bytes((stop - start) * packed.row_bytes)
-    file.release(name)
-
-
-def _unpack_rows(file: GGUFFile, name: str, piece: QuantTensor, target: Tensor) -> None:
-    if target.device.type == "cpu":
-        values = dequantise(piece.format, piece.raw, piece.shape, out=target)
-    else:
-        values = piece.dequantise(target.dtype)
-        target.copy_(values)
-    # The sum is finite if all values are, but for overflow: then look at each.
-    if not torch.isfinite(values.sum(dtype=torch.float32)) and not torch.isfinite(values).all():
-        raise BadModelFile(f"{file.path}: tensor {name} holds NaN or infinite weights; download it again")
-
-
-def _format_notes(file: GGUFFile, dtype: torch.dtype) -> list[str]:
-    packed = sorted({info.format for info in file.tensors.values() if FORMATS[info.format].block > 1})
-    if not packed:
-        return []
-    return [f"weights in {', '.join(packed)} were unpacked to {str(dtype).removeprefix('torch.')}"]
+__all__ = ["is_quantised", "load_gguf", "load_quantised"]

@@ -22,8 +22,8 @@ from .write import GGUFWriter, PlannedTensor, u32
 __all__ = [
     "FILE_TYPES",
     "SLICE_ROWS_BYTES",
-    "Source",
     "TensorReport",
+    "TensorSource",
     "Written",
     "choose_formats",
     "write_gguf",
@@ -117,7 +117,7 @@ def _fitting(wanted: str, columns: int) -> str:
     return "F32"
 
 
-class Source(Protocol):
+class TensorSource(Protocol):
     """A checkpoint to be written as GGUF: `shapes` by GGUF name in the order of writing, `metadata` ready encoded."""
 
     shapes: dict[str, tuple[int, ...]]
@@ -167,7 +167,7 @@ OnTensor = Callable[[str, int, int], None]
 
 
 def write_gguf(
-    source: Source, out: Path, kind: str, *, force: bool = False, progress: OnTensor | None = None
+    source: TensorSource, out: Path, kind: str, *, force: bool = False, progress: OnTensor | None = None
 ) -> Written:
     """Packs `source` into a file of type `kind`, slice by slice.
 
@@ -196,7 +196,7 @@ def write_gguf(
 
 
 def _write_tensor(
-    source: Source, tensor: PlannedTensor, writer: GGUFWriter, on_bytes: Callable[[int], None]
+    source: TensorSource, tensor: PlannedTensor, writer: GGUFWriter, on_bytes: Callable[[int], None]
 ) -> TensorReport:
     error = 0.0
     copied = source.packed(tensor.name, tensor.format)
@@ -216,7 +216,7 @@ def _write_tensor(
     return TensorReport(tensor.name, tensor.shape, tensor.format, tensor.nbytes, error)
 
 
-def _squares(source: Source, tensor: PlannedTensor, values: Tensor, packed: Tensor) -> Tensor:
+def _squares(source: TensorSource, tensor: PlannedTensor, values: Tensor, packed: Tensor) -> Tensor:
     """Sums of squares of the change and of the values, fp64 [2]. Raises BadModelFile when they are not finite."""
     if not torch.isfinite(values).all():
         raise BadModelFile(

@@ -21,7 +21,7 @@ from ..loading.plan import make_plan
 from ..names import weight_shapes
 from ..resolve import Checkpoint, read_config, resolve
 from ..safetensors_.file import TensorFile
-from ..safetensors_.header import TensorInfo, read_header
+from ..safetensors_.header import SafetensorsInfo, read_header
 from .fields import ARCHITECTURE, ENTROPY_BOUND, GENERATION_KEYS, architecture
 from .file import GGUFFile
 from .names import ROPE_FREQS, gguf_order, to_gguf
@@ -105,7 +105,7 @@ class FolderSource:
         self.notes = plan.notes
         self.paths = checkpoint.files
         self._files = {header.path: TensorFile(header) for header in headers}
-        self._infos: dict[str, TensorInfo] = {}
+        self._infos: dict[str, SafetensorsInfo] = {}
         self.shapes: dict[str, tuple[int, ...]] = {ROPE_FREQS: (self.config.global_head_dim // 2,)}
         for name in sorted(plan.weights, key=gguf_order):
             self._infos[to_gguf(name)] = plan.weights[name]

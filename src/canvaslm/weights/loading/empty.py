@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from ...errors import BadModelFile
 from ...model.config import ModelConfig
 from ...model.diffusion_gemma.model import DiffusionGemma
 
@@ -41,6 +42,14 @@ def meta_model(config: ModelConfig) -> DiffusionGemma:
         return DiffusionGemma(config, device="meta")
 
 
+def empty_model(config: ModelConfig, where: object) -> DiffusionGemma:
+    """As `meta_model`, for the checkpoint `where`. Raises BadModelFile for sizes that no machine holds."""
+    try:
+        return meta_model(config)
+    except RuntimeError as error:
+        raise BadModelFile(f"{where}: its sizes give tensors that no machine holds ({error})") from error
+
+
 def fill_with_memory(model: nn.Module, dtype: torch.dtype) -> None:
     """Gives what is left on the meta device memory on the CPU, unset. As `to_empty`, which takes half a second to find
     out how tensors of symbolic shapes would lie.
@@ -55,4 +64,4 @@ def fill_with_memory(model: nn.Module, dtype: torch.dtype) -> None:
                 setattr(module, name, torch.empty(buffer.shape, dtype=kept))
 
 
-__all__ = ["fill_with_memory", "meta_model"]
+__all__ = ["empty_model", "fill_with_memory", "meta_model"]

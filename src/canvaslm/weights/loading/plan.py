@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from ...errors import BadModelFile
 from ..names import EMBEDDING, HEAD, place_of, to_hf
 from ..resolve import Checkpoint
-from ..safetensors_.header import Header, TensorInfo, shown
+from ..safetensors_.header import SafetensorsHeader, SafetensorsInfo, shown
 from .memory import gigabytes
 
 # Stored types that can become weights: others would need scales that a plain tensor does not carry.
@@ -19,22 +19,24 @@ Shape = tuple[int, ...]
 
 
 @dataclass
-class Plan:
+class ReadPlan:
     """What to read. `weights` maps our name to the stored tensor; `copies` are stored again and should be equal."""
 
-    weights: dict[str, TensorInfo] = field(default_factory=dict)
-    copies: list[tuple[TensorInfo, str]] = field(default_factory=list)
-    vision: list[TensorInfo] = field(default_factory=list)
+    weights: dict[str, SafetensorsInfo] = field(default_factory=dict)
+    copies: list[tuple[SafetensorsInfo, str]] = field(default_factory=list)
+    vision: list[SafetensorsInfo] = field(default_factory=list)
     shared_scalars: list[str] = field(default_factory=list)  # encoder scalars absent: the decoder's are used
     notes: list[str] = field(default_factory=list)
 
 
-def make_plan(checkpoint: Checkpoint, headers: Iterable[Header], shapes: Mapping[str, Shape]) -> Plan:
+def make_plan(
+    checkpoint: Checkpoint, headers: Iterable[SafetensorsHeader], shapes: Mapping[str, Shape]
+) -> ReadPlan:
     """Matches the files' tensors with the model's weights (our name -> shape).
 
     Raises BadModelFile with one list of all that is missing, left over, doubled, or of another shape or dtype.
     """
-    plan = Plan()
+    plan = ReadPlan()
     problems: list[str] = []
     seen: dict[str, str] = {}
     for header in headers:
@@ -51,7 +53,7 @@ def make_plan(checkpoint: Checkpoint, headers: Iterable[Header], shapes: Mapping
     return plan
 
 
-def _assign(plan: Plan, info: TensorInfo, shapes: Mapping[str, Shape]) -> list[str]:
+def _assign(plan: ReadPlan, info: SafetensorsInfo, shapes: Mapping[str, Shape]) -> list[str]:
     place = place_of(info.name)
     if place.role == "vision":
         plan.vision.append(info)
@@ -75,7 +77,7 @@ def _assign(plan: Plan, info: TensorInfo, shapes: Mapping[str, Shape]) -> list[s
     return problems
 
 
-def _missing(plan: Plan, shapes: Mapping[str, Shape]) -> list[str]:
+def _missing(plan: ReadPlan, shapes: Mapping[str, Shape]) -> list[str]:
     """Fills gaps that another tensor may stand for; names those left."""
     stand_in = {name: info for info, name in reversed(plan.copies)}
     problems = []
@@ -113,7 +115,7 @@ def _report(checkpoint: Checkpoint, problems: list[str]) -> str:
     return f"{checkpoint.source}: the weights do not fit config.json; {hint}\n" + "\n".join(lines)
 
 
-def _notes(plan: Plan) -> list[str]:
+def _notes(plan: ReadPlan) -> list[str]:
     notes = []
     if plan.vision:
         size = gigabytes(sum(info.nbytes for info in plan.vision))
@@ -125,4 +127,4 @@ def _notes(plan: Plan) -> list[str]:
     return notes
 
 
-__all__ = ["READABLE", "Plan", "make_plan"]
+__all__ = ["READABLE", "ReadPlan", "make_plan"]

@@ -11,7 +11,7 @@ from functools import cache
 
 from torch import Tensor
 
-from .load import Progress
+from .loaded import Progress
 
 # Small enough for a bar that moves and a Ctrl-C that works.
 CHUNK = 64 << 20

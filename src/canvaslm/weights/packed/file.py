@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...errors import BadModelFile, NotFound
-from ..safetensors_.header import Header, read_header
+from ..safetensors_.header import SafetensorsHeader, read_header
 
 if TYPE_CHECKING:
     from ..gguf.file import GGUFFile
@@ -44,7 +44,7 @@ def described(kind: str, shape: tuple[int, ...]) -> str:
     return f"{kind} {'x'.join(map(str, shape))}"
 
 
-def find_packed(file: GGUFFile) -> Header | None:
+def find_packed(file: GGUFFile) -> SafetensorsHeader | None:
     """The checked header of the packed file beside `file`, or None where there is none.
 
     Raises Unusable for one that is damaged, of another version, or made from other weights. Which weights it must hold
@@ -105,7 +105,7 @@ def add_to_digest(digest: hashlib._Hash, name: str, kind: str, pieces: Iterable[
         digest.update(piece)
 
 
-def _data_digest(header: Header) -> str:
+def _data_digest(header: SafetensorsHeader) -> str:
     digest = hashlib.sha256()
     for info in header.tensors.values():
         pieces = _read(header.path, sampled(info.start, info.end))
@@ -113,7 +113,7 @@ def _data_digest(header: Header) -> str:
     return digest.hexdigest()
 
 
-def _header(path: Path) -> Header:
+def _header(path: Path) -> SafetensorsHeader:
     try:
         return read_header(path)
     except (BadModelFile, NotFound) as error:

@@ -17,14 +17,14 @@ from torch import Tensor
 
 from ...ops.cpu.repacked import BorrowedMemory, RepackedExperts, RepackedMatrix, repacked_bytes
 from ...ops.cpu.repacker import Repacker
-from ..safetensors_.header import Header
+from ..safetensors_.header import SafetensorsHeader
 from .file import Unusable, described
 
 
 class PackedMap(Repacker):
     """Gives out the weights of a packed file; they keep it mapped."""
 
-    def __init__(self, header: Header) -> None:
+    def __init__(self, header: SafetensorsHeader) -> None:
         """Raises Unusable for a file without weights, and for one replaced since its header was read."""
         self.header = header
         self.bytes = _mapped(header)
@@ -55,7 +55,7 @@ class PackedMap(Repacker):
         return self.bytes[min(info.start for info in self.header.tensors.values()) :]
 
 
-def _mapped(header: Header) -> Tensor:
+def _mapped(header: SafetensorsHeader) -> Tensor:
     """The file as uint8 [bytes], read-only: never write to it."""
     if not header.tensors:
         raise Unusable("is damaged (it holds no weights)")

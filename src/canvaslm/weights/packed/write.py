@@ -22,10 +22,10 @@ from ...ops.cpu.repacked import BorrowedMemory, RepackedExperts, RepackedMatrix,
 from ...ops.cpu.repacker import Repacker
 from ..gguf.fields import read_gguf_config
 from ..gguf.file import GGUFFile
-from ..gguf.fill import FileRepacker, Filler, Plan
-from ..gguf.load import empty_model
+from ..gguf.fill import FileRepacker, Filler, RepackPlan
 from ..gguf.names import place_weights
 from ..gguf.write import check_target
+from ..loading.empty import empty_model
 from ..names import weight_shapes
 from ..safetensors_.file import atomic
 from .file import (
@@ -67,7 +67,7 @@ def write_packed(
         raise UsageError(f"packing needs the native kernels: {cpu.problem()}")
     with GGUFFile(model) as file:
         path = packed_path(file.path) if out is None else out
-        plan = Plan()
+        plan = RepackPlan()
         _fill(file, plan)
         if not plan.weights:
             raise UsageError(
@@ -110,7 +110,7 @@ def _check_writable(path: Path) -> None:
         )
 
 
-def _header(plan: Plan, source: str, data: str) -> bytes:
+def _header(plan: RepackPlan, source: str, data: str) -> bytes:
     """Of the whole file; its length does not depend on the two digests."""
     said = {"format": FORMAT, "layout": LAYOUT, "source": source, "data": data}
     entries: dict[str, object] = {
@@ -129,7 +129,7 @@ def _header(plan: Plan, source: str, data: str) -> bytes:
 class _Writer(FileRepacker):
     """Packs each weight into one buffer, and writes that out."""
 
-    def __init__(self, file: GGUFFile, plan: Plan, stream: IO[bytes], progress: Report | None) -> None:
+    def __init__(self, file: GGUFFile, plan: RepackPlan, stream: IO[bytes], progress: Report | None) -> None:
         super().__init__(file, drop=True)
         largest = max(nbytes for _, nbytes in plan.weights.values())
         self._buffer = torch.empty(largest, dtype=torch.uint8)

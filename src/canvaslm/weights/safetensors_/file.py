@@ -22,8 +22,8 @@ from torch import Tensor
 from ...errors import BadModelFile
 from .header import (
     ITEM_SIZE,
-    Header,
-    TensorInfo,
+    SafetensorsHeader,
+    SafetensorsInfo,
     check_name,
     read_header,
     shown,
@@ -49,10 +49,10 @@ OnBytes = Callable[[int], None]
 class TensorFile:
     """One open safetensors file. Use it as a context manager."""
 
-    def __init__(self, source: Path | Header) -> None:
+    def __init__(self, source: Path | SafetensorsHeader) -> None:
         if sys.byteorder != "little":
             raise BadModelFile("safetensors files are little-endian; this machine is not supported")
-        self.header = source if isinstance(source, Header) else read_header(source)
+        self.header = source if isinstance(source, SafetensorsHeader) else read_header(source)
         self._file = self.header.path.open("rb", buffering=0)
 
     def __enter__(self) -> TensorFile:
@@ -98,11 +98,11 @@ class TensorFile:
         for start, count in _spans(info):
             yield start, self._fill(info, start, self._staging(info, count, torch.device("cpu")))
 
-    def _staging(self, info: TensorInfo, count: int, device: torch.device) -> Tensor:
+    def _staging(self, info: SafetensorsInfo, count: int, device: torch.device) -> Tensor:
         # Freed and asked for again with the same size each slice, the allocator hands out the same memory.
         return torch.empty(count, dtype=_torch_dtype(info), pin_memory=device.type == "cuda")
 
-    def _fill(self, info: TensorInfo, start: int, piece: Tensor) -> Tensor:
+    def _fill(self, info: SafetensorsInfo, start: int, piece: Tensor) -> Tensor:
         offset = info.start + start * ITEM_SIZE[info.dtype]
         buffer = _bytes_of(piece)
         self._file.seek(offset)
@@ -178,7 +178,7 @@ class atomic:
         self._temporary.replace(self._path)
 
 
-def _torch_dtype(info: TensorInfo) -> torch.dtype:
+def _torch_dtype(info: SafetensorsInfo) -> torch.dtype:
     dtype = DTYPES.get(info.dtype)
     if dtype is None:
         raise BadModelFile(
@@ -187,14 +187,16 @@ def _torch_dtype(info: TensorInfo) -> torch.dtype:
     return dtype
 
 
-def _spans(info: TensorInfo) -> Iterator[tuple[int, int]]:
+def _spans(info: SafetensorsInfo) -> Iterator[tuple[int, int]]:
     """(first element, elements) of each slice."""
     step = max(1, SLICE_BYTES // ITEM_SIZE[info.dtype])
     for start in range(0, info.count, step):
         yield start, min(step, info.count - start)
 
 
-def _check_finite(info: TensorInfo, start: int, piece: Tensor, finite: Finite, target: torch.dtype) -> None:
+def _check_finite(
+    info: SafetensorsInfo, start: int, piece: Tensor, finite: Finite, target: torch.dtype
+) -> None:
     if finite == "none" or not piece.is_floating_point():
         return
     if finite == "sampled":
@@ -219,7 +221,7 @@ def _check_finite(info: TensorInfo, start: int, piece: Tensor, finite: Finite, t
             )
 
 
-def _refuse_value(info: TensorInfo, start: int, values: Tensor, bad: Tensor, remedy: str) -> None:
+def _refuse_value(info: SafetensorsInfo, start: int, values: Tensor, bad: Tensor, remedy: str) -> None:
     at = int(bad.to(torch.uint8).argmax())
     offset = info.start + (start + at) * ITEM_SIZE[info.dtype]
     raise BadModelFile(

@@ -33,7 +33,7 @@ _FIELDS = {"dtype", "shape", "data_offsets"}
 
 
 @dataclass(frozen=True)
-class TensorInfo:
+class SafetensorsInfo:
     """One tensor of a file: `start` and `end` are byte offsets from the beginning of the file."""
 
     name: str
@@ -53,15 +53,15 @@ class TensorInfo:
 
 
 @dataclass(frozen=True)
-class Header:
+class SafetensorsHeader:
     """What a file holds. `tensors` is in the order of the data."""
 
     path: Path
-    tensors: dict[str, TensorInfo]
+    tensors: dict[str, SafetensorsInfo]
     metadata: dict[str, str] = field(default_factory=dict)
 
 
-def read_header(path: Path) -> Header:
+def read_header(path: Path) -> SafetensorsHeader:
     """Reads and checks the header of a safetensors file.
 
     Raises NotFound when there is no such file, BadModelFile naming the file, the tensor and the byte otherwise.
@@ -76,7 +76,7 @@ def read_header(path: Path) -> Header:
     infos = [_tensor(path, name, entry, base, size) for name, entry in entries.items()]
     infos.sort(key=lambda info: (info.start, info.end))
     _check_tiling(path, infos, base, size)
-    return Header(path, {info.name: info for info in infos}, metadata)
+    return SafetensorsHeader(path, {info.name: info for info in infos}, metadata)
 
 
 def shown(name: object) -> str:
@@ -178,7 +178,7 @@ def check_name(path: Path, name: str) -> None:
         _refuse(path, f"tensor {shown(name)}: that is not a name of a weight")
 
 
-def _tensor(path: Path, name: str, entry: Any, base: int, size: int) -> TensorInfo:
+def _tensor(path: Path, name: str, entry: Any, base: int, size: int) -> SafetensorsInfo:
     check_name(path, name)
     where = f"tensor {shown(name)}"
     if not isinstance(entry, dict) or set(entry) != _FIELDS:
@@ -204,7 +204,7 @@ def _tensor(path: Path, name: str, entry: Any, base: int, size: int) -> TensorIn
             f"{where}: {dtype} of shape {shown(shape)} takes {shown(expected)} bytes, "
             f"data_offsets give {end - begin} from byte {base + begin}",
         )
-    return TensorInfo(name, dtype, tuple(shape), base + begin, base + end, path)
+    return SafetensorsInfo(name, dtype, tuple(shape), base + begin, base + end, path)
 
 
 def _sizes(value: Any) -> bool:
@@ -212,7 +212,7 @@ def _sizes(value: Any) -> bool:
     return isinstance(value, list) and all(type(item) is int and 0 <= item < 2**63 for item in value)
 
 
-def _check_tiling(path: Path, infos: list[TensorInfo], base: int, size: int) -> None:
+def _check_tiling(path: Path, infos: list[SafetensorsInfo], base: int, size: int) -> None:
     """The tensors must fill the data without gap or overlap: hidden bytes and shared ones are both refused."""
     cursor, previous = base, "the header"
     for info in infos:
@@ -231,8 +231,8 @@ __all__ = [
     "ITEM_SIZE",
     "MAX_HEADER_BYTES",
     "MAX_TENSORS",
-    "Header",
-    "TensorInfo",
+    "SafetensorsHeader",
+    "SafetensorsInfo",
     "check_name",
     "read_header",
     "shown",

@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 
-from ....weights.describe import count_parts
+from ....weights.description import count_parts
 from ...fields import Open, Told
 from ...problems import Problem
 from ...responses import errors
