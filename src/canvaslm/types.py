@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from .diffusion.params import Params
 
@@ -17,10 +17,53 @@ CanvasStop = Literal["converged", "max_steps"]
 
 
 @dataclass(frozen=True)
-class Request:
-    """One prompt for the engine, as token ids. `given` fixes places of the first canvas: {place: token id}.
+class Readout:
+    """What a finished canvas of C places says, as plain data, for a `Constraint` to read."""
 
-    `top_logprobs` None wants no log-probabilities; k >= 0 those of the committed tokens and of the k best per place.
+    tokens: tuple[int, ...]  # the argmax canvas
+    given: tuple[bool, ...]  # places whose token was given
+    top_tokens: tuple[tuple[int, ...], ...]  # per place the `Constraint.top` most probable tokens, best first
+    top_logprobs: tuple[tuple[float, ...], ...]  # nats, of the last step's temperature-scaled distribution
+    room: int  # tokens that may still be committed, here and on later canvases
+
+
+@dataclass(frozen=True)
+class Projection:
+    """What is committed instead of a finished canvas: as many tokens as are right, fewer or more than it has places."""
+
+    tokens: tuple[int, ...]
+    places: tuple[int | None, ...]  # per token the place it comes from; None: the constraint put it in
+    state: Any = None  # handed to the next canvas's `project`
+    ended: bool = False  # whether the answer is complete
+
+
+class Constraint(Protocol):
+    """What an answer may say: turns each finished canvas into the tokens to commit. Frozen; its state is data.
+
+    A canvas is denoised without it. Tokens beyond the room are cut off, as are those behind an EOS. A canvas that
+    commits nothing must end the answer, else the request fails. `Params.settle_steps` is off with a constraint.
+    """
+
+    @property
+    def top(self) -> int:
+        """How many of each place's most probable tokens `project` wants to read."""
+
+    def start(self) -> Any:
+        """The state before the first canvas."""
+
+    def project(self, state: Any, readout: Readout) -> Projection:
+        """What to commit for one canvas. An exception ends the request, and no other."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One prompt for the engine, as token ids.
+
+    `given` fixes places: {canvas * canvas length + place: token id}, with canvases counted from 0. `top_logprobs` None
+    wants no log-probabilities; k >= 0 those of the committed tokens and of the k best per place.
+
+    Keys and values are shared only between requests of equal `identity`, as far as tokens and their `content_keys` are
+    equal.
     """
 
     tokens: tuple[int, ...]
@@ -29,6 +72,10 @@ class Request:
     given: Mapping[int, int] = field(default_factory=dict)
     drafts: bool = False  # whether Draft events are wanted: they cost a copy of the canvas a step
     top_logprobs: int | None = None
+    identity: str = ""  # of what else the context hangs on: an adapter, a template of positions
+    # {index in `tokens`: key of what stands there}, where the token alone does not say it: an image's digest
+    content_keys: Mapping[int, str] = field(default_factory=dict)
+    constraint: Constraint | None = None
 
 
 @dataclass(frozen=True)
@@ -181,6 +228,7 @@ __all__ = [
     "CanvasReport",
     "CanvasStop",
     "Committed",
+    "Constraint",
     "Draft",
     "Event",
     "Failed",
@@ -189,6 +237,8 @@ __all__ = [
     "Message",
     "Messages",
     "Params",
+    "Projection",
+    "Readout",
     "Reply",
     "Request",
     "Settled",

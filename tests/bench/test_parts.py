@@ -88,7 +88,7 @@ def traces(engine: Engine) -> dict[str, Any]:
     model = engine.runner.model
     hooks = [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()]
     return {"hooks": sum(hooks), "model": set(vars(model)), "runner": dict(vars(engine.runner)),
-            "predict": runner_module.predict, "draw": runner_module.draw}  # fmt: skip
+            "predict": runner_module.predict, "draws_of": runner_module.draws_of}  # fmt: skip
 
 
 def test_nothing_is_left_behind_and_no_token_changes() -> None:
@@ -112,9 +112,9 @@ def test_a_failure_inside_leaves_nothing_behind_either() -> None:
 
 
 def test_what_is_not_found_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(runner_module, "draw")
+    monkeypatch.delattr(runner_module, "draws_of")
     with Instrument(Engine(tiny_model())) as watch:
-        assert watch.notes == ["canvaslm.engine.runner.draw is not there: its time is in rest"]
+        assert watch.notes == ["canvaslm.engine.runner.draws_of is not there: its time is in rest"]
 
 
 @pytest.fixture(scope="module")

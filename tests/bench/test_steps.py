@@ -29,7 +29,7 @@ def test_canvases_never_converge_and_all_rows_step_together(engine: Engine) -> N
     for number in range(2, 41):
         stepper.step()
         rows = stepper.engine.scheduler.denoising()
-        assert [row.canvas.step for row in rows if row.canvas] == [number] * 3
+        assert [row.progress.step for row in rows if row.canvas] == [number] * 3
         assert all(row.canvas and row.canvas.soft is not None for row in rows)
 
 

@@ -9,8 +9,11 @@ import torch
 
 from canvaslm.diffusion import (
     SAMPLERS,
+    Canvas,
+    RowParams,
     advance,
     check_params,
+    progress,
     start_canvas,
     temperature,
     top_k,
@@ -25,15 +28,29 @@ VOCAB = 50
 def prediction(
     entropy: list[float], argmax: list[int] | None = None, sampled: list[int] | None = None
 ) -> Prediction:
+    """Of one row."""
     places = len(entropy)
-    best = torch.tensor(argmax or list(range(10, 10 + places)))
-    drawn = torch.tensor(sampled or list(range(20, 20 + places)))
-    uncertain = torch.tensor(entropy)
+    best = torch.tensor([argmax or list(range(10, 10 + places))])
+    drawn = torch.tensor([sampled or list(range(20, 20 + places))])
+    uncertain = torch.tensor([entropy])
     return Prediction(drawn, best, uncertain, -uncertain, None)
 
 
-def canvas(places: int = 4, **given: int):
+def canvas(places: int = 4, **given: int) -> Canvas:
     return start_canvas(3, 0, places, VOCAB, given={int(k[1:]): v for k, v in given.items()})
+
+
+def accepts(sampler: str, start: Canvas, said: Prediction, params: Params) -> torch.Tensor:
+    (row,) = SAMPLERS[sampler](start, said, RowParams.of(params))
+    return row
+
+
+def step(start: Canvas, said: Prediction, params: Params) -> Canvas:
+    return advance(start, said, RowParams.of(params), VOCAB)
+
+
+def stop(moved: Canvas) -> str | None:
+    return progress(moved)[0].stop
 
 
 def test_temperature_falls_linearly_and_ends_above_t_min() -> None:
@@ -78,20 +95,23 @@ def test_without_both_ends_top_k_stays() -> None:
     ],
 )
 def test_entropy_bound(entropy: list[float], accepted: list[bool]) -> None:
-    assert SAMPLERS["entropy_bound"](canvas(), prediction(entropy), Params()).tolist() == accepted
+    assert accepts("entropy_bound", canvas(), prediction(entropy), Params()).tolist() == accepted
 
 
 def test_probability_threshold_accepts_the_sure_and_the_surest() -> None:
-    rule = SAMPLERS["probability_threshold"]
-    assert rule(canvas(), prediction([0.05, 3.0, 0.01, 0.2]), Params()).tolist() == [True, False, True, False]
-    assert rule(canvas(), prediction([2.0, 3.0, 1.0, 4.0]), Params()).tolist() == [False, False, True, False]
+    def accepted(entropy: list[float]) -> list[bool]:
+        return accepts("probability_threshold", canvas(), prediction(entropy), Params()).tolist()
+
+    assert accepted([0.05, 3.0, 0.01, 0.2]) == [True, False, True, False]
+    assert accepted([2.0, 3.0, 1.0, 4.0]) == [False, False, True, False]
 
 
 def test_ancestral_keeps_more_and_more_and_at_last_everything() -> None:
     params, flat = Params(max_denoising_steps=5, sampler="ancestral"), prediction([1.0] * 2000)
     start = start_canvas(3, 0, 2000, VOCAB)
     shares = [
-        SAMPLERS["ancestral"](replace(start, step=s), flat, params).float().mean().item() for s in range(5)
+        accepts("ancestral", replace(start, step=torch.tensor([s])), flat, params).float().mean().item()
+        for s in range(5)
     ]
     assert shares == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0], abs=0.04)
     assert shares[-1] == 1.0
@@ -99,13 +119,13 @@ def test_ancestral_keeps_more_and_more_and_at_last_everything() -> None:
 
 def test_accepted_places_take_the_sample_and_others_fresh_noise() -> None:
     before = canvas()
-    after = advance(before, prediction([0.2, 9.0, 9.0, 9.0]), Params(), VOCAB)
+    after = step(before, prediction([0.2, 9.0, 9.0, 9.0]), Params())
     assert after.accepted is not None
-    assert after.accepted.tolist() == [True, False, False, False]
-    assert after.tokens[0] == 20
-    assert after.argmax.tolist() == [10, 11, 12, 13]
-    again = advance(after, prediction([0.2, 9.0, 9.0, 9.0]), Params(), VOCAB)
-    assert not torch.equal(after.tokens[1:], again.tokens[1:])  # drawn anew every step
+    assert after.accepted[0].tolist() == [True, False, False, False]
+    assert after.tokens[0, 0] == 20
+    assert after.argmax[0].tolist() == [10, 11, 12, 13]
+    again = step(after, prediction([0.2, 9.0, 9.0, 9.0]), Params())
+    assert not torch.equal(after.tokens[:, 1:], again.tokens[:, 1:])  # drawn anew every step
     assert torch.equal(before.tokens, canvas().tokens)  # advancing leaves the old canvas alone
 
 
@@ -113,35 +133,35 @@ def test_a_canvas_stops_when_stable_and_confident() -> None:
     params, sure = Params(stability_threshold=2), prediction([0.001] * 4)
     state = canvas()
     for expected in (None, None, "converged"):
-        state = advance(state, sure, params, VOCAB)
-        assert state.stop == expected
+        state = step(state, sure, params)
+        assert stop(state) == expected
 
 
 def test_one_changed_place_starts_the_wait_again() -> None:
     params, state = Params(stability_threshold=1), canvas()
-    state = advance(state, prediction([0.001] * 4), params, VOCAB)
-    state = advance(state, prediction([0.001] * 4, [10, 11, 12, 40]), params, VOCAB)
-    assert state.stop is None
+    state = step(state, prediction([0.001] * 4), params)
+    state = step(state, prediction([0.001] * 4, [10, 11, 12, 40]), params)
+    assert stop(state) is None
     assert state.changed is not None
-    assert state.changed.tolist() == [False, False, False, True]
-    assert advance(state, prediction([0.001] * 4, [10, 11, 12, 40]), params, VOCAB).stop == "converged"
+    assert state.changed[0].tolist() == [False, False, False, True]
+    assert stop(step(state, prediction([0.001] * 4, [10, 11, 12, 40]), params)) == "converged"
 
 
 def test_without_stability_confidence_alone_decides() -> None:
     params = Params(stability_threshold=0)
-    assert advance(canvas(), prediction([0.001] * 4), params, VOCAB).stop == "converged"
-    assert advance(canvas(), prediction([0.006] * 4), params, VOCAB).stop is None
+    assert stop(step(canvas(), prediction([0.001] * 4), params)) == "converged"
+    assert stop(step(canvas(), prediction([0.006] * 4), params)) is None
 
 
 def test_the_last_step_ends_a_canvas_anyway() -> None:
-    state = advance(canvas(), prediction([3.0] * 4), Params(max_denoising_steps=1), VOCAB)
-    assert state.stop == "max_steps"
+    state = step(canvas(), prediction([3.0] * 4), Params(max_denoising_steps=1))
+    assert stop(state) == "max_steps"
 
 
 def test_given_places_are_certain() -> None:
-    state = advance(canvas(4, p1=7), prediction([9.0, 9.0, 1.0, 9.0]), Params(), VOCAB)
+    state = step(canvas(4, p1=7), prediction([9.0, 9.0, 1.0, 9.0]), Params())
     assert state.entropy is not None
-    assert (state.tokens[1], state.argmax[1], state.entropy[1]) == (7, 7, 0.0)
+    assert (state.tokens[0, 1], state.argmax[0, 1], state.entropy[0, 1]) == (7, 7, 0.0)
 
 
 def test_start_canvases_differ_by_seed_and_index_only() -> None:

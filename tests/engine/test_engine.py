@@ -216,8 +216,9 @@ def test_what_can_never_run_is_refused_at_once(model: DiffusionGemma) -> None:
         engine.submit(Request((), PARAMS))
     with pytest.raises(UsageError, match="vocabulary of 64"):
         engine.submit(Request((64,), PARAMS))
-    with pytest.raises(UsageError, match="given place"):
-        engine.submit(Request((3,), PARAMS, given={16: 3}))
+    for place in (-1, 32):  # of the two canvases that 24 tokens need
+        with pytest.raises(UsageError, match=f"given place {place} is outside the 32 places"):
+            engine.submit(Request((3,), PARAMS, given={place: 3}))
     assert not engine.has_work
 
 

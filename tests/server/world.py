@@ -61,14 +61,17 @@ def scripted_session(*answers: str | list[str], max_rows: int = 8) -> Session:
     engine = session.engine
     run = engine.runner.run
 
-    def scripted(rows: list[Any]) -> list[Any]:
-        return [
-            prediction and replace(prediction, argmax=script_of(row.sequence, prediction.argmax))
-            for row, prediction in zip(rows, run(rows), strict=True)
+    def scripted(rows: list[Any]) -> Any:
+        said = run(rows)
+        if said is None:
+            return None
+        canvas, prediction = said
+        sequences = [row.sequence for row in rows if row.denoise]
+        drafts = [
+            _script(scripts[sequence.seed % len(scripts)], sequence, argmax)
+            for sequence, argmax in zip(sequences, prediction.argmax, strict=True)
         ]
-
-    def script_of(sequence: Any, argmax: torch.Tensor) -> torch.Tensor:
-        return _script(scripts[sequence.seed % len(scripts)], sequence, argmax)
+        return canvas, replace(prediction, argmax=torch.stack(drafts))
 
     engine.runner.run = scripted  # type: ignore[method-assign]
     return session

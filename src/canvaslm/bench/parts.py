@@ -42,7 +42,7 @@ Seconds = dict[str, float]
 # Functions outside the model, found by name where the engine calls them.
 _FUNCTIONS = (
     ("canvaslm.engine.runner", "predict", HEAD),
-    ("canvaslm.engine.runner", "draw", HEAD),
+    ("canvaslm.engine.runner", "draws_of", HEAD),
     ("canvaslm.engine.engine", "advance", HEAD),
 )
 # Native kernels that do one thing only.

@@ -3,13 +3,18 @@
 A tree of spans: a node stands for one block of tokens behind those of its parent, and owns their keys and values.
 Sequences that begin alike share nodes, and running ones read the parts of nodes in place. A last, partial block is a
 leaf; whoever continues from it, or from the middle of a block, gets a copy of that one block.
+
+Equal tokens are not always equal context. Each identity (an adapter, say) has a tree of its own, and a token that does
+not say what stands there is told apart by its content (see `symbols_of`).
 """
 
 from __future__ import annotations
 
+import hashlib
+import secrets
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -59,10 +64,11 @@ class PrefixCache:
         self.limit, self._new = limit, new
         empty = new(0)
         self._block, self._reach = empty.block, empty.reach
-        self._root = _Node(np.empty(0, np.int64), None, None, None)
+        self._roots: dict[str, _Node] = {}  # one tree for each identity of the context
         # Least recently used first; a child comes before its parent.
         self._nodes: OrderedDict[_Node, None] = OrderedDict()
         self._lent: weakref.WeakSet[KVCache] = weakref.WeakSet()
+        self._secret = secrets.token_bytes(16)
 
     @property
     def bytes(self) -> int:
@@ -75,13 +81,15 @@ class PrefixCache:
         tokens: tuple[int, ...],
         live: Iterable[tuple[Sequence[int], KVCache]] = (),
         expected: int = 0,
+        identity: str = "",
     ) -> KVCache | None:
         """A cache that holds the longest proper prefix of tokens found here or in a `live` sequence's, or None.
 
-        One token at least is left to the caller, so that every prompt encodes something. `expected`: see KVCache.
+        One token at least is left to the caller, so that every prompt encodes something. `live` sequences must have
+        the same identity. tokens: of `symbols_of`, where any has a content key. `expected`: see KVCache.
         """
         wanted = np.asarray(tokens[:-1], dtype=np.int64)
-        spans, count = self._remembered(wanted)
+        spans, count = self._remembered(self._roots.get(identity) or _new_root(), wanted)
         for encoded, cache in live:
             usable_here = cache.usable(_common(np.asarray(encoded, dtype=np.int64), wanted))
             if usable_here > count:
@@ -94,10 +102,11 @@ class PrefixCache:
         self._lent.add(taken)
         return taken
 
-    def put(self, tokens: tuple[int, ...], cache: KVCache) -> None:
+    def put(self, tokens: tuple[int, ...], cache: KVCache, identity: str = "") -> None:
         """Remembers a finished sequence, and closes its cache. tokens: the `cache.length` encoded ones."""
         if self.limit > 0:
-            whole, node, path = np.asarray(tokens, dtype=np.int64), self._root, []
+            node = self._roots.setdefault(identity, _new_root())
+            whole, path = np.asarray(tokens, dtype=np.int64), []
             for index, start in enumerate(range(0, len(whole), self._block)):
                 node = self._place(node, whole[start : start + self._block], cache, index)
                 path.append(node)
@@ -109,17 +118,30 @@ class PrefixCache:
     def clear(self) -> None:
         """Forgets everything; running sequences keep what they read."""
         self._nodes.clear()
-        self._root.children.clear()
+        self._roots.clear()
 
-    def _remembered(self, wanted: Tokens) -> tuple[list[SharedSpan], int]:
+    def symbols_of(self, tokens: Sequence[int], content_keys: Mapping[int, str]) -> tuple[int, ...]:
+        """What `take` and `put` compare instead of tokens, some of which stand for contents: {index: key}.
+
+        A token with a key becomes a negative number, a digest of both under a secret of this cache: nobody can look
+        for two keys that give the same one.
+        """
+        symbols = list(tokens)
+        for index, key in content_keys.items():
+            words = f"{tokens[index]} {key}".encode()
+            digest = hashlib.blake2b(words, digest_size=8, key=self._secret).digest()
+            symbols[index] = -1 - (int.from_bytes(digest) >> 1)
+        return tuple(symbols)
+
+    def _remembered(self, root: _Node, wanted: Tokens) -> tuple[list[SharedSpan], int]:
         """The spans of the longest prefix that can be continued, and its length."""
-        path = self._whole_blocks(wanted)
+        path = self._whole_blocks(root, wanted)
         best, most = path, self._usable(path, len(path) * self._block)
         # Behind the last whole block, a part of one; behind an earlier one only if what follows it cannot be continued.
         for level in range(len(path), -1, -1):
             if most > level * self._block:
                 break
-            parent = path[level - 1] if level else self._root
+            parent = path[level - 1] if level else root
             start = level * self._block
             child, shared = parent.nearest(wanted[start : start + self._block])
             if child is not None and (count := self._usable([*path[:level], child], start + shared)) > most:
@@ -128,9 +150,9 @@ class PrefixCache:
         self._touch(best)
         return [_span(node) for node in best], most
 
-    def _whole_blocks(self, wanted: Tokens) -> list[_Node]:
+    def _whole_blocks(self, root: _Node, wanted: Tokens) -> list[_Node]:
         """The nodes that hold the first blocks of wanted."""
-        path, node = [], self._root
+        path, node = [], root
         for start in range(0, len(wanted) - self._block + 1, self._block):
             child = node.children.get(wanted[start : start + self._block].tobytes())
             if child is None:
@@ -184,6 +206,7 @@ class PrefixCache:
             if excess > 0 or node.sliding is None:
                 excess -= _size(node)
                 self._remove(node)
+        self._roots = {identity: root for identity, root in self._roots.items() if root.children}
 
     def _remove(self, node: _Node) -> None:
         assert node.parent is not None and not node.children
@@ -193,6 +216,10 @@ class PrefixCache:
     def _pinned(self) -> set[int]:
         """Identities of the parts that running sequences hold."""
         return {id(part) for cache in self._lent for part in cache.shared()}
+
+
+def _new_root() -> _Node:
+    return _Node(np.empty(0, np.int64), None, None, None)
 
 
 def _span(node: _Node) -> SharedSpan:

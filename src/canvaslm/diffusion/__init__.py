@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from .params import PARAMETERS, PRESETS, Params, check_params
 
 if TYPE_CHECKING:
-    from .canvas import Canvas, start_canvas
+    from .canvas import Canvas, Progress, progress, start_canvas
+    from .rows import RowParams
     from .samplers import SAMPLERS, Sampler
     from .schedule import temperature, top_k
     from .step import advance, settle
@@ -21,8 +22,11 @@ if TYPE_CHECKING:
 _LAZY = {
     "SAMPLERS": "samplers",
     "Canvas": "canvas",
+    "Progress": "canvas",
+    "RowParams": "rows",
     "Sampler": "samplers",
     "advance": "step",
+    "progress": "canvas",
     "settle": "step",
     "start_canvas": "canvas",
     "temperature": "schedule",
@@ -35,9 +39,12 @@ __all__ = [
     "SAMPLERS",
     "Canvas",
     "Params",
+    "Progress",
+    "RowParams",
     "Sampler",
     "advance",
     "check_params",
+    "progress",
     "settle",
     "start_canvas",
     "temperature",

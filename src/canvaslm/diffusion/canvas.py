@@ -1,9 +1,9 @@
-"""A canvas: all state of one row while it is denoised, as plain data."""
+"""Canvases: all state of rows while they are denoised, as plain data."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -11,31 +11,76 @@ from torch import Tensor
 from ..ops import noise
 from ..types import CanvasStop
 
+# What `Canvas.stop` counts: why a canvas is finished.
+STOPS: tuple[CanvasStop | None, ...] = (None, "converged", "max_steps")
+
 
 @dataclass(frozen=True)
 class Canvas:
-    """One row's canvas after `step` denoise steps. Tensors are [C]; advancing makes a new Canvas."""
+    """R canvases of C places, each after a number of denoise steps of its own. Advancing makes a new Canvas.
 
-    seed: int
-    index: int  # 0-based number of the canvas within its answer
-    tokens: Tensor  # int64, what the model reads next: accepted tokens and fresh noise
-    argmax: Tensor  # int64, the draft: the model's best guess of every place
-    frozen: Tensor  # bool, places whose token is given and never changes
-    step: int = 0
-    history: tuple[Tensor, ...] = ()  # argmax canvases of the last steps, for the stopping rule
-    soft: Tensor | None = None  # [C, H], soft embedding of the last prediction; None before the first step
-    entropy: Tensor | None = None  # nats, fp32
-    accepted: Tensor | None = None  # bool
-    changed: Tensor | None = None  # bool, argmax differs from the step before
-    logprob: Tensor | None = None  # fp32, of the argmax token
-    top: tuple[Tensor, Tensor] | None = None  # (token ids int64, log-probabilities fp32), each [C, k]
-    held: Tensor | None = None  # int64, steps for which a place kept its argmax and was certain
-    stop: CanvasStop | None = None  # set once the canvas is finished
+    Rows never meet: what becomes of one depends on no other. Everything is where the model is, and nothing but
+    `progress` needs to be read from there.
+    """
 
-    @property
-    def mean_entropy(self) -> float:
-        """Mean over the places, in nats; infinite before the first step."""
-        return float("inf") if self.entropy is None else float(self.entropy.mean())
+    key: Tensor  # int64 [R], of `noise.canvas_key`: the seed and the number of the canvas within its answer
+    step: Tensor  # int64 [R], denoise steps taken
+    stop: Tensor  # int64 [R], an index into STOPS: not 0 once the canvas is finished
+    settled: Tensor  # int64 [R], places at the start that were frozen because they had been certain for long
+    tokens: Tensor  # int64 [R, C], what the model reads next: accepted tokens and fresh noise
+    argmax: Tensor  # int64 [R, C], the draft: the model's best guess of every place
+    frozen: Tensor  # bool [R, C], places whose token is given and never changes
+    unchanged: (
+        Tensor  # int64 [R, C], how many of the last steps in a row had the argmax that the place has now
+    )
+    held: Tensor  # int64 [R, C], steps for which a place kept its argmax and was certain
+    soft: Tensor | None = None  # [R, C, H], soft embedding of the last prediction; None before the first step
+    entropy: Tensor | None = None  # nats, fp32 [R, C]
+    accepted: Tensor | None = None  # bool [R, C]
+    changed: Tensor | None = None  # bool [R, C], argmax differs from the step before
+    logprob: Tensor | None = None  # fp32 [R, C], of the argmax token
+    top_tokens: Tensor | None = None  # int64 [R, C, k], the most probable tokens, best first
+    top_logprobs: Tensor | None = None  # fp32 [R, C, k]
+
+    @classmethod
+    def join(cls, parts: Sequence[Canvas]) -> Canvas:
+        """The rows of all parts, in order, ready to be advanced: without what the last step said of them.
+
+        `soft` is kept, with zeros for rows before their first step; None if all are.
+        """
+        if len(parts) == 1:
+            return parts[0]
+        state = {name: torch.cat([getattr(part, name) for part in parts]) for name in _STATE}
+        return cls(**state, soft=_join_soft(parts))
+
+    def row(self, index: int) -> Canvas:
+        """One row, as a Canvas of one."""
+        columns = (getattr(self, f.name) for f in fields(self))
+        return Canvas(*(None if x is None else x[index : index + 1] for x in columns))  # type: ignore[arg-type]
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+
+_STATE = ("key", "step", "stop", "settled", "tokens", "argmax", "frozen", "unchanged", "held")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What the host knows of one row's canvas."""
+
+    step: int = 0  # denoise steps taken
+    stop: CanvasStop | None = None  # why it is finished
+    mean_entropy: float = float("inf")  # nats, over all places
+    settled: int = 0  # places at the start that were frozen early
+
+
+def progress(canvas: Canvas) -> list[Progress]:
+    """Each row's, after a step at least: one read from the device for all rows together."""
+    assert canvas.entropy is not None
+    numbers = (canvas.step, canvas.stop, canvas.entropy.mean(-1), canvas.settled)
+    table = torch.stack([column.double() for column in numbers], dim=-1).tolist()
+    return [Progress(int(step), STOPS[int(stop)], mean, int(settled)) for step, stop, mean, settled in table]
 
 
 def start_canvas(
@@ -46,12 +91,26 @@ def start_canvas(
     device: torch.device | str = "cpu",
     given: Mapping[int, int] | None = None,
 ) -> Canvas:
-    """A canvas of uniform random tokens over the whole vocabulary; `given` fixes places: {place: token id}."""
-    tokens = noise.tokens(noise.stream(seed, index, 0, noise.START), length, vocab_size, device)
-    frozen = torch.zeros(length, dtype=torch.bool, device=device)
+    """One row of uniform random tokens over the whole vocabulary; `given` fixes places: {place: token id}.
+
+    index: the 0-based number of the canvas within its answer.
+    """
+    tokens = noise.tokens(noise.stream(seed, index, 0, noise.START), length, vocab_size)
+    frozen = torch.zeros(length, dtype=torch.bool)
     for place, token in (given or {}).items():
         tokens[place], frozen[place] = token, True
-    return Canvas(seed=seed, index=index, tokens=tokens, argmax=tokens, frozen=frozen)
+    tokens, frozen = tokens[None].to(device), frozen[None].to(device)
+    zero, zeros = torch.zeros(1, dtype=torch.int64, device=device), torch.zeros_like(tokens)
+    key = torch.tensor([noise.canvas_key(seed, index)], device=device)
+    return Canvas(key, zero, zero, zero, tokens, tokens, frozen, zeros, zeros)
 
 
-__all__ = ["Canvas", "start_canvas"]
+def _join_soft(parts: Sequence[Canvas]) -> Tensor | None:
+    known = next((part.soft for part in parts if part.soft is not None), None)
+    if known is None:
+        return None
+    rows = (p.soft if p.soft is not None else known.new_zeros(len(p), *known.shape[1:]) for p in parts)
+    return torch.cat(list(rows))
+
+
+__all__ = ["STOPS", "Canvas", "Progress", "progress", "start_canvas"]

@@ -1,8 +1,7 @@
-"""One step of the sampling algorithm: a canvas and a prediction in, the next canvas out."""
+"""One step of the sampling algorithm: canvases and a prediction in, the next canvases out."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -10,99 +9,95 @@ from torch import Tensor
 
 from ..ops import noise
 from ..ops.predict import Prediction
-from ..types import CanvasStop, Params
-from .canvas import Canvas
+from .canvas import STOPS, Canvas
+from .rows import RowParams
 from .samplers import SAMPLERS
 from .stopping import stable_and_confident
 
 
-def advance(
-    canvas: Canvas, prediction: Prediction, params: Params, vocab_size: int, eos_token_ids: Sequence[int] = ()
-) -> Canvas:
-    """Accepts some of the sampled tokens, draws the other places anew, and decides whether the canvas is done.
+def advance(canvas: Canvas, prediction: Prediction, params: RowParams, vocab_size: int) -> Canvas:
+    """Accepts some of the sampled tokens, draws the other places anew, and decides which canvases are done.
 
-    prediction: one row's, tensors [C] (soft [C, H]). eos_token_ids matter to `eos_aware_stopping` alone. The result of a finished canvas is its `argmax`.
+    canvas, prediction, params: of the same R rows, tensors [R, C] (soft [R, C, H]). The result of a finished canvas is
+    its `argmax`. Nothing is read from the device, and no row depends on another.
     Reference: `_denoising_step` in transformers' generation_diffusion_gemma.py.
     """
     prediction = _pin(prediction, canvas)
-    accepted = SAMPLERS[params.sampler](canvas, prediction, params) | canvas.frozen
-    sampled = prediction.argmax if params.temperature == 0 else prediction.sampled
-    key = noise.stream(canvas.seed, canvas.index, canvas.step, noise.RENOISE)
-    fresh = noise.tokens(key, len(sampled), vocab_size, sampled.device)
+    accepted = _accept(canvas, prediction, params) | canvas.frozen
+    greedy = params.column("temperature") == 0
+    sampled = torch.where(greedy, prediction.argmax, prediction.sampled)
+    (keys,) = noise.streams(canvas.key, canvas.step, noise.RENOISE)
+    fresh = noise.tokens(keys, sampled.shape[-1], vocab_size)
+    changed = prediction.argmax != canvas.argmax
+    first = canvas.step[:, None] == 0  # the argmax before the first step is noise, which no step has said
     moved = replace(
         canvas,
         tokens=torch.where(accepted, sampled, fresh),
         argmax=prediction.argmax,
         step=canvas.step + 1,
-        history=_remember(canvas.history, prediction.argmax, params),
+        unchanged=torch.where(changed | first, 0, canvas.unchanged + 1),
+        held=_held(canvas, prediction, changed, params),
         soft=prediction.soft,
         entropy=prediction.entropy,
         accepted=accepted,
-        changed=prediction.argmax != canvas.argmax,
+        changed=changed,
         logprob=prediction.logprob,
-        top=_top(prediction),
-        held=_held(canvas, prediction, params),
+        top_tokens=prediction.top_tokens,
+        top_logprobs=prediction.top_logprobs,
     )
-    return replace(moved, stop=_decide(moved, canvas.history, params, eos_token_ids))
+    return replace(moved, stop=_decide(moved, params))
 
 
-def settle(canvas: Canvas, sent: int, params: Params) -> tuple[Canvas, int]:
-    """Freezes the prefix that has been certain for `settle_steps` steps: (canvas, places frozen so far).
+def settle(canvas: Canvas, params: RowParams) -> Canvas:
+    """Freezes the start of each live canvas that has been certain for `settle_steps` steps; `settled` counts it.
 
-    sent: how many places were frozen before. Nothing happens with `settle_steps` 0.
+    Nothing happens to rows with `settle_steps` 0.
     """
-    if not params.settle_steps or canvas.held is None:
-        return canvas, sent
-    waiting = (canvas.held < params.settle_steps).nonzero()
-    count = max(sent, int(waiting[0]) if len(waiting) else len(canvas.held))
-    if count == sent:
-        return canvas, sent
-    prefix = torch.arange(len(canvas.held), device=canvas.held.device) < count
-    tokens = torch.where(prefix, canvas.argmax, canvas.tokens)
-    return replace(canvas, tokens=tokens, frozen=canvas.frozen | prefix), count
+    if not params.sends_early:
+        return canvas
+    wanted = params.column("settle_steps")
+    certain = (canvas.held >= wanted).long().cumprod(-1).sum(-1)  # places before the first that waits
+    live = (wanted[:, 0] > 0) & (canvas.stop == 0)
+    settled = torch.where(live, torch.maximum(canvas.settled, certain), canvas.settled)
+    places = torch.arange(canvas.tokens.shape[-1], device=canvas.tokens.device)
+    start = (places < settled[:, None]) & live[:, None]
+    tokens = torch.where(start, canvas.argmax, canvas.tokens)
+    return replace(canvas, tokens=tokens, frozen=canvas.frozen | start, settled=settled)
 
 
-def _top(prediction: Prediction) -> tuple[Tensor, Tensor] | None:
-    if prediction.top_tokens is None or prediction.top_logprobs is None:
-        return None
-    return prediction.top_tokens, prediction.top_logprobs
+def _accept(canvas: Canvas, prediction: Prediction, params: RowParams) -> Tensor:
+    """Each row's sampler's word: bool [R, C]."""
+    first, *others = dict.fromkeys(params.samplers)
+    accepted = SAMPLERS[first](canvas, prediction, params)
+    for name in others:
+        accepted = torch.where(params.using(name), SAMPLERS[name](canvas, prediction, params), accepted)
+    return accepted
 
 
-def _held(canvas: Canvas, prediction: Prediction, params: Params) -> Tensor:
+def _held(canvas: Canvas, prediction: Prediction, changed: Tensor, params: RowParams) -> Tensor:
     """Steps for which each place kept its argmax with an entropy below `settle_entropy`, this step included."""
-    before = canvas.held if canvas.held is not None else torch.zeros_like(prediction.argmax)
-    kept = torch.where(prediction.argmax == canvas.argmax, before + 1, 1)
-    return torch.where(prediction.entropy < params.settle_entropy, kept, 0)
+    certain = prediction.entropy < params.column("settle_entropy", like=prediction.entropy)
+    return torch.where(certain, torch.where(changed, 1, canvas.held + 1), 0)
 
 
 def _pin(prediction: Prediction, canvas: Canvas) -> Prediction:
     """Given places are certain: their token is what was given, whatever the model thinks."""
-    if not bool(canvas.frozen.any()):
-        return prediction
-    given, zero = canvas.tokens, torch.zeros_like(prediction.entropy)
-    return Prediction(
-        torch.where(canvas.frozen, given, prediction.sampled),
-        torch.where(canvas.frozen, given, prediction.argmax),
-        torch.where(canvas.frozen, zero, prediction.entropy),
-        torch.where(canvas.frozen, zero, prediction.logprob),
-        prediction.soft,
-        prediction.top_tokens,
-        prediction.top_logprobs,
+    frozen, given = canvas.frozen, canvas.tokens
+    return replace(
+        prediction,
+        sampled=torch.where(frozen, given, prediction.sampled),
+        argmax=torch.where(frozen, given, prediction.argmax),
+        entropy=prediction.entropy.masked_fill(frozen, 0.0),
+        logprob=prediction.logprob.masked_fill(frozen, 0.0),
     )
 
 
-def _remember(history: tuple[Tensor, ...], argmax: Tensor, params: Params) -> tuple[Tensor, ...]:
-    keep = params.stability_threshold
-    return (*history, argmax)[-keep:] if keep else ()
-
-
-def _decide(
-    moved: Canvas, history: tuple[Tensor, ...], params: Params, eos_token_ids: Sequence[int]
-) -> CanvasStop | None:
+def _decide(moved: Canvas, params: RowParams) -> Tensor:
+    """Why each row is finished, as an index into STOPS: int64 [R]."""
     assert moved.entropy is not None
-    if stable_and_confident(history, moved.argmax, moved.entropy, params, eos_token_ids):
-        return "converged"
-    return "max_steps" if moved.step >= params.max_denoising_steps else None
+    done = stable_and_confident(moved.argmax, moved.unchanged, moved.entropy, params)
+    last = moved.step >= params.column("max_denoising_steps")[:, 0]
+    return torch.where(done, STOPS.index("converged"), torch.where(last, STOPS.index("max_steps"), 0))
 
 
 __all__ = ["advance", "settle"]

@@ -2,42 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
-from ..types import Params
+from .rows import RowParams
 
 
-def stable_and_confident(
-    history: tuple[Tensor, ...],
-    argmax: Tensor,
-    entropy: Tensor,
-    params: Params,
-    eos_token_ids: Sequence[int] = (),
-) -> bool:
-    """The argmax canvas equals that of each of the last `stability_threshold` steps, and its mean entropy is below
-    `confidence_threshold` (reference: `StableAndConfidentStoppingCriteria`).
+def stable_and_confident(argmax: Tensor, unchanged: Tensor, entropy: Tensor, params: RowParams) -> Tensor:
+    """Which rows may end: bool [R]. The argmax canvas equals that of each of the last `stability_threshold` steps,
+    and its mean entropy is below `confidence_threshold` (reference: `StableAndConfidentStoppingCriteria`).
 
-    history: argmax canvases [C] of earlier steps, latest last; argmax, entropy [C]: this step's. With
-    `eos_aware_stopping` both rules look at the places up to and including the draft's first EOS alone: what follows
-    is never read.
+    argmax, unchanged, entropy [R, C]: this step's; see Canvas. With `eos_aware_stopping` both rules look at the
+    places up to and including the draft's first EOS alone: what follows is never read.
     """
-    wanted = params.stability_threshold
-    places = slice(None)
-    if params.eos_aware_stopping:
-        places = slice(first_end(argmax, eos_token_ids))
-    if len(history) < wanted or not float(entropy[places].mean()) < params.confidence_threshold:
-        return False
-    recent = history[len(history) - wanted :]
-    return all(bool((argmax[places] == earlier[places]).all()) for earlier in recent)
+    within = ~params.column("eos_aware_stopping").bool() | up_to_first_end(argmax, params.eos)
+    stable = ((unchanged >= params.column("stability_threshold")) | ~within).all(-1)
+    # Of all places in the order in which the reference sums; of some in float64, where the order hardly matters.
+    some = torch.where(within, entropy.double(), 0.0).sum(-1) / within.sum(-1)
+    mean = torch.where(within.all(-1), entropy.mean(-1).double(), some)
+    return stable & (mean < params.column("confidence_threshold")[:, 0])
 
 
-def first_end(tokens: Tensor, eos_token_ids: Sequence[int]) -> int:
-    """How many places [C] there are up to and including the first EOS; all, if there is none."""
-    ends = torch.isin(tokens, torch.tensor(list(eos_token_ids), device=tokens.device)).nonzero()
-    return int(ends[0]) + 1 if len(ends) else len(tokens)
+def up_to_first_end(tokens: Tensor, eos: Tensor) -> Tensor:
+    """Which places [R, C] come before a row's first EOS, or are it: all, where there is none. eos [R, E]: see RowParams."""
+    ends = (tokens[..., None] == eos[:, None]).any(-1)
+    return ends.cumsum(-1) - ends.long() == 0
 
 
-__all__ = ["first_end", "stable_and_confident"]
+__all__ = ["stable_and_confident", "up_to_first_end"]

@@ -13,13 +13,10 @@ from dataclasses import replace
 import torch
 
 from ..cache import PrefixCache
-from ..diffusion import advance, check_params, settle, start_canvas, temperature
+from ..diffusion import Progress, RowParams, advance, check_params, progress, settle, start_canvas
 from ..errors import CanvasError, EngineFailure, PromptTooLong, UsageError
 from ..model import DiffusionGemma
-from ..ops.predict import Prediction
 from ..types import (
-    Committed,
-    Draft,
     Event,
     Failed,
     Finished,
@@ -27,6 +24,7 @@ from ..types import (
     Request,
     Settled,
 )
+from .commit import committed_event, draft_event, project
 from .runner import Runner
 from .scheduler import Row, Scheduler
 from .sequence import Sequence, State
@@ -69,21 +67,21 @@ class Engine:
         self._events: list[Event] = []
 
     def step(self) -> list[Event]:
-        """One step: admits what fits, encodes what is new, denoises every live canvas once, settles what is done.
+        """One step: admits what fits, encodes what is new, denoises every live canvas once, commits what is done.
 
         Encoding and denoising are one pass of the model over all rows. A canvas whose context is completed in this
         step, by the last of a prompt or by the canvas committed before it, takes its first step in the same pass: in
         each layer the context's keys and values are there before the canvas asks for them. `Scheduler.rows` says how
-        much is encoded in a step.
+        much is encoded in a step. What the host must know of all canvases of a pass is read at once.
         """
         for sequence in self.scheduler.admit():
             self._open(sequence)
-        rows = self.scheduler.rows()
-        for part in self.runner.passes(rows):
-            self._run(part)
+        for rows in self.runner.passes(self.scheduler.rows()):
+            for row in self._run(rows):
+                self._report(row.sequence)
         for sequence in self.scheduler.denoising():
-            if sequence.canvas is not None and sequence.canvas.stop is not None:
-                self._settle(sequence)
+            if sequence.progress.stop is not None:
+                self._commit(sequence)
         events, self._events = self._events, []
         return events
 
@@ -93,6 +91,9 @@ class Engine:
         if params.seed is None:
             # 32 bits: readers of JSON that know only doubles round what is above 2^53.
             params = replace(params, seed=secrets.randbits(32))
+        constraint = request.constraint
+        if constraint is not None:
+            params = replace(params, settle_steps=0)  # what is sent early could not be projected any more
         self._check_tokens(request)
         wanted = math.ceil(params.max_new_tokens / self.config.canvas_length)
         fits = (self.max_context - len(request.tokens)) // self.config.canvas_length
@@ -102,7 +103,12 @@ class Engine:
                 f"not fit the context of {self.max_context}: shorten it",
                 "messages",
             )
-        sequence = Sequence(next(self._ids), request, params, min(wanted, fits))
+        places = min(wanted, fits) * self.config.canvas_length
+        self._check_given(request, places)
+        symbols = self.prefixes.symbols_of(request.tokens, request.content_keys)
+        state = constraint.start() if constraint is not None else None
+        limit = min(params.max_new_tokens, places)
+        sequence = Sequence(next(self._ids), request, params, limit, symbols, constraint_state=state)
         sequence.kv_bytes = self.runner.cache_bytes(self._expected(sequence))
         self._check_memory(sequence)
         self.scheduler.add(sequence)
@@ -134,7 +140,8 @@ class Engine:
 
     def _expected(self, sequence: Sequence) -> int:
         """Tokens the sequence's cache may come to hold, the last canvas included."""
-        return len(sequence.request.tokens) + sequence.max_canvases * self.config.canvas_length
+        places = self.config.canvas_length
+        return len(sequence.request.tokens) + places * math.ceil(sequence.max_tokens / places)
 
     def _check_memory(self, sequence: Sequence) -> None:
         limit = self.scheduler.kv_memory
@@ -148,123 +155,135 @@ class Engine:
     def _check_tokens(self, request: Request) -> None:
         if not request.tokens:
             raise UsageError("the prompt is empty", "messages")
-        vocab, places = self.config.vocab_size, self.config.canvas_length
+        vocab = self.config.vocab_size
         if not all(0 <= token < vocab for token in (*request.tokens, *request.given.values())):
             raise UsageError(f"a token id is outside the vocabulary of {vocab}", "messages")
         if request.top_logprobs is not None and not 0 <= request.top_logprobs <= MAX_TOP_LOGPROBS:
             raise UsageError(
                 f"top_logprobs = {request.top_logprobs} is not in 0 .. {MAX_TOP_LOGPROBS}", "top_logprobs"
             )
-        if not all(0 <= place < places for place in request.given):
-            raise UsageError(f"a given place is outside the canvas of {places}", "given")
+        if not all(0 <= index < len(request.tokens) for index in request.content_keys):
+            raise UsageError("a content key belongs to no token of the prompt", "content_keys")
+
+    def _check_given(self, request: Request, places: int) -> None:
+        for place in request.given:
+            if not 0 <= place < places:
+                raise UsageError(
+                    f"the given place {place} is outside the {places} places of canvases that max_new_tokens and "
+                    "the context allow",
+                    "given",
+                )
 
     def _open(self, sequence: Sequence) -> None:
         """Gives an admitted sequence its cache, with as much of its prompt as is remembered."""
         sequence.clock.mark("admitted")
         tokens = sequence.request.tokens
-        live = [(s.encoded, s.cache) for s in self.scheduler.running if s.cache is not None]
-        expected = self._expected(sequence)
-        sequence.cache = self.prefixes.take(tokens, live, expected) or self.runner.new_cache(expected)
+        identity, expected = sequence.request.identity, self._expected(sequence)
+        live = [
+            (s.encoded, s.cache)
+            for s in self.scheduler.running
+            if s.cache is not None and s.request.identity == identity
+        ]
+        known = self.prefixes.take(sequence.symbols, live, expected, identity)
+        sequence.cache = known or self.runner.new_cache(expected)
         sequence.cached_tokens = sequence.cache.length
-        sequence.encoded = list(tokens[: sequence.cached_tokens])
+        sequence.encoded = list(sequence.symbols[: sequence.cached_tokens])
         sequence.pending = list(tokens[sequence.cached_tokens :])
+        sequence.row_params = RowParams.of(
+            sequence.params, sequence.request.eos_token_ids, self.runner.device
+        )
         self._start_canvas(sequence)
 
     def _start_canvas(self, sequence: Sequence) -> None:
         """Lays out the next canvas, to be denoised as soon as nothing is left to encode before it."""
-        index = len(sequence.reports)
+        index, places = len(sequence.reports), self.config.canvas_length
+        first = index * places
+        given = {p - first: t for p, t in sequence.request.given.items() if first <= p < first + places}
         sequence.canvas = start_canvas(
-            sequence.seed,
-            index,
-            self.config.canvas_length,
-            self.config.vocab_size,
-            self.runner.device,
-            sequence.request.given if index == 0 else None,
+            sequence.seed, index, places, self.config.vocab_size, self.runner.device, given
         )
-        sequence.settled, sequence.state = 0, State.ENCODE
+        sequence.progress, sequence.sent, sequence.state = Progress(), 0, State.ENCODE
 
-    def _run(self, rows: list[Row]) -> None:
-        """One pass. If it fails, each row runs by itself, so that only those fail that cannot run."""
+    def _run(self, rows: list[Row]) -> list[Row]:
+        """One pass; returns the rows whose canvases took a step. If it fails, each row runs by itself, so that only
+        those fail that cannot run.
+        """
         rows = [row for row in rows if row.sequence.state is not State.FINISHED]
         if not rows:
-            return
+            return []
         begin = time.perf_counter()
         try:
-            predictions = self.runner.run(rows)
+            moved = self._denoise(rows)
         except Exception as error:
             if len(rows) == 1:
                 self._fail(rows[0].sequence, error)
-                return
+                return []
             log.warning("a pass over %d rows failed, now each runs by itself: %r", len(rows), error)
         else:
-            for row, prediction in zip(rows, predictions, strict=True):
-                self._take(row, prediction)
-            took = time.perf_counter() - begin
-            for row in rows:
-                row.sequence.clock.share(took, row.count, self.config.canvas_length if row.denoise else 0)
-            return
-        for row in rows:  # outside the handler, where what the failed pass had in memory is free
-            self._run([row])
+            self._count_in(rows, time.perf_counter() - begin)
+            return moved
+        # Outside the handler, where what the failed pass had in memory is free.
+        return [moved for row in rows for moved in self._run([row])]
 
-    def _take(self, row: Row, prediction: Prediction | None) -> None:
-        """What a pass has made of one row."""
-        sequence = row.sequence
-        if not sequence.pending:
-            sequence.state = State.DENOISE
-        if prediction is None:
-            return
-        try:
-            self._advance(sequence, prediction)
-        except Exception as error:
-            self._fail(sequence, error)
+    @torch.inference_mode()
+    def _denoise(self, rows: list[Row]) -> list[Row]:
+        """Runs the model and moves the canvases on; returns their rows. If it raises, no sequence has changed."""
+        said = self.runner.run(rows)
+        if said is None:
+            return []
+        denoised = [row for row in rows if row.denoise]
+        params = RowParams.join([_row_params(row.sequence) for row in denoised])
+        canvas = advance(*said, params, self.config.vocab_size)
+        canvas = settle(canvas, params)
+        for index, (row, known) in enumerate(zip(denoised, progress(canvas), strict=True)):
+            row.sequence.canvas, row.sequence.progress = canvas.row(index), known
+        return denoised
 
-    def _advance(self, sequence: Sequence, prediction: Prediction) -> None:
-        assert sequence.canvas is not None
-        sequence.canvas = advance(
-            sequence.canvas,
-            prediction,
-            sequence.params,
-            self.config.vocab_size,
-            sequence.request.eos_token_ids,
-        )
+    @torch.inference_mode()
+    def _count_in(self, rows: list[Row], seconds: float) -> None:
+        """What a pass has encoded is context now."""
+        for row in rows:
+            row.sequence.advance(row.count)
+            if not row.sequence.pending:
+                row.sequence.state = State.DENOISE
+            row.sequence.clock.share(seconds, row.count, self.config.canvas_length if row.denoise else 0)
+
+    def _report(self, sequence: Sequence) -> None:
+        """Tells what a step has made of a canvas, as far as anybody wants to know before it is committed."""
         sequence.clock.mark("first_draft")
         if sequence.request.drafts:
-            self._events.append(_draft(sequence))
-        if sequence.params.settle_steps and sequence.canvas.stop is None:
-            self._send_early(sequence)
+            self._events.append(draft_event(sequence))
+        if sequence.progress.settled > sequence.sent:
+            tokens, _ = sequence.cut(sequence.draft())
+            sent, sequence.sent = sequence.sent, sequence.progress.settled
+            if early := tokens[sent : sequence.sent]:
+                self._events.append(Settled(sequence.id, len(sequence.reports), tuple(early)))
 
-    def _send_early(self, sequence: Sequence) -> None:
-        """Sends, and freezes, the part of a live canvas that has been certain for long enough."""
-        assert sequence.canvas is not None
-        before = sequence.settled
-        sequence.canvas, sequence.settled = settle(sequence.canvas, before, sequence.params)
-        kept, _ = self._cut(sequence)
-        if tokens := kept[before : sequence.settled]:
-            self._events.append(Settled(sequence.id, sequence.canvas.index, tuple(tokens)))
-
-    def _cut(self, sequence: Sequence) -> tuple[list[int], bool]:
-        """The canvas's tokens that belong to the answer, and whether an EOS is among them."""
-        assert sequence.canvas is not None
-        room = sequence.params.max_new_tokens - len(sequence.output)
-        tokens: list[int] = sequence.canvas.argmax[:room].tolist()
-        ends = [i for i, token in enumerate(tokens) if token in sequence.request.eos_token_ids]
-        return (tokens[: ends[0] + 1], True) if ends else (tokens, False)
-
-    def _settle(self, sequence: Sequence) -> None:
-        """Commits a finished canvas; then ends the sequence, or makes the canvas context of the next."""
-        assert sequence.canvas is not None
-        kept, ended = self._cut(sequence)
+    def _commit(self, sequence: Sequence) -> None:
+        """The canvas becomes context of the next, or ends the answer."""
+        try:
+            committed = project(sequence)
+        except Exception as error:
+            self._fail(sequence, error)
+            return
+        kept, ended = sequence.cut(committed.tokens)
         sequence.output += kept
+        sequence.constraint_state = committed.state
         sequence.reports.append(sequence.report())
         sequence.clock.mark("first_commit")
-        self._events.append(_committed(sequence, kept))
-        if ended:
+        self._events.append(committed_event(sequence, kept, committed.places))
+        if ended or (committed.ended and len(kept) == len(committed.tokens)):
             self._finish(sequence, "stop")
-        elif len(sequence.reports) == sequence.max_canvases:
+        elif not sequence.room or not self._fits_canvas(sequence):
             self._finish(sequence, "length")
         else:
-            sequence.pending = sequence.canvas.argmax.tolist()
+            sequence.pending = kept
             self._start_canvas(sequence)
+
+    def _fits_canvas(self, sequence: Sequence) -> bool:
+        """Whether the context has places for one more canvas."""
+        context = len(sequence.request.tokens) + len(sequence.output)
+        return context + self.config.canvas_length <= self.max_context
 
     def _finish(self, sequence: Sequence, reason: FinishReason) -> None:
         self.scheduler.remove(sequence)
@@ -283,7 +302,7 @@ class Engine:
     def _release(self, sequence: Sequence) -> None:
         """Hands the encoded context to the prefix cache."""
         if sequence.cache is not None and sequence.encoded:
-            self.prefixes.put(tuple(sequence.encoded), sequence.cache)
+            self.prefixes.put(tuple(sequence.encoded), sequence.cache, sequence.request.identity)
         sequence.cache = sequence.canvas = None
 
     def _fail(self, sequence: Sequence, error: Exception) -> None:
@@ -295,35 +314,9 @@ class Engine:
         self._events.append(Failed(sequence.id, known))
 
 
-def _committed(sequence: Sequence, kept: list[int]) -> Committed:
-    canvas, wanted = sequence.canvas, sequence.request.top_logprobs
-    assert canvas is not None
-    event = Committed(sequence.id, canvas.index, tuple(kept[sequence.settled :]), sequence.reports[-1])
-    if wanted is None or canvas.logprob is None:
-        return event
-    logprobs = tuple(canvas.logprob[: len(kept)].tolist())
-    top: tuple[tuple[tuple[int, float], ...], ...] = ()
-    if wanted and canvas.top is not None:
-        rows = zip(canvas.top[0].tolist(), canvas.top[1].tolist(), kept, strict=False)
-        top = tuple(tuple(zip(ids[:wanted], values[:wanted], strict=True)) for ids, values, _ in rows)
-    return replace(event, logprobs=logprobs, top_logprobs=top)
-
-
-def _draft(sequence: Sequence) -> Draft:
-    canvas, params = sequence.canvas, sequence.params
-    assert canvas is not None and canvas.entropy is not None
-    assert canvas.accepted is not None and canvas.changed is not None
-    return Draft(
-        sequence.id,
-        canvas.index,
-        canvas.step,
-        params.max_denoising_steps,
-        temperature(params, canvas.step - 1),
-        tuple(canvas.argmax.tolist()),
-        tuple(canvas.entropy.tolist()),
-        tuple(canvas.accepted.tolist()),
-        tuple(canvas.changed.tolist()),
-    )
+def _row_params(sequence: Sequence) -> RowParams:
+    assert sequence.row_params is not None
+    return sequence.row_params
 
 
 __all__ = ["Engine"]

@@ -6,60 +6,90 @@ The engine must give exactly these tokens; the tests compare both with this file
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
-from ..diffusion import Canvas, advance, start_canvas, temperature, top_k
+from ..diffusion import (
+    Canvas,
+    RowParams,
+    advance,
+    progress,
+    settle,
+    start_canvas,
+    temperature,
+    top_k,
+)
 from ..model import DiffusionGemma, PlainContext
-from ..ops.predict import Prediction, draw, sample
+from ..ops.predict import Prediction, draws_of, sample
 from ..ops.top_k import keep_top
 from ..types import CanvasReport, Params
 
 
 def predict_plainly(
-    model: DiffusionGemma, hidden: torch.Tensor, params: Params, canvas: Canvas
+    model: DiffusionGemma, hidden: torch.Tensor, params: Params, canvas: Canvas, step: int
 ) -> Prediction:
-    """Prediction for one canvas's hidden states [C, H], from its whole logits [C, V]."""
-    logits = model.logits(hidden) / temperature(params, canvas.step)
-    kept = keep_top(logits, top_k(params, canvas.step))
-    places, vocab = logits.shape
-    random = draw(canvas.seed, canvas.index, canvas.step, places, vocab, logits.device)
+    """Prediction [1, C] for one canvas's hidden states [C, H] at its 0-based step, from its whole logits [C, V]."""
+    logits = model.logits(hidden) / temperature(params, step)
+    kept = keep_top(logits, top_k(params, step))
+    (random,) = draws_of(canvas.key, canvas.step, *logits.shape)
     judged = logits if params.top_k_tail_correction else kept
     entropy = -(judged.softmax(-1) * judged.log_softmax(-1).clamp(min=-1e30)).sum(-1)
     argmax = logits.argmax(-1)
     logprob = logits.log_softmax(-1).gather(-1, argmax[:, None]).squeeze(-1)
     soft = model.soft_embedding(kept.softmax(-1))
-    return Prediction(sample(kept, random), argmax, entropy, logprob, soft)
+    columns = (sample(kept, random), argmax, entropy, logprob, soft)
+    return Prediction(*(column[None] for column in columns))
 
 
 @torch.no_grad()
 def generate(
-    model: DiffusionGemma, prompt: Sequence[int], params: Params, eos_token_ids: Sequence[int] = ()
+    model: DiffusionGemma,
+    prompt: Sequence[int],
+    params: Params,
+    eos_token_ids: Sequence[int] = (),
+    *,
+    given: Mapping[int, int] | None = None,
 ) -> tuple[list[int], list[CanvasReport]]:
-    """Committed tokens (cut after the first EOS) and one report per canvas. `params.seed` must be set."""
+    """Committed tokens (cut after the first EOS) and one report per canvas. `params.seed` must be set.
+
+    `given`: as in `Request`.
+    """
     assert params.seed is not None
-    config, device = model.config, model.embed_tokens.weight.device
+    places, device = model.config.canvas_length, model.embed_tokens.weight.device
+    row = RowParams.of(params, eos_token_ids, device)
     context, output, reports = list(prompt), [], []
-    for index in range(math.ceil(params.max_new_tokens / config.canvas_length)):
-        memory = PlainContext(config)
-        tokens = torch.tensor([context], device=device)
-        model.encode(tokens, torch.arange(len(context), device=device)[None], memory)
-        positions = len(context) + torch.arange(config.canvas_length, device=device)[None]
-        canvas = start_canvas(params.seed, index, config.canvas_length, config.vocab_size, device)
-        while canvas.stop is None:
-            soft = None if canvas.soft is None else canvas.soft[None]
-            hidden = model.denoise(canvas.tokens[None], positions, memory, soft)[0]
-            prediction = predict_plainly(model, hidden, params, canvas)
-            canvas = advance(canvas, prediction, params, config.vocab_size)
-        settled = canvas.argmax.tolist()
-        reports.append(CanvasReport(canvas.step, canvas.stop, canvas.mean_entropy))
-        ends = [i for i, token in enumerate(settled) if token in eos_token_ids]
-        output += settled[: ends[0] + 1] if ends else settled
+    for index in range(math.ceil(params.max_new_tokens / places)):
+        fixed = {p - index * places: t for p, t in (given or {}).items() if p // places == index}
+        canvas = start_canvas(params.seed, index, places, model.config.vocab_size, device, fixed)
+        draft, report = _denoise(model, context, canvas, params, row)
+        reports.append(report)
+        ends = [i for i, token in enumerate(draft) if token in eos_token_ids]
+        output += draft[: ends[0] + 1] if ends else draft
         if ends:
             break
-        context += settled
+        context += draft
     return output[: params.max_new_tokens], reports
+
+
+def _denoise(
+    model: DiffusionGemma, context: list[int], canvas: Canvas, params: Params, row: RowParams
+) -> tuple[list[int], CanvasReport]:
+    """One canvas, from noise to its end: the tokens of all places, and how it went."""
+    memory, device = PlainContext(model.config), canvas.tokens.device
+    model.encode(
+        torch.tensor([context], device=device), torch.arange(len(context), device=device)[None], memory
+    )
+    positions = len(context) + torch.arange(model.config.canvas_length, device=device)[None]
+    step = 0
+    while True:
+        hidden = model.denoise(canvas.tokens, positions, memory, canvas.soft)[0]
+        prediction = predict_plainly(model, hidden, params, canvas, step)
+        canvas = settle(advance(canvas, prediction, row, model.config.vocab_size), row)
+        (known,) = progress(canvas)
+        step = known.step
+        if known.stop is not None:
+            return canvas.argmax[0].tolist(), CanvasReport(step, known.stop, known.mean_entropy)
 
 
 __all__ = ["generate", "predict_plainly"]

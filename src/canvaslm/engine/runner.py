@@ -9,7 +9,7 @@ from ..cache import DenoiseContext, EncodeContext, KVCache, storage_type
 from ..diffusion import Canvas, temperature, top_k
 from ..model import DiffusionGemma, RowsContext
 from ..model.diffusion_gemma.fused import FusedTextLayer
-from ..ops.predict import Prediction, draw, predict
+from ..ops.predict import Prediction, draws_of, predict
 from .scheduler import Row
 from .sequence import Sequence
 
@@ -65,15 +65,16 @@ class Runner:
         return [rows] if rows else []
 
     @torch.inference_mode()
-    def run(self, rows: list[Row]) -> list[Prediction | None]:
+    def run(self, rows: list[Row]) -> tuple[Canvas, Prediction] | None:
         """One pass: encodes what the rows have to encode, denoises the canvases of those that denoise.
 
-        Returns a prediction for each of the latter, None for the others. If it raises, no sequence has changed.
+        Returns the canvases of the latter, in order, and what the model says of them; None where there are none. No
+        sequence changes: what was encoded is written to its cache, not counted in.
         """
         encode, denoise = [row for row in rows if row.count], [row for row in rows if row.denoise]
         chunks = [self._chunk(row) for row in encode]
-        canvases = [_canvas(row) for row in denoise]
-        tokens = torch.cat([*chunks, *(canvas.tokens for canvas in canvases)])
+        canvas = Canvas.join([_canvas(row) for row in denoise]) if denoise else None
+        tokens = torch.cat([*chunks, *([] if canvas is None else [canvas.tokens.flatten()])])
         positions = torch.cat(
             [
                 *(self._positions(row, 0, len(chunk)) for row, chunk in zip(encode, chunks, strict=True)),
@@ -84,13 +85,11 @@ class Runner:
             [(EncodeContext(_cache(row)), len(chunk)) for row, chunk in zip(encode, chunks, strict=True)],
             [(DenoiseContext(_cache(row), row.count), self.places) for row in denoise],
         )
-        hidden = self.model(
-            tokens[None], positions[None], context, sum(map(len, chunks)), self._soft(canvases)
-        )
-        predictions = iter(self._predict([row.sequence for row in denoise], canvases, hidden))
-        for row in encode:
-            _keep(row)
-        return [next(predictions) if row.denoise else None for row in rows]
+        soft = None if canvas is None or canvas.soft is None else canvas.soft.flatten(0, 1)[None]
+        hidden = self.model(tokens[None], positions[None], context, sum(map(len, chunks)), soft)
+        if canvas is None:
+            return None
+        return canvas, self._predict([row.sequence for row in denoise], canvas, hidden)
 
     def _chunk(self, row: Row) -> Tensor:
         """The tokens a row encodes, padded to the smallest chunk."""
@@ -103,32 +102,22 @@ class Runner:
         """Positions of `count` tokens that come `ahead` tokens after those in the row's cache."""
         return _cache(row).length + ahead + torch.arange(count, device=self.device)
 
-    def _soft(self, canvases: list[Canvas]) -> Tensor | None:
-        """Soft embeddings end to end [1, T, H]; a first step's is zero, and when all are at their first step, None."""
-        if all(canvas.soft is None for canvas in canvases):
-            return None
-        zero = torch.zeros(self.places, self.model.config.hidden_size, device=self.device, dtype=self.dtype)
-        return torch.cat([zero if canvas.soft is None else canvas.soft for canvas in canvases])[None]
-
-    def _predict(self, sequences: list[Sequence], canvases: list[Canvas], hidden: Tensor) -> list[Prediction]:
-        """One prediction for each canvas, of their states end to end [1, T, H]."""
-        if not canvases:
-            return []
-        vocab, rows = self.model.config.vocab_size, list(zip(sequences, canvases, strict=True))
-        prediction = predict(
-            hidden.view(len(rows), self.places, -1),
+    def _predict(self, sequences: list[Sequence], canvas: Canvas, hidden: Tensor) -> Prediction:
+        """What the model says of R canvases, of their states end to end [1, R * C, H]."""
+        params = [(s.params, s.progress.step) for s in sequences]
+        return predict(
+            hidden.view(len(canvas), self.places, -1),
             self.model.head,
             self.model.embedding,
             softcap=self.model.config.softcap,
-            temperature=[temperature(s.params, c.step) for s, c in rows],
-            top_k=[top_k(s.params, c.step) for s, c in rows],
-            tail_correction=[s.params.top_k_tail_correction for s in sequences],
-            draws=[draw(c.seed, c.index, c.step, self.places, vocab, self.device) for c in canvases],
+            temperature=[temperature(p, step) for p, step in params],
+            top_k=[top_k(p, step) for p, step in params],
+            tail_correction=[p.top_k_tail_correction for p, _ in params],
+            draws=draws_of(canvas.key, canvas.step, self.places, self.model.config.vocab_size),
             exact=self.exact,
-            top=max(s.request.top_logprobs or 0 for s in sequences),
-            soft=any(c.step + 1 < s.params.max_denoising_steps for s, c in rows),
+            top=max(s.top_wanted for s in sequences),
+            soft=any(step + 1 < p.max_denoising_steps for p, step in params),
         )
-        return [prediction.row(i) for i in range(len(rows))]
 
 
 def _cache(row: Row) -> KVCache:
@@ -139,14 +128,6 @@ def _cache(row: Row) -> KVCache:
 def _canvas(row: Row) -> Canvas:
     assert row.sequence.canvas is not None
     return row.sequence.canvas
-
-
-def _keep(row: Row) -> None:
-    """Counts in what a row has encoded."""
-    sequence = row.sequence
-    _cache(row).advance(row.count)
-    sequence.encoded += sequence.pending[: row.count]
-    del sequence.pending[: row.count]
 
 
 __all__ = ["Runner"]

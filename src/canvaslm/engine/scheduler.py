@@ -52,7 +52,8 @@ class Scheduler:
         Every live canvas is denoised, however long the prompts that wait: these share a budget of one chunk a step,
         and a chunk that does not fit into what is left of it waits whole. The oldest prompt always gets its chunk, so
         none waits forever. A committed canvas is encoded at once and counts in no budget: it is no longer than the
-        canvas that follows it in the same step, so a step has never more than two canvases a row and one budget.
+        canvas that follows it in the same step, so a step has never more than two canvases a row and one budget. (A
+        constraint may commit more than a canvas has places: a chunk a step, then.)
         """
         room, rows = self.budget, []
         for sequence in self.running:
@@ -62,6 +63,8 @@ class Scheduler:
                 if count > room:
                     continue
                 room -= count
+            elif sequence.canvas is not None:
+                count = min(count, max(ENCODE_CHUNK, sequence.canvas.tokens.shape[-1]))
             rows.append(Row(sequence, count, denoise=count == len(sequence.pending)))
         return rows
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import enum
+import itertools
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 from ..cache import KVCache
-from ..diffusion import Canvas
+from ..diffusion import Canvas, Progress, RowParams
 from ..types import CanvasReport, Params, Request, Timings, Usage
 
 
@@ -25,16 +28,20 @@ class Sequence:
     id: int
     request: Request
     params: Params  # checked, with the seed in use
-    max_canvases: int
+    max_tokens: int  # that may be committed: what was asked for, less where the context ends before
+    symbols: tuple[int, ...] = ()  # the prompt's tokens as the prefix cache tells them apart
     state: State = State.WAITING
     cache: KVCache | None = None
     pending: list[int] = field(default_factory=list)  # tokens to encode before the next canvas
-    encoded: list[int] = field(default_factory=list)  # tokens whose keys and values are in the cache
-    canvas: Canvas | None = None  # the next one, while there are tokens to encode before it
+    encoded: list[int] = field(default_factory=list)  # symbols whose keys and values are in the cache
+    canvas: Canvas | None = None  # one row; the next one, while there are tokens to encode before it
+    progress: Progress = field(default_factory=Progress)  # the live canvas's
+    row_params: RowParams | None = None  # `params` where the canvas is
+    constraint_state: Any = None
+    sent: int = 0  # tokens of the live canvas that were sent early
     output: list[int] = field(default_factory=list)  # committed tokens
     reports: list[CanvasReport] = field(default_factory=list)
     cached_tokens: int = 0
-    settled: int = 0  # places of the live canvas that were sent early
     kv_bytes: int = 0  # what its cache may come to take
     clock: Clock = field(default_factory=lambda: Clock())
 
@@ -43,13 +50,45 @@ class Sequence:
         assert self.params.seed is not None
         return self.params.seed
 
+    @property
+    def top_wanted(self) -> int:
+        """How many of each place's most probable tokens are asked for."""
+        constraint = self.request.constraint
+        return max(self.request.top_logprobs or 0, constraint.top if constraint is not None else 0)
+
+    @property
+    def room(self) -> int:
+        """Tokens that may still be committed."""
+        return self.max_tokens - len(self.output)
+
+    def draft(self) -> list[int]:
+        """The argmax canvas, copied from where it is."""
+        assert self.canvas is not None
+        tokens: list[int] = self.canvas.argmax[0].tolist()
+        return tokens
+
+    def cut(self, tokens: Iterable[int]) -> tuple[list[int], bool]:
+        """Those that belong to the answer, and whether an EOS is among them."""
+        kept = list(itertools.islice(tokens, self.room))
+        ends = [i for i, token in enumerate(kept) if token in self.request.eos_token_ids]
+        return (kept[: ends[0] + 1], True) if ends else (kept, False)
+
+    def advance(self, count: int) -> None:
+        """Counts in the next `count` pending tokens, whose keys and values have been written to the cache."""
+        assert self.cache is not None
+        self.cache.advance(count)
+        start = len(self.encoded)
+        # Committed tokens are themselves; only a prompt's may stand for something else.
+        self.encoded += self.symbols[start : start + count] or self.pending[:count]
+        del self.pending[:count]
+
     def usage(self) -> Usage:
         return Usage(len(self.request.tokens), len(self.output), self.cached_tokens)
 
     def report(self) -> CanvasReport:
         """How the canvas just finished went."""
-        assert self.canvas is not None and self.canvas.stop is not None
-        return CanvasReport(self.canvas.step, self.canvas.stop, self.canvas.mean_entropy)
+        assert self.progress.stop is not None
+        return CanvasReport(self.progress.step, self.progress.stop, self.progress.mean_entropy)
 
 
 @dataclass

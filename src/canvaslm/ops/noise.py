@@ -52,6 +52,22 @@ def stream(seed: int, canvas: int, step: int, purpose: int) -> int:
     return key
 
 
+def canvas_key(seed: int, canvas: int) -> int:
+    """What `stream` and `streams` begin with, as the int that int64 holds: the same at every step of a canvas."""
+    key = _mix_int((seed + _GOLDEN) & _MASK)
+    return _signed(_mix_int((key ^ canvas) + _GOLDEN & _MASK))
+
+
+def streams(canvas_keys: Tensor, steps: Tensor, *purposes: int) -> Tensor:
+    """The keys [P, R] of P purposes for R canvases, each at its own step: as `stream`, where the tensors are.
+
+    canvas_keys: int64 [R], of `canvas_key`. steps: int64 [R].
+    """
+    golden = _signed(_GOLDEN)
+    at_step = _mix((canvas_keys ^ steps) + golden)
+    return torch.stack([_mix((at_step ^ purpose) + golden) for purpose in purposes])
+
+
 def bits(keys: Tensor | int, count: int, device: torch.device | str | None = None) -> Tensor:
     """Random 64-bit patterns as int64 [..., count]: one per index, for each key of an int64 tensor [...]."""
     if isinstance(keys, int):
@@ -65,9 +81,11 @@ def uniforms(keys: Tensor | int, count: int, device: torch.device | str | None =
     return _shift(bits(keys, count, device), 11).double() * 2.0**-53
 
 
-def tokens(key: int, count: int, vocab_size: int, device: torch.device | str | None = None) -> Tensor:
-    """Token ids [count], uniform over the whole vocabulary (bias below vocab_size / 2^32)."""
-    return (_shift(bits(key, count, device), 32) * vocab_size) >> 32
+def tokens(
+    keys: Tensor | int, count: int, vocab_size: int, device: torch.device | str | None = None
+) -> Tensor:
+    """Token ids shaped as `bits`, uniform over the whole vocabulary (bias below vocab_size / 2^32)."""
+    return (_shift(bits(keys, count, device), 32) * vocab_size) >> 32
 
 
 def gumbels(keys: Tensor | int, count: int, device: torch.device | str | None = None) -> Tensor:
@@ -83,8 +101,10 @@ __all__ = [
     "TILE",
     "WITHIN",
     "bits",
+    "canvas_key",
     "gumbels",
     "stream",
+    "streams",
     "tokens",
     "uniforms",
 ]

@@ -113,6 +113,15 @@ def draw(seed: int, canvas: int, step: int, places: int, vocab_size: int, device
     return Draw(noise.gumbels(keys, tiles), uniform)
 
 
+def draws_of(canvas_keys: Tensor, steps: Tensor, places: int, vocab_size: int) -> list[Draw]:
+    """As `draw`, for rows at steps of their own, where their keys [R] (see `noise.streams`) are."""
+    tiles = -(-vocab_size // SAMPLE_TILE)
+    tile_keys, within_keys = noise.streams(canvas_keys, steps, noise.TILE, noise.WITHIN)
+    gumbel = noise.gumbels(noise.bits(tile_keys, places), tiles)
+    uniform = noise.uniforms(within_keys, places)
+    return [Draw(*row) for row in zip(gumbel, uniform, strict=True)]
+
+
 def predict(
     hidden: Tensor,
     head: Table,
@@ -352,6 +361,7 @@ __all__ = [
     "Prediction",
     "Table",
     "draw",
+    "draws_of",
     "predict",
     "sample",
 ]

@@ -17,11 +17,11 @@ from torch.nn import functional as F
 
 from canvaslm.demo.config import MODEL_FOLDER
 from canvaslm.demo.tasks import TASKS
-from canvaslm.diffusion import Canvas, advance, start_canvas, temperature
+from canvaslm.diffusion import Canvas, RowParams, advance, progress, start_canvas, temperature
 from canvaslm.evals.demo import heldout_items
 from canvaslm.model import DiffusionGemma, PlainContext
 from canvaslm.ops import cpu
-from canvaslm.ops.predict import Prediction, draw, predict
+from canvaslm.ops.predict import Prediction, draws_of, predict
 from canvaslm.session import load
 from canvaslm.types import Params
 from canvaslm.weights.gguf.quantize import write_gguf
@@ -48,7 +48,7 @@ class Place:
         return cls(model, context, length + torch.arange(model.config.canvas_length)[None])
 
     def hidden(self, tokens: torch.Tensor, soft: torch.Tensor | None) -> torch.Tensor:
-        return self.model.denoise(tokens[None], self.positions, self.context, soft)
+        return self.model.denoise(tokens, self.positions, self.context, soft)
 
     def logits(self, tokens: torch.Tensor, soft: torch.Tensor | None, table: torch.Tensor) -> torch.Tensor:
         cap = self.model.config.softcap
@@ -74,10 +74,10 @@ def rms(x: torch.Tensor) -> float:
 
 def said(model: DiffusionGemma, hidden: torch.Tensor, canvas: Canvas, exact: bool) -> Prediction:
     config = model.config
-    one = draw(canvas.seed, 0, canvas.step, config.canvas_length, config.vocab_size, "cpu")
+    draws = draws_of(canvas.key, canvas.step, config.canvas_length, config.vocab_size)
     return predict(
-        hidden, model.head, model.embedding, softcap=config.softcap, exact=exact, draws=[one],
-        temperature=[temperature(PARAMS, canvas.step)],
+        hidden, model.head, model.embedding, softcap=config.softcap, exact=exact, draws=draws,
+        temperature=[temperature(PARAMS, int(canvas.step))],
     )  # fmt: skip
 
 
@@ -93,8 +93,8 @@ def trajectory(
         exact, auto = (said(packed, hidden, canvas, exact) for exact in (True, False))
         assert exact.soft is not None
         assert auto.soft is not None
-        canvas = advance(canvas, exact.row(0), PARAMS, config.vocab_size)
-        if canvas.stop is not None:
+        canvas = advance(canvas, exact, RowParams.of(PARAMS), config.vocab_size)
+        if progress(canvas)[0].stop is not None:
             return
         shaken = exact.soft * (1 + 1e-6 * torch.randn(exact.soft.shape, generator=random))
         softs = (exact.soft, auto.soft, shaken)

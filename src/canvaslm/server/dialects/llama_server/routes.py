@@ -109,7 +109,7 @@ def _rows(engine: Engine) -> list[Slot]:
             id_task=sequence.id,
             state=sequence.state.value,
             canvas=len(sequence.reports),
-            step=sequence.canvas.step if sequence.canvas is not None else 0,
+            step=sequence.progress.step,
             n_prompt_tokens=len(sequence.request.tokens),
             n_decoded=len(sequence.output),
         )
