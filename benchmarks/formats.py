@@ -25,7 +25,7 @@ from canvaslm.cache import DenoiseContext, EncodeContext
 from canvaslm.demo.config import MODEL_FOLDER
 from canvaslm.demo.stream import Encoder
 from canvaslm.demo.tasks import TASKS
-from canvaslm.evals.demo import REFINED, Options, evaluate, heldout_items
+from canvaslm.evals.demo import REFINED, EvalOptions, evaluate, heldout_items
 from canvaslm.evals.session_answers import SessionAnswerer
 from canvaslm.ops.predict import draw, predict
 from canvaslm.session import Session
@@ -77,7 +77,7 @@ def compared(session: Session, pairs: Pairs, expected: list[torch.Tensor], sudok
     both = list(zip(expected, found, strict=True))
     kl = torch.cat([(e.exp() * (e - f)).sum(-1) for e, f in both]).mean()
     same = torch.cat([e.argmax(-1) == f.argmax(-1) for e, f in both]).float().mean()
-    options = Options(count=sudokus, tasks=("sudoku",), one_shot=False)
+    options = EvalOptions(count=sudokus, tasks=("sudoku",), one_shot=False)
     (score,) = [s for s in evaluate(SessionAnswerer(session), options) if s.mode == REFINED]
     return f"{float(kl):.5f} | {float(same):.4f} | {score.share:.3f} | {score.steps_per_canvas:.2f} |"
 

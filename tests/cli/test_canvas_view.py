@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 
 from canvaslm.cli.canvas_view import (
     SHADES,
-    Canvas,
     Cell,
+    FrameState,
     Line,
-    Span,
     Style,
+    StyledText,
     cells_of,
     render,
     style_of,
@@ -34,10 +34,10 @@ def _draft(vocabulary: FakeVocabulary, *texts: str | bytes, accepted: int = 0, c
     )  # fmt: skip
 
 
-def _state(*texts: str | bytes, tail: str = "", accepted: int = 0) -> Canvas:
+def _state(*texts: str | bytes, tail: str = "", accepted: int = 0) -> FrameState:
     vocabulary = FakeVocabulary()
     draft = _draft(vocabulary, *texts, accepted=accepted)
-    return Canvas(tail=tail).drafted(draft, vocabulary, (END,), 0.0)
+    return FrameState(tail=tail).drafted(draft, vocabulary, (END,), 0.0)
 
 
 def _text(line: Line) -> str:
@@ -89,13 +89,13 @@ def test_a_character_made_of_byte_tokens_appears_whole() -> None:
 
 def test_escapes_from_the_model_are_shown_not_sent() -> None:
     assert _text(render(_state("\x1b[2J"), 80, 10)[0]) == "␛[2J"
-    assert _text(render(Canvas(tail="\x1b[2J"), 80, 10)[0]) == "␛[2J"
+    assert _text(render(FrameState(tail="\x1b[2J"), 80, 10)[0]) == "␛[2J"
 
 
 def test_the_canvas_goes_on_where_the_committed_text_stopped() -> None:
     first, second, _ = render(_state(" is", " blue", tail="The sky"), 10, 10)
     assert (_text(first), _text(second)) == ("The sky is", "blue")
-    assert first[0] == Span("The sky")
+    assert first[0] == StyledText("The sky")
 
 
 def test_the_status_line_gives_way_to_a_narrow_terminal() -> None:
@@ -129,7 +129,7 @@ def test_a_tall_canvas_is_cut_around_its_first_open_line() -> None:
 
 def test_the_region_does_not_shrink_while_a_canvas_lasts() -> None:
     vocabulary = FakeVocabulary()
-    tall = Canvas().drafted(_draft(vocabulary, "a\n", "b\n", "c"), vocabulary, (), 0.0).fitted(40)
+    tall = FrameState().drafted(_draft(vocabulary, "a\n", "b\n", "c"), vocabulary, (), 0.0).fitted(40)
     short = tall.drafted(_draft(vocabulary, "a", "b", "c"), vocabulary, (), 0.0)
     assert len(render(short, 40, 10)) == 4
     assert len(render(short.committed(0), 40, 10)) == 1

@@ -12,7 +12,7 @@ import canvaslm.session
 from canvaslm.cli.eval import command
 from canvaslm.errors import NotFound, UsageError
 from canvaslm.evals.answers import Answer
-from canvaslm.evals.demo import Options, heldout_items
+from canvaslm.evals.demo import EvalOptions, heldout_items
 from canvaslm.types import Params
 
 APP = typer.Typer()
@@ -31,7 +31,7 @@ def perfect_model(monkeypatch):
 
     class Perfect:
         def __init__(self, session, rows):
-            items = [i for task in Options().chosen() for i in heldout_items(task, 3, 4)]
+            items = [i for task in EvalOptions().chosen() for i in heldout_items(task, 3, 4)]
             self.answers = {str(item.messages): item.answer for item in items}
 
         def __call__(self, conversations, seeds, **params):

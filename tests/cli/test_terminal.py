@@ -4,7 +4,7 @@ import io
 
 import pytest
 
-from canvaslm.cli.canvas_view import SHADES, Span, Style
+from canvaslm.cli.canvas_view import SHADES, Style, StyledText
 from canvaslm.cli.terminal import Abilities, Screen, abilities, paint, paint_lines
 
 pyte = pytest.importorskip("pyte", reason="pyte interprets the escape sequences")
@@ -75,15 +75,15 @@ def test_an_ascii_terminal_gets_no_unicode() -> None:
 
 def test_paint_closes_what_it_opens_and_plain_text_stays_plain() -> None:
     able = Abilities(live=True, colors=256)
-    assert paint(Span("a"), able) == "a"
-    assert paint(Span("a", Style(italic=True, underline=True)), able) == "\x1b[3;4ma\x1b[0m"
-    assert paint(Span("a", Style(shade=len(SHADES))), able) == "\x1b[38;5;240ma\x1b[0m"
+    assert paint(StyledText("a"), able) == "a"
+    assert paint(StyledText("a", Style(italic=True, underline=True)), able) == "\x1b[3;4ma\x1b[0m"
+    assert paint(StyledText("a", Style(shade=len(SHADES))), able) == "\x1b[38;5;240ma\x1b[0m"
     assert paint_lines("a\n\nb", Style(dim=True), able) == "\x1b[2ma\x1b[0m\n\n\x1b[2mb\x1b[0m"
 
 
 def test_shades_fall_from_strong_to_faint_on_both_backgrounds() -> None:
     def greys(able: Abilities) -> list[int]:
-        painted = (paint(Span("a", Style(shade=shade)), able) for shade in range(1, len(SHADES) + 1))
+        painted = (paint(StyledText("a", Style(shade=shade)), able) for shade in range(1, len(SHADES) + 1))
         return [int(text.split(";")[2].split("m")[0]) for text in painted]
 
     dark = greys(Abilities(colors=256))
@@ -92,9 +92,9 @@ def test_shades_fall_from_strong_to_faint_on_both_backgrounds() -> None:
 
 
 def test_sixteen_colours_have_one_shade_and_none_has_attributes_only() -> None:
-    faint = Span("a", Style(shade=len(SHADES)))
+    faint = StyledText("a", Style(shade=len(SHADES)))
     assert paint(faint, Abilities(colors=16)) == "\x1b[90ma\x1b[0m"
-    assert paint(Span("a", Style(shade=1)), Abilities(colors=16)) == "a"
+    assert paint(StyledText("a", Style(shade=1)), Abilities(colors=16)) == "a"
     assert paint(faint, Abilities(colors=0)) == "a"
 
 
@@ -102,9 +102,9 @@ def test_a_frame_is_drawn_over_the_one_before() -> None:
     out = Emulator(20, 8)
     out.write("$ before\n")
     screen = Screen(out, Abilities(live=True), out.size)
-    screen.draw([[Span("one")], [Span("two")], [Span("three")]])
+    screen.draw([[StyledText("one")], [StyledText("two")], [StyledText("three")]])
     assert out.rows[:4] == ["$ before", "one", "two", "three"]
-    screen.draw([[Span("1")], [Span("status")]])
+    screen.draw([[StyledText("1")], [StyledText("status")]])
     assert out.rows[:4] == ["$ before", "1", "status", ""]
     screen.erase()
     assert out.rows[:2] == ["$ before", ""]
@@ -114,9 +114,9 @@ def test_a_frame_is_drawn_over_the_one_before() -> None:
 def test_lasting_text_pushes_the_block_down() -> None:
     out = Emulator(20, 6)
     screen = Screen(out, Abilities(live=True), out.size)
-    screen.draw([[Span("draft")], [Span("status")]])
+    screen.draw([[StyledText("draft")], [StyledText("status")]])
     screen.write_above("settled\n")
-    screen.draw([[Span("next")], [Span("status")]])
+    screen.draw([[StyledText("next")], [StyledText("status")]])
     assert out.rows[:3] == ["settled", "next", "status"]
 
 
@@ -124,7 +124,7 @@ def test_a_full_line_keeps_its_last_cell_and_wraps_nothing() -> None:
     out = Emulator(10, 5)
     screen = Screen(out, Abilities(live=True), out.size)
     for _ in range(2):
-        screen.draw([[Span("x" * 10)], [Span("y" * 10)]])
+        screen.draw([[StyledText("x" * 10)], [StyledText("y" * 10)]])
     assert out.rows[:3] == ["x" * 10, "y" * 10, ""]
 
 
@@ -133,7 +133,7 @@ def test_at_the_bottom_of_the_terminal_the_block_scrolls_once() -> None:
     out.write("a\nb\n")
     screen = Screen(out, Abilities(live=True), out.size)
     for number in range(3):
-        screen.draw([[Span(f"draft {number}")], [Span("status")]])
+        screen.draw([[StyledText(f"draft {number}")], [StyledText("status")]])
     assert out.rows == ["b", "draft 2", "status"]
 
 
@@ -141,7 +141,7 @@ def test_a_terminal_that_reflows_is_climbed_by_the_wrapped_rows() -> None:
     sizes = [(20, 8)]
     out = io.StringIO()
     screen = Screen(out, Abilities(live=True), lambda: sizes[-1])
-    screen.draw([[Span("x" * 20)], [Span("short")]])
+    screen.draw([[StyledText("x" * 20)], [StyledText("short")]])
     sizes.append((10, 8))
     out.truncate(0)
     screen.erase()
@@ -153,7 +153,7 @@ def test_closing_gives_the_terminal_back() -> None:
     screen = Screen(out, Abilities(live=True), out.size)
     screen.open()
     assert out.screen.cursor.hidden
-    screen.draw([[Span("a", Style(italic=True))]])
+    screen.draw([[StyledText("a", Style(italic=True))]])
     screen.close()
     assert not out.screen.cursor.hidden
     assert pyte.modes.DECAWM in out.screen.mode

@@ -13,7 +13,7 @@ from canvaslm.demo.config import MODEL_FOLDER
 from canvaslm.demo.puzzle import random_puzzle, verdict
 from canvaslm.demo.stream import Encoder
 from canvaslm.demo.tasks import TASKS
-from canvaslm.evals.demo import MAX_NEW_TOKENS, REFINED, Options, evaluate, heldout_items
+from canvaslm.evals.demo import MAX_NEW_TOKENS, REFINED, EvalOptions, evaluate, heldout_items
 from canvaslm.evals.session_answers import SessionAnswerer
 from canvaslm.session import Session
 
@@ -84,7 +84,7 @@ def test_transformers_scores_the_same(session: Session) -> None:
     theirs = transformers_scores(COMPARED)
     ours = {}
     for name, items in COMPARED.items():
-        options = Options(count=items, tasks=(name,), one_shot=False)
+        options = EvalOptions(count=items, tasks=(name,), one_shot=False)
         (score,) = [s for s in evaluate(SessionAnswerer(session), options) if s.mode == REFINED]
         ours[name] = score.share
     total = sum(COMPARED.values())

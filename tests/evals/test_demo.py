@@ -10,7 +10,7 @@ from canvaslm.demo.tasks import TASKS, held_out
 from canvaslm.errors import NotFound, UsageError
 from canvaslm.evals import find_eval
 from canvaslm.evals.answers import Answer
-from canvaslm.evals.demo import MISSES_KEPT, Options, evaluate, heldout_items
+from canvaslm.evals.demo import MISSES_KEPT, EvalOptions, evaluate, heldout_items
 from canvaslm.evals.report import document, markdown, table, write
 from canvaslm.evals.score import Score, wilson
 
@@ -21,7 +21,7 @@ class Oracle:
     """Looks the answers up; `right` says of a place in the list whether to tell. Notes the
     parameters it was given."""
 
-    def __init__(self, options: Options, right=lambda place: True):
+    def __init__(self, options: EvalOptions, right=lambda place: True):
         items = [
             item for task in options.chosen() for item in heldout_items(task, options.count, options.seed)
         ]
@@ -38,7 +38,7 @@ class Oracle:
 
 
 def test_perfect_answers_score_one():
-    options = Options(count=20, seed=SEED)
+    options = EvalOptions(count=20, seed=SEED)
     scores = evaluate(Oracle(options), options)
     assert [s.task for s in scores[::2]] == [t.name for t in TASKS.values() if t.evaluated]
     assert {(s.count, s.share) for s in scores} == {(20, 1.0)}
@@ -47,7 +47,7 @@ def test_perfect_answers_score_one():
 
 
 def test_empty_answers_score_zero_and_a_few_are_kept():
-    options = Options(count=8, tasks=("sort",), one_shot=False, seed=SEED)
+    options = EvalOptions(count=8, tasks=("sort",), one_shot=False, seed=SEED)
     (score,) = evaluate(Oracle(options, right=lambda place: False), options)
     assert (score.correct, score.count, len(score.misses)) == (0, 8, MISSES_KEPT)
     prompt, wanted, got = score.misses[0]
@@ -56,13 +56,13 @@ def test_empty_answers_score_zero_and_a_few_are_kept():
 
 
 def test_answers_in_any_order_meet_their_items():
-    options = Options(count=10, tasks=("json",), one_shot=False, seed=SEED)
+    options = EvalOptions(count=10, tasks=("json",), one_shot=False, seed=SEED)
     (score,) = evaluate(Oracle(options, right=lambda place: place % 5 == 0), options)
     assert score.correct == 2
 
 
 def test_modes_differ_in_steps_alone():
-    options = Options(count=2, tasks=("sudoku",), steps=7, seed=SEED)
+    options = EvalOptions(count=2, tasks=("sudoku",), steps=7, seed=SEED)
     oracle, ticks = Oracle(options), []
     evaluate(oracle, options, lambda task, mode: ticks.append((task, mode)))
     assert [call["max_denoising_steps"] for call in oracle.calls] == [7, 1]
@@ -86,11 +86,11 @@ def test_a_small_universe_gives_what_it_has():
 
 def test_unknown_names_and_counts_are_refused():
     with pytest.raises(UsageError, match="no task is called 'chess'; there are sudoku"):
-        Options(tasks=("chess",)).chosen()
+        EvalOptions(tasks=("chess",)).chosen()
     with pytest.raises(UsageError, match="small_talk"):
-        Options(tasks=("small_talk",)).chosen()
+        EvalOptions(tasks=("small_talk",)).chosen()
     with pytest.raises(UsageError, match="at least one"):
-        Options(count=0).chosen()
+        EvalOptions(count=0).chosen()
     with pytest.raises(NotFound, match="there is demo"):
         find_eval("mmlu")
 

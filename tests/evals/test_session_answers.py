@@ -12,7 +12,7 @@ from canvaslm.demo.config import MODEL_FOLDER
 from canvaslm.demo.tasks import TASKS
 from canvaslm.engine import Engine
 from canvaslm.errors import PromptTooLong, UsageError
-from canvaslm.evals.demo import Options, evaluate, heldout_items
+from canvaslm.evals.demo import EvalOptions, evaluate, heldout_items
 from canvaslm.evals.session_answers import SessionAnswerer
 from canvaslm.model import DiffusionGemma
 from canvaslm.model.config import ModelConfig
@@ -52,7 +52,7 @@ def test_answers_equal_those_given_one_by_one(session: Session):
 
 
 def test_random_weights_score_nothing_in_one_step_a_canvas(session: Session):
-    scores = evaluate(SessionAnswerer(session), Options(count=2, tasks=("sudoku",)))
+    scores = evaluate(SessionAnswerer(session), EvalOptions(count=2, tasks=("sudoku",)))
     assert [(score.mode, score.correct) for score in scores] == [("refined", 0), ("one shot", 0)]
     assert scores[1].steps_per_canvas == 1.0
     assert 1.0 < scores[0].steps_per_canvas <= 4.0

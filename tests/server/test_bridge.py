@@ -13,8 +13,8 @@ from typing import Any
 import httpx
 import pytest
 
-from canvaslm.server.bridge import Bridge, Flight
-from canvaslm.server.metrics import Metrics
+from canvaslm.server.bridge import Bridge, RequestGroup
+from canvaslm.server.metrics import ServerMetrics
 from canvaslm.server.problems import Problem
 from canvaslm.types import (
     CanvasReport,
@@ -79,36 +79,36 @@ def committed(canvas: int) -> Committed:
 FINISHED = Finished(0, "stop", Usage(), Timings(), 0, ())
 
 
-def flight_of(count: int = 1) -> Flight:
-    bridge = Bridge(tiny_session, max_queue=1, observer=Metrics())
-    return Flight(bridge, [Request((1,))] * count)
+def flight_of(count: int = 1) -> RequestGroup:
+    bridge = Bridge(tiny_session, max_queue=1, observer=ServerMetrics())
+    return RequestGroup(bridge, [Request((1,))] * count)
 
 
-async def drain(flight: Flight) -> list[Any]:
-    return [event async for _, event in flight]
+async def drain(group: RequestGroup) -> list[Any]:
+    return [event async for _, event in group]
 
 
 def test_unread_drafts_are_overwritten() -> None:
     async def scene() -> list[Any]:
-        flight = flight_of()
+        group = flight_of()
         for step in range(1, 1000):
-            flight.put(0, draft(step))
-            assert flight.backlog == 1
-        flight.put(0, committed(0))
-        flight.put(0, FINISHED)
-        return await drain(flight)
+            group.put(0, draft(step))
+            assert group.backlog == 1
+        group.put(0, committed(0))
+        group.put(0, FINISHED)
+        return await drain(group)
 
     assert asyncio.run(scene()) == [draft(999), committed(0), FINISHED]
 
 
 def test_a_long_backlog_holds_no_drafts() -> None:
     async def scene() -> list[Any]:
-        flight = flight_of()
+        group = flight_of()
         for canvas in range(50):
-            flight.put(0, draft(1))
-            flight.put(0, committed(canvas))
-        flight.put(0, FINISHED)
-        return await drain(flight)
+            group.put(0, draft(1))
+            group.put(0, committed(canvas))
+        group.put(0, FINISHED)
+        return await drain(group)
 
     events = asyncio.run(scene())
     assert [e.canvas for e in events if isinstance(e, Committed)] == list(range(50))
@@ -117,20 +117,20 @@ def test_a_long_backlog_holds_no_drafts() -> None:
 
 def test_drafts_of_one_answer_do_not_displace_anothers() -> None:
     async def scene() -> list[tuple[int, int]]:
-        flight = flight_of(2)
+        group = flight_of(2)
         for step in (1, 2, 3):
-            flight.put(0, draft(step))
-            flight.put(1, draft(step + 10))
-        flight.put(0, FINISHED)
-        flight.put(1, FINISHED)
-        return [(index, event.step) async for index, event in flight if isinstance(event, Draft)]
+            group.put(0, draft(step))
+            group.put(1, draft(step + 10))
+        group.put(0, FINISHED)
+        group.put(1, FINISHED)
+        return [(index, event.step) async for index, event in group if isinstance(event, Draft)]
 
     assert asyncio.run(scene()) == [(0, 3), (1, 13)]
 
 
 def test_a_bridge_without_a_server() -> None:
     async def scene() -> None:
-        metrics = Metrics()
+        metrics = ServerMetrics()
         bridge = Bridge(lambda: tiny_session(), max_queue=2, observer=metrics)
         with pytest.raises(Problem) as loading:
             bridge.reserve(1)
@@ -141,14 +141,14 @@ def test_a_bridge_without_a_server() -> None:
             except Problem:
                 await asyncio.sleep(0.01)
         params = Params(max_new_tokens=8, seed=1)
-        flight = await bridge.launch([Request((5, 6), params), Request((5, 7), params)])
-        events = [event async for _, event in flight]
+        group = await bridge.launch([Request((5, 6), params), Request((5, 7), params)])
+        events = [event async for _, event in group]
         assert sum(isinstance(event, Finished) for event in events) == 2
         assert bridge.reserved == 0
-        assert await bridge.ask(lambda engine: engine.has_work) is False
+        assert await bridge.on_engine_thread(lambda engine: engine.has_work) is False
         await bridge.close()
         with pytest.raises(Problem) as closed:
-            await bridge.ask(lambda engine: None)
+            await bridge.on_engine_thread(lambda engine: None)
         assert closed.value.status == 503
 
     asyncio.run(scene())
@@ -156,7 +156,7 @@ def test_a_bridge_without_a_server() -> None:
 
 def test_all_of_a_flight_is_refused_or_none() -> None:
     async def scene() -> None:
-        bridge = Bridge(tiny_session(), max_queue=8, observer=Metrics())
+        bridge = Bridge(tiny_session(), max_queue=8, observer=ServerMetrics())
         bridge.start()
         while bridge.reserved == 0:
             try:

@@ -140,12 +140,12 @@ def test_json_that_says_it_is_something_else_is_refused(client: httpx.Client, ki
 def test_allowed_origins_get_headers_and_no_others() -> None:
     site = "https://friend.example"
     with serving(tiny_session(), allowed_origins=[site]) as running, running.client() as client:
-        ask = {
+        wanted = {
             "origin": site,
             "access-control-request-method": "POST",
             "access-control-request-headers": "content-type",
         }
-        answer = client.options(CHAT, headers=ask)
+        answer = client.options(CHAT, headers=wanted)
         assert answer.status_code == 204
         assert answer.headers["access-control-allow-origin"] == site
         assert answer.headers["access-control-allow-headers"] == "content-type"

@@ -6,7 +6,7 @@ import pytest
 
 from canvaslm.demo.config import MODEL_FOLDER
 from canvaslm.server.logprobs import LogprobReader
-from canvaslm.server.reading import Piece, Reader
+from canvaslm.server.reading import ChoiceEvent, Reader
 from canvaslm.text.tokenizer import Tokenizer
 from canvaslm.types import (
     CanvasReport,
@@ -32,7 +32,7 @@ def draft(ids: list[int]) -> Draft:
     return Draft(0, 0, 1, 9, 1.0, tuple(ids), (0.0,) * len(ids), flags, flags)
 
 
-def read_all(reader: Reader, text: str, size: int) -> list[Piece]:
+def read_all(reader: Reader, text: str, size: int) -> list[ChoiceEvent]:
     ids = TOKENIZER.encode(text)
     events = [commit(ids[i : i + size]) for i in range(0, len(ids), size)]
     return [reader.read(0, event) for event in [*events, END]]

@@ -7,7 +7,8 @@ from typing import Any
 
 import httpx
 
-from canvaslm.server.reference import fields, kind_of, markdown, operations, schema_of_server
+from canvaslm.server.openapi import schema_of_server
+from canvaslm.server.reference import fields, kind_of, markdown, operations
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "http.md"
 

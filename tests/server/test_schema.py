@@ -16,8 +16,8 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from canvaslm.server.dialects.registry import envelope_of
+from canvaslm.server.openapi import schema_of_server
 from canvaslm.server.problems import Problem
-from canvaslm.server.reference import schema_of_server
 
 from .world import Running, serving, tiny_session
 

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from canvaslm.server.dialects.anthropic.schema import MessagesRequest
-from canvaslm.server.dialects.ollama.schema import Options
+from canvaslm.server.dialects.ollama.schema import OllamaOptions
 from canvaslm.server.dialects.openai.schema import ChatRequest
 
 from .world import HELLO
@@ -108,4 +108,4 @@ def test_what_schemas_make_of_it() -> None:
     assert asked.params() == {"top_k": 40, "top_k_tail_correction": False}
     habits = MessagesRequest.model_validate({"messages": HELLO, "max_tokens": 9, "top_k": 40})
     assert habits.params() == {"max_new_tokens": 9}
-    assert Options.model_validate({"top_k": 40, "top_k_start": 9}).params(64) == {"top_k_start": 9}
+    assert OllamaOptions.model_validate({"top_k": 40, "top_k_start": 9}).params(64) == {"top_k_start": 9}

@@ -10,8 +10,8 @@ from canvaslm.errors import NotFound, UsageError
 from canvaslm.train.data import (
     IGNORE,
     Batcher,
-    Example,
     Shuffled,
+    TrainingExample,
     chat_encoder,
     count_blocks,
     cut,
@@ -24,8 +24,8 @@ from canvaslm.train.data import (
 C, EOS = 8, 1
 
 
-def answer(length: int, truncated: bool = False) -> Example:
-    return Example((40, 41, 42), tuple(range(10, 10 + length)), truncated)
+def answer(length: int, truncated: bool = False) -> TrainingExample:
+    return TrainingExample((40, 41, 42), tuple(range(10, 10 + length)), truncated)
 
 
 class Counting:
@@ -98,7 +98,7 @@ def test_padding_rows_and_columns_are_marked() -> None:
 
 def test_rows_with_nothing_to_supervise_are_dropped() -> None:
     class Mixed:
-        def example(self, seed: int, index: int) -> Example:
+        def example(self, seed: int, index: int) -> TrainingExample:
             return answer(index % 2)
 
     batches = batcher(Mixed()).step(0)
@@ -116,7 +116,7 @@ def test_a_step_repeats_and_another_seed_differs() -> None:
 
 def test_all_blocks_of_a_long_answer_are_drawn_alike() -> None:
     class Long:
-        def example(self, seed: int, index: int) -> Example:
+        def example(self, seed: int, index: int) -> TrainingExample:
             return answer(4 * C)
 
     blocks = [row.block for row in batcher(Long(), batch=800).rows(0)]
@@ -163,7 +163,7 @@ def test_chats_supervise_the_last_answer_and_its_marker(tmp_path) -> None:
     file = tmp_path / "chats.jsonl"
     file.write_text("\n\n".join(json.dumps({"messages": chat}) for chat in chats))
     source = read_chats([file], chat_encoder(Text(), Template(), turn_end=7))
-    assert source.examples == [Example(tuple(map(ord, "abc|")), (ord("d"), 7))]
+    assert source.examples == [TrainingExample(tuple(map(ord, "abc|")), (ord("d"), 7))]
 
 
 def test_broken_chat_files_name_file_and_line(tmp_path) -> None:

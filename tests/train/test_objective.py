@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from canvaslm.model import PlainContext
-from canvaslm.train.data import Batch, Example, make_batch, make_row
+from canvaslm.train.data import Batch, TrainingExample, make_batch, make_row
 from canvaslm.train.objective import Draws, Objective, corrupt, draw, generator
 from canvaslm.train.settings import ObjectiveSettings
 from tests.tiny import tiny_model
@@ -21,7 +21,7 @@ def batch_of(*rows: tuple[int, int], prompt=PROMPT, encode_fill: bool = True) ->
     made = []
     for length, block in rows:
         response = tuple(5 + (7 * i + length) % 50 for i in range(length))
-        made.append(make_row(Example(tuple(prompt), response), block, C, EOS))
+        made.append(make_row(TrainingExample(tuple(prompt), response), block, C, EOS))
     return make_batch(made, C, encode_fill=encode_fill)
 
 
@@ -179,7 +179,7 @@ def test_the_loss_equals_a_hand_computation() -> None:
 def test_padding_rows_columns_and_neighbours_do_not_change_the_sums() -> None:
     model = tiny_model(6)
     alone, padded = batch_of((5, 0)), None
-    rows = [make_row(Example(PROMPT, tuple(5 + (7 * i + 5) % 50 for i in range(5))), 0, C, EOS)]
+    rows = [make_row(TrainingExample(PROMPT, tuple(5 + (7 * i + 5) % 50 for i in range(5))), 0, C, EOS)]
     padded = make_batch(rows, C, multiple=32, size=3)
     made = draws_of(alone)
     more = Draws(made.t.repeat(3), made.canvas.repeat(3, 1), torch.tensor([False] * 3))

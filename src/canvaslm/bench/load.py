@@ -85,7 +85,7 @@ class Counting:
 
 
 @dataclass
-class _Flight:
+class _RunningRequest:
     """A request on its way: when it was submitted, when its canvases were committed."""
 
     submitted: float
@@ -98,43 +98,43 @@ def drive(
     """Keeps `concurrency` requests in flight until all are done: (samples in the order of
     their ends, wall seconds)."""
     waiting = list(reversed(requests))
-    flying: dict[int, _Flight] = {}
+    running_requests: dict[int, _RunningRequest] = {}
     samples: list[Sample] = []
     begin = time.perf_counter()
-    while waiting or flying:
-        while waiting and len(flying) < concurrency:
+    while waiting or running_requests:
+        while waiting and len(running_requests) < concurrency:
             now = time.perf_counter()
-            flying[engine.submit(waiting.pop())] = _Flight(now)
+            running_requests[engine.submit(waiting.pop())] = _RunningRequest(now)
         events = engine.step()
         now = time.perf_counter()
         for event in events:
-            sample = _note(flying[event.request_id], event, now)
+            sample = _note(running_requests[event.request_id], event, now)
             if sample is not None:
-                del flying[event.request_id]
+                del running_requests[event.request_id]
                 samples.append(sample)
                 tick(1)
     return samples, time.perf_counter() - begin
 
 
-def _note(flight: _Flight, event: Event, now: float) -> Sample | None:
+def _note(running: _RunningRequest, event: Event, now: float) -> Sample | None:
     """Notes an event; the sample when it is the last one."""
     if isinstance(event, Committed):
-        flight.commits.append(now)
+        running.commits.append(now)
     if isinstance(event, Failed):
-        return Sample(now - flight.submitted, error=str(event.error))
+        return Sample(now - running.submitted, error=str(event.error))
     if not isinstance(event, Finished):
         return None
     steps = [float(report.steps) for report in event.canvases]
     times, usage = event.timings, event.usage
     return Sample(
-        seconds=now - flight.submitted,
+        seconds=now - running.submitted,
         prompt_tokens=usage.prompt_tokens,
         cached_tokens=usage.cached_tokens,
         completion_tokens=usage.completion_tokens,
         queued=times.queued,
         first_draft=times.first_draft,
         first_commit=times.first_commit,
-        gaps=tuple(b - a for a, b in pairwise(flight.commits)),
+        gaps=tuple(b - a for a, b in pairwise(running.commits)),
         steps=tuple(steps),
         ms_per_step=1000 * times.denoise / sum(steps) if steps else None,
         finish_reason=event.reason,

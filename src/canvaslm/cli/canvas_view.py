@@ -20,7 +20,7 @@ from typing import Protocol
 
 from ..types import Draft
 from .glyphs import cell_width, cut, visible
-from .layout import Layout, Row, lay_out, pieces
+from .layout import Layout, LayoutRow, lay_out, pieces
 
 # Nats from which the next darker grey is used.
 SHADES = (0.02, 0.1, 0.4, 1.0, 2.0)
@@ -48,14 +48,14 @@ class Style:
 
 
 @dataclass(frozen=True)
-class Span:
+class StyledText:
     """Text without newlines or control characters, in one style."""
 
     text: str
     style: Style = Style()
 
 
-Line = list[Span]
+Line = list[StyledText]
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class Status:
 
 
 @dataclass(frozen=True)
-class Canvas:
+class FrameState:
     """All that one frame depends on, and what the frame before fixed.
 
     `tail`: committed text after its last newline, which the canvas continues. `note` replaces the status line
@@ -111,21 +111,23 @@ class Canvas:
     breaks: frozenset[int] = frozenset()
     floor: int = 0
 
-    def drafted(self, draft: Draft, vocabulary: Vocabulary, ends: Collection[int], elapsed: float) -> Canvas:
+    def drafted(
+        self, draft: Draft, vocabulary: Vocabulary, ends: Collection[int], elapsed: float
+    ) -> FrameState:
         """The state after one more step."""
         return replace(
             self, cells=cells_of(draft, vocabulary, ends), status=status_of(draft, elapsed), note=""
         )
 
-    def committed(self, canvas: int) -> Canvas:
+    def committed(self, canvas: int) -> FrameState:
         """The state once canvas number `canvas` has become text; the caller sets the tail."""
-        return Canvas(note=f"canvas {canvas + 2}: reading what is settled", width=self.width)
+        return FrameState(note=f"canvas {canvas + 2}: reading what is settled", width=self.width)
 
-    def fitted(self, width: int) -> Canvas:
+    def fitted(self, width: int) -> FrameState:
         """The state with its lines broken for `width`; the next frame keeps these breaks where it can."""
         return self.laid_out(width)[0]
 
-    def laid_out(self, width: int) -> tuple[Canvas, Layout]:
+    def laid_out(self, width: int) -> tuple[FrameState, Layout]:
         """The state as `fitted`, and its rows."""
         known = self if width == self.width else replace(self, width=width, breaks=frozenset(), floor=0)
         texts = [(_TAIL, visible(self.tail)), *((i, cell.text) for i, cell in enumerate(self.cells))]
@@ -167,7 +169,9 @@ def status_of(draft: Draft, elapsed: float = 0.0) -> Status:
     )
 
 
-def render(state: Canvas, width: int, height: int, color: bool = True, unicode: bool = True) -> list[Line]:
+def render(
+    state: FrameState, width: int, height: int, color: bool = True, unicode: bool = True
+) -> list[Line]:
     """The frame: at most `height` lines of at most `width` cells, the last of them the status line.
 
     `color` False uses attributes only; `unicode` False keeps the bar and the rule to ASCII.
@@ -191,19 +195,19 @@ def style_of(cell: Cell, color: bool) -> Style:
     )
 
 
-def _line(row: Row, cells: tuple[Cell, ...], color: bool) -> Line:
+def _line(row: LayoutRow, cells: tuple[Cell, ...], color: bool) -> Line:
     """Spans of a row, neighbours of one style joined."""
     line: Line = []
     for piece in row:
         style = Style() if piece.place == _TAIL else style_of(cells[piece.place], color)
         if line and line[-1].style == style:
-            line[-1] = Span(line[-1].text + piece.text, style)
+            line[-1] = StyledText(line[-1].text + piece.text, style)
         else:
-            line.append(Span(piece.text, style))
+            line.append(StyledText(piece.text, style))
     return line
 
 
-def _first_open(rows: list[Row], cells: tuple[Cell, ...]) -> int:
+def _first_open(rows: list[LayoutRow], cells: tuple[Cell, ...]) -> int:
     """Index of the first row with a place that is not settled; the last row without one."""
     for index, row in enumerate(rows):
         if any(p.place != _TAIL and not cells[p.place].settled for p in row):
@@ -222,17 +226,17 @@ def _clip(lines: list[Line], height: int, target: int, width: int, color: bool) 
     start = min(max(target - height // 3, 0), len(lines) - height)
     shown = lines[start : start + height]
     if start:
-        shown[0] = [Span(cut(f"... {start + 1} lines above", width), faint)]
+        shown[0] = [StyledText(cut(f"... {start + 1} lines above", width), faint)]
     if below := len(lines) - start - height:
-        shown[-1] = [Span(cut(f"... {below + 1} lines below", width), faint)]
+        shown[-1] = [StyledText(cut(f"... {below + 1} lines below", width), faint)]
     return shown
 
 
-def status_line(state: Canvas, width: int, color: bool, unicode: bool) -> Line:
+def status_line(state: FrameState, width: int, color: bool, unicode: bool) -> Line:
     """The figures, as many as fit, after a bar of the steps where there is room for one."""
     faint = Style(dim=not color, shade=len(SHADES) // 2 if color else 0)
     if state.note or state.status is None:
-        return [Span(cut(state.note, width), faint)]
+        return [StyledText(cut(state.note, width), faint)]
     text = ""
     for part in state.status.parts():
         longer = f"{text}{' · ' if unicode else ' - '}{part}" if text else part
@@ -241,7 +245,7 @@ def status_line(state: Canvas, width: int, color: bool, unicode: bool) -> Line:
         text = longer
     room = min(width - cell_width(text) - 1, _BAR_CELLS)
     bar = _bar(state.status, room, unicode) + " " if room >= _BAR_CELLS // 2 else ""
-    return [Span(cut(bar + text, width), faint)]
+    return [StyledText(cut(bar + text, width), faint)]
 
 
 def _bar(status: Status, cells: int, unicode: bool) -> str:
@@ -252,12 +256,12 @@ def _bar(status: Status, cells: int, unicode: bool) -> str:
 
 __all__ = [
     "SHADES",
-    "Canvas",
     "Cell",
+    "FrameState",
     "Line",
-    "Span",
     "Status",
     "Style",
+    "StyledText",
     "Vocabulary",
     "cells_of",
     "render",

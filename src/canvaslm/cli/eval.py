@@ -46,7 +46,7 @@ def command(
 
     found = find_eval(name)
     names = tuple(part.strip() for part in tasks.split(",") if part.strip()) if tasks else ()
-    options = found.Options(
+    options = found.EvalOptions(
         count=count, tasks=names, one_shot=one_shot, seed=seed, steps=steps, sampling=truncation.chosen()
     )
     options.chosen()  # an unknown name is an error before a model is loaded

@@ -20,7 +20,7 @@ from .glyphs import cell_width, clusters
 
 
 @dataclass(frozen=True)
-class Piece:
+class PlacedText:
     """Text of one place that stays on one line. `first`: no earlier piece of the place exists."""
 
     place: int
@@ -34,28 +34,28 @@ class Piece:
         return self.text[:1].isspace() or (self.cells == 2 * len(self.text) and bool(self.text))
 
 
-Row = tuple[Piece, ...]
+LayoutRow = tuple[PlacedText, ...]
 
 
 @dataclass(frozen=True)
 class Layout:
     """Rows of pieces, each at most the width; `breaks` are the places that begin a row by wrapping."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[LayoutRow, ...]
     breaks: frozenset[int]
 
 
-def pieces(texts: Iterable[tuple[int, str]], width: int) -> list[Piece]:
+def pieces(texts: Iterable[tuple[int, str]], width: int) -> list[PlacedText]:
     """Cuts (place, visible text) at newlines, and what is wider than `width` into parts that are not."""
-    result: list[Piece] = []
+    result: list[PlacedText] = []
     for place, text in texts:
         first = True
         for number, line in enumerate(text.split("\n")):
             if number:
-                result.append(Piece(place, "", 0, first, newline=True))
+                result.append(PlacedText(place, "", 0, first, newline=True))
                 first = False
             for part in _parts(line, width):
-                result.append(Piece(place, part, cell_width(part), first))
+                result.append(PlacedText(place, part, cell_width(part), first))
                 first = False
     return result
 
@@ -73,7 +73,7 @@ def _parts(line: str, width: int) -> list[str]:
     return parts
 
 
-def lay_out(content: Sequence[Piece], width: int, breaks: frozenset[int] = frozenset()) -> Layout:
+def lay_out(content: Sequence[PlacedText], width: int, breaks: frozenset[int] = frozenset()) -> Layout:
     """Wraps `content` (cut by `pieces` for the same width) at `width` cells, keeping `breaks` where it can.
 
     Laying out again with the breaks of the result gives the same result.
@@ -87,13 +87,13 @@ def lay_out(content: Sequence[Piece], width: int, breaks: frozenset[int] = froze
 class _Builder:
     def __init__(self, width: int, kept: frozenset[int]) -> None:
         self._width, self._kept = width, kept
-        self._rows: list[Row] = []
-        self._row: list[Piece] = []
+        self._rows: list[LayoutRow] = []
+        self._row: list[PlacedText] = []
         self._used = 0
         self._breaks: set[int] = set()
         self._wrapped = False  # the row at hand was begun by wrapping
 
-    def add(self, piece: Piece) -> None:
+    def add(self, piece: PlacedText) -> None:
         if piece.newline:
             self._close_row()
             return
@@ -109,7 +109,7 @@ class _Builder:
         self._close_row()
         return Layout(tuple(self._rows), frozenset(self._breaks))
 
-    def _wrap(self, piece: Piece) -> None:
+    def _wrap(self, piece: PlacedText) -> None:
         """Makes room for a piece that does not fit: the word it continues goes to the next row with it."""
         start = None if piece.begins_word else self._word_start()
         carried = self._row[start:] if start is not None else []
@@ -134,7 +134,7 @@ class _Builder:
                 return index
         return None
 
-    def _begin_row_with(self, carried: list[Piece]) -> None:
+    def _begin_row_with(self, carried: list[PlacedText]) -> None:
         self._breaks.add(carried[0].place)
         self._close_row()
         self._wrapped = True
@@ -145,18 +145,18 @@ class _Builder:
         self._rows.append(tuple(self._row))
         self._row, self._used, self._wrapped = [], 0, False
 
-    def _put(self, piece: Piece) -> None:
+    def _put(self, piece: PlacedText) -> None:
         if self._wrapped and not self._row:
             piece = _without_space(piece)
         self._row.append(piece)
         self._used += piece.cells
 
 
-def _without_space(piece: Piece) -> Piece:
+def _without_space(piece: PlacedText) -> PlacedText:
     """A word that wrapping put at the start of a row needs no space before it."""
     if not (piece.text.startswith(" ") and piece.text[1:].strip()):
         return piece
     return replace(piece, text=piece.text[1:], cells=piece.cells - 1)
 
 
-__all__ = ["Layout", "Piece", "Row", "lay_out", "pieces"]
+__all__ = ["Layout", "LayoutRow", "PlacedText", "lay_out", "pieces"]

@@ -25,7 +25,7 @@ from ..types import (
     Finished,
     ToolCall,
 )
-from .canvas_view import Canvas, Line, Style, Vocabulary, render
+from .canvas_view import FrameState, Line, Style, Vocabulary, render
 from .glyphs import visible
 from .output import call_line
 from .terminal import Screen
@@ -73,7 +73,7 @@ class LiveCanvas:
         self._clock, self._pace = clock, pace
         self._waiting: deque[tuple[Event, float]] = deque()
         self._shown_at = -pace
-        self._state = Canvas(note=note)
+        self._state = FrameState(note=note)
         self._started = self._event_at = self._drawn_at = clock()
         self._dirty = self._open = self._thinking = False
         self._pending: tuple[Draft, float] | None = None  # not yet turned into cells: many are never drawn
@@ -105,7 +105,7 @@ class LiveCanvas:
         if isinstance(event, Committed):
             self._settle(self._state.committed(event.canvas))
         elif isinstance(event, Finished):
-            self._settle(Canvas())
+            self._settle(FrameState())
 
     def _take_waiting(self, now: float) -> None:
         """The next event that waits, if the one before has been seen for long enough."""
@@ -208,7 +208,7 @@ class LiveCanvas:
 
     # -- settled text ------------------------------------------------------------------------------------------
 
-    def _settle(self, state: Canvas) -> None:
+    def _settle(self, state: FrameState) -> None:
         """Prints all whole lines of what is settled; the rest stays as the tail that the next canvas continues."""
         fresh, self._fresh = self._fresh, Fresh()
         tail, self._pending = self._state.tail, None
@@ -234,7 +234,7 @@ class LiveCanvas:
     def _print_rest(self) -> None:
         tail = self._state.tail
         self._screen.write_above(tail + "\n" if tail else "", _THOUGHT if self._thinking else None)
-        self._state = Canvas()
+        self._state = FrameState()
 
     def _leave_draft(self) -> None:
         """An answer cut short: its draft stays, without the status line."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TextIO
 
-from .canvas_view import SHADES, Line, Span, Style
+from .canvas_view import SHADES, Line, Style, StyledText
 from .glyphs import cell_width
 
 _CSI = "\x1b["
@@ -61,7 +61,7 @@ def abilities(stream: TextIO, environment: Mapping[str, str], color: str = "auto
     )
 
 
-def paint(span: Span, able: Abilities) -> str:
+def paint(span: StyledText, able: Abilities) -> str:
     """The span with its escape sequences; the text itself must be `visible` already."""
     codes = _codes(span.style, able)
     return f"{_CSI}{';'.join(codes)}m{span.text}{_RESET}" if codes else span.text
@@ -154,7 +154,7 @@ class Screen:
 
 def paint_lines(text: str, style: Style, able: Abilities) -> str:
     """Text of several lines in one style, each line closed by itself so that a pager or a copy stays clean."""
-    return "\n".join(paint(Span(line, style), able) if line else "" for line in text.split("\n"))
+    return "\n".join(paint(StyledText(line, style), able) if line else "" for line in text.split("\n"))
 
 
 __all__ = ["Abilities", "Screen", "abilities", "paint", "paint_lines", "terminal_size"]

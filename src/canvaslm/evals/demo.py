@@ -27,7 +27,7 @@ Tick = Callable[[str, str], None]
 
 
 @dataclass(frozen=True)
-class Options:
+class EvalOptions:
     """What to run. `tasks` empty = all. `steps` overrides max_denoising_steps of the refined mode; `sampling`
     holds further fields of `Params`, for both modes.
     """
@@ -65,7 +65,7 @@ def heldout_items(task: Task, count: int, seed: int) -> list[Example]:
     return list(found.values())
 
 
-def evaluate(answerer: Answerer, options: Options, tick: Tick = lambda task, mode: None) -> list[Score]:
+def evaluate(answerer: Answerer, options: EvalOptions, tick: Tick = lambda task, mode: None) -> list[Score]:
     """One score per task and mode. `tick` is called after every answer."""
     scores = []
     for task in options.chosen():
@@ -80,7 +80,7 @@ def _score(
     task: Task,
     items: Sequence[Example],
     mode: str,
-    options: Options,
+    options: EvalOptions,
     tick: Callable[[], None],
 ) -> Score:
     score = Score(task.name, mode)
@@ -100,4 +100,4 @@ def _score(
     return score
 
 
-__all__ = ["MAX_NEW_TOKENS", "ONE_SHOT", "REFINED", "Options", "evaluate", "heldout_items"]
+__all__ = ["MAX_NEW_TOKENS", "ONE_SHOT", "REFINED", "EvalOptions", "evaluate", "heldout_items"]

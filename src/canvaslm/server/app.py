@@ -14,10 +14,10 @@ from starlette.responses import HTMLResponse, Response
 
 from ..errors import CanvasError
 from .bridge import Bridge
-from .dialects.registry import DIALECTS, envelope_of
+from .dialects import registry
 from .guard import LOOPBACK, Guard, Rules
 from .limits import Limits
-from .metrics import Metrics
+from .metrics import ServerMetrics
 from .problems import Problem, problem_of
 from .reference import PAGE_POLICY, page
 from .sending import JsonAnswer
@@ -55,14 +55,14 @@ def create_app(
     The application's state has `service`, and that the `bridge` with the engine thread. Raises UsageError.
     """
     given = Limits(**limits)
-    metrics = Metrics()
+    metrics = ServerMetrics()
     bridge = Bridge(session, max_queue=given.max_queue, observer=metrics)
     service = Service(bridge, given, metrics)
     _gauges(metrics, bridge)
     app = _application(service)
     rules = Rules.of(allowed_hosts, allowed_origins, api_key)
-    app.add_middleware(Guard, rules=rules, limits=given, envelope_of=envelope_of)
-    for dialect in DIALECTS:
+    app.add_middleware(Guard, rules=rules, limits=given, envelope_of=registry.envelope_of)
+    for dialect in registry.DIALECTS:
         for router in dialect.routers:
             app.include_router(router)
     return app
@@ -97,7 +97,7 @@ def _application(service: Service) -> FastAPI:
     return app
 
 
-def _gauges(metrics: Metrics, bridge: Bridge) -> None:
+def _gauges(metrics: ServerMetrics, bridge: Bridge) -> None:
     metrics.gauge("requests_processing", "Requests that run", lambda: bridge.running)
     metrics.gauge("requests_deferred", "Requests that wait", lambda: max(0, bridge.reserved - bridge.running))
 
@@ -111,7 +111,7 @@ async def _on_error(request: Request, error: Exception) -> Response:
     problem = _http_problem(error)
     if problem.status == 500:
         raise error  # the guard logs it
-    content = envelope_of(request.url.path)(problem)
+    content = registry.envelope_of(request.url.path)(problem)
     return JsonAnswer(content, problem.status, headers=problem.headers)
 
 

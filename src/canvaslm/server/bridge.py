@@ -1,7 +1,7 @@
 """Between asyncio and the engine: one thread steps the engine and alone touches it; requests go in through a queue,
 events come out through `loop.call_soon_threadsafe`.
 
-A `Flight` is what one client asked for: one or more requests and a buffer of their events. Its size is bounded by the
+A `RequestGroup` is what one client asked for: one or more requests and a buffer of their events. Its size is bounded by the
 answers' own: drafts that nobody has read are overwritten by newer ones, so that a client that never reads costs
 neither memory nor time.
 """
@@ -48,7 +48,7 @@ class Observer(Protocol):
     def event(self, event: Event) -> None: ...
 
 
-class Flight:
+class RequestGroup:
     """Requests submitted together, and their events as an asynchronous iterator of (index, event).
 
     It ends after every request's terminal event. `aclose` cancels what still runs. Belongs to one event loop.
@@ -68,7 +68,7 @@ class Flight:
         self._news = asyncio.Event()
 
     def put(self, index: int, event: Event) -> None:
-        """Buffers an event. On the flight's loop."""
+        """Buffers an event. On the group's loop."""
         draft = self._drafts.get(index)
         if isinstance(event, Draft):
             if draft is not None:
@@ -86,7 +86,7 @@ class Flight:
             self._open.discard(index)
         self._news.set()
 
-    def __aiter__(self) -> Flight:
+    def __aiter__(self) -> RequestGroup:
         return self
 
     async def __anext__(self) -> tuple[int, Event]:
@@ -135,7 +135,7 @@ class Bridge:
         self._max_queue = max_queue
         self._observer = observer
         self._commands: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
-        self._flights: dict[int, tuple[Flight, int]] = {}  # by the engine's request id; the thread's own
+        self._groups: dict[int, tuple[RequestGroup, int]] = {}  # by the engine's request id; the thread's own
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._loaded: Session | None = None
@@ -178,20 +178,20 @@ class Bridge:
         with self._lock:
             self.reserved -= count
 
-    async def launch(self, requests: Sequence[Request]) -> Flight:
+    async def launch(self, requests: Sequence[Request]) -> RequestGroup:
         """Submits requests whose places are reserved. Raises what the engine refuses.
 
         The places are free again after the terminal events, or at once where nothing was submitted.
         """
-        flight = Flight(self, requests)
+        group = RequestGroup(self, requests)
         try:
-            await self.ask(lambda engine: self._submit(engine, flight))
+            await self.on_engine_thread(lambda engine: self._submit(engine, group))
         except asyncio.CancelledError:
-            flight.close()  # the thread submits it all the same, and then sees this
+            group.close()  # the thread submits it all the same, and then sees this
             raise
-        return flight
+        return group
 
-    async def ask(self, question: Callable[[Engine], T]) -> T:
+    async def on_engine_thread(self, question: Callable[[Engine], T]) -> T:
         """What a function says of the engine, run on its thread between two steps."""
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[T] = loop.create_future()
@@ -239,7 +239,7 @@ class Bridge:
             if engine.has_work:
                 self._step(engine)
             self.running, self.waiting = len(engine.scheduler.running), len(engine.scheduler.waiting)
-        for request_id in list(self._flights):
+        for request_id in list(self._groups):
             engine.cancel(request_id)
         self._step(engine)
         self._end()
@@ -282,41 +282,41 @@ class Bridge:
     def _all_fail(self, engine: Engine, error: Exception) -> list[Event]:
         """An exception that the engine itself did not catch: nothing that runs can be trusted any more."""
         failed: list[Event] = []
-        for request_id in list(self._flights):
+        for request_id in list(self._groups):
             with contextlib.suppress(Exception):
                 engine.cancel(request_id)
             failed.append(Failed(request_id, EngineFailure(type(error).__name__)))
         return failed
 
-    def _submit(self, engine: Engine, flight: Flight) -> None:
+    def _submit(self, engine: Engine, group: RequestGroup) -> None:
         """Submits all or nothing; where nothing, the places that were reserved are given back."""
         try:
             _ = self.session
-            for index, request in enumerate(flight.requests):
+            for index, request in enumerate(group.requests):
                 request_id = engine.submit(request)
-                flight.ids.append(request_id)
-                self._flights[request_id] = flight, index
+                group.ids.append(request_id)
+                self._groups[request_id] = group, index
         except BaseException:
-            for request_id in flight.ids:
-                self._flights.pop(request_id)
+            for request_id in group.ids:
+                self._groups.pop(request_id)
                 engine.cancel(request_id)
-            flight.ids.clear()
-            self.release(len(flight.requests))
+            group.ids.clear()
+            self.release(len(group.requests))
             raise
-        for request in flight.requests:
+        for request in group.requests:
             self._observer.accepted(request)
 
     def _route(self, event: Event) -> None:
-        flight, index = self._flights.get(event.request_id, (None, 0))
-        if flight is None:
+        group, index = self._groups.get(event.request_id, (None, 0))
+        if group is None:
             return
-        if isinstance(event, Finished) and event.reason == "cancelled" and index in flight.stopped:
+        if isinstance(event, Finished) and event.reason == "cancelled" and index in group.stopped:
             event = replace(event, reason="stop")
         self._observer.event(event)
         if isinstance(event, Finished | Failed):
-            del self._flights[event.request_id]
+            del self._groups[event.request_id]
             self.release(1)
-        if not _call(flight.loop, flight.put, index, event) and isinstance(event, Committed | Draft):
+        if not _call(group.loop, group.put, index, event) and isinstance(event, Committed | Draft):
             self.post(lambda engine: engine.cancel(event.request_id) if engine else None)
 
 
@@ -338,4 +338,4 @@ def _settle(answer: asyncio.Future[T], result: Any, error: BaseException | None)
         answer.set_exception(error)
 
 
-__all__ = ["Bridge", "Flight", "Observer"]
+__all__ = ["Bridge", "Observer", "RequestGroup"]

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from ..diffusion import PARAMETERS
-from .problems import impossible
+from .problems import unsupported
 
 _SHOWN = 16  # unknown fields named in the warnings
 
@@ -60,7 +60,7 @@ class Open(BaseModel):
         return told
 
 
-class Told(BaseModel):
+class AnswerSchema(BaseModel):
     """A description of an answer, which may hold more."""
 
     model_config = ConfigDict(extra="allow")
@@ -139,7 +139,7 @@ class Diffusion(Open):
     def refuse_templates(self) -> None:
         """Raises Problem if the request brings a template."""
         if self.chat_template is not None:
-            raise impossible(
+            raise unsupported(
                 "chat_template", "chat templates in requests are not run: the model's own is used"
             )
 
@@ -180,6 +180,7 @@ _SAMPLING = (
 
 __all__ = [
     "WHOLE",
+    "AnswerSchema",
     "Count",
     "Diffusion",
     "Effort",
@@ -190,7 +191,6 @@ __all__ = [
     "Sampler",
     "Seed",
     "Stop",
-    "Told",
     "Tools",
     "Truncated",
     "idle",

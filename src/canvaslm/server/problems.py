@@ -51,7 +51,7 @@ class Problem(CanvasError):
         return TYPES.get(self.status, "invalid_request_error" if self.status < 500 else "server_error")
 
 
-def impossible(param: str, message: str) -> Problem:
+def unsupported(param: str, message: str) -> Problem:
     """A field that is understood and cannot be served."""
     return Problem(400, message, param=param, code="unsupported_value")
 
@@ -106,4 +106,4 @@ def openai_envelope(problem: Problem) -> dict[str, Any]:
     }
 
 
-__all__ = ["TYPES", "Problem", "busy", "impossible", "loading", "openai_envelope", "problem_of"]
+__all__ = ["TYPES", "Problem", "busy", "loading", "openai_envelope", "problem_of", "unsupported"]

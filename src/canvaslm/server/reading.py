@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Piece:
+class ChoiceEvent:
     """An event of one choice, and what it adds to the answer.
 
     `draft` is the whole answer so far with the canvas in the making as it stands; it is None for all but drafts. Of a
@@ -74,10 +74,10 @@ class Reader:
         """The stop string that ended the answer."""
         return self._stops.matched
 
-    def read(self, choice: int, event: Event) -> Piece:
+    def read(self, choice: int, event: Event) -> ChoiceEvent:
         """What an event adds."""
         if isinstance(event, Draft):
-            return Piece(choice, event, draft="" if self.stopped else self._draft(event.tokens))
+            return ChoiceEvent(choice, event, draft="" if self.stopped else self._draft(event.tokens))
         if isinstance(event, Settled | Committed):
             return self._add(choice, event, self._parser.feed(event.tokens))
         if isinstance(event, Finished):
@@ -86,18 +86,18 @@ class Reader:
             self._text.append(rest)
             piece = replace(piece, text=piece.text + rest, event=self._ending(event))
             return self._with_logprobs(piece, last=True)
-        return Piece(choice, event)
+        return ChoiceEvent(choice, event)
 
-    def _add(self, choice: int, event: Settled | Committed | Finished, delta: Delta) -> Piece:
+    def _add(self, choice: int, event: Settled | Committed | Finished, delta: Delta) -> ChoiceEvent:
         if self.stopped:
-            return self._with_logprobs(Piece(choice, event))
+            return self._with_logprobs(ChoiceEvent(choice, event))
         text = self._stops.feed(delta.text)
         self._text.append(text)
         calls = () if self.stopped else delta.tool_calls
         self._calls = self._calls or bool(calls)
-        return self._with_logprobs(Piece(choice, event, text, delta.thinking, calls))
+        return self._with_logprobs(ChoiceEvent(choice, event, text, delta.thinking, calls))
 
-    def _with_logprobs(self, piece: Piece, *, last: bool = False) -> Piece:
+    def _with_logprobs(self, piece: ChoiceEvent, *, last: bool = False) -> ChoiceEvent:
         if self._logprobs is None:
             return piece
         self._logprobs.feed(piece.event)
@@ -141,9 +141,9 @@ class PlainParser:
         return PlainParser(self._tokenizer, self._decoder.copy())
 
 
-def is_last(piece: Piece) -> bool:
+def is_last(piece: ChoiceEvent) -> bool:
     """Whether the choice ends with this piece."""
     return isinstance(piece.event, Finished | Failed)
 
 
-__all__ = ["Piece", "PlainParser", "Reader", "is_last"]
+__all__ = ["ChoiceEvent", "PlainParser", "Reader", "is_last"]

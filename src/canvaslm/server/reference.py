@@ -154,15 +154,4 @@ def _inline(text: str) -> str:
     return "".join(f"<code>{part}</code>" if i % 2 else part for i, part in enumerate(parts))
 
 
-def schema_of_server() -> dict[str, Any]:
-    """The schema, without a model."""
-    from .app import create_app
-
-    def never() -> Any:
-        raise AssertionError("the schema needs no model")
-
-    schema: dict[str, Any] = create_app(never).openapi()
-    return schema
-
-
-__all__ = ["PAGE_POLICY", "fields", "kind_of", "markdown", "operations", "page", "schema_of_server"]
+__all__ = ["PAGE_POLICY", "fields", "kind_of", "markdown", "operations", "page"]

@@ -25,7 +25,7 @@ class ErrorEnvelope(BaseModel):
 _MEANINGS = {
     400: "The request cannot work; `param` names the field at fault.",
     401: "A key is needed.",
-    403: "Asked by a page of another site.",
+    403: "OllamaBody by a page of another site.",
     404: "There is no such thing.",
     408: "The body did not arrive in time.",
     413: "The body is too large.",

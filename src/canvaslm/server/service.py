@@ -1,8 +1,9 @@
-"""What all dialects share: from wishes (`Ask`) to a running answer (`Answers`) whose events carry text.
+"""What all dialects share: from what a client wants to a running answer (`Answers`) whose events carry text.
 
-    answers = await service.start(Ask(messages=[...], params={"seed": 1}))      # raises before anything is sent
-    async for piece in answers: ...                                             # ends after the last choice's end
-    answers.close()                                                             # cancels what still runs
+    wanted = GenerationRequest(messages=[...], params={"seed": 1})
+    answers = await service.start(wanted)      # raises before anything is sent
+    async for part in answers: ...             # ends after the last choice's end
+    answers.close()                            # cancels what still runs
 
 The engine is never touched here: prompts are rendered and encoded on a few worker threads, and all else is the
 bridge's.
@@ -24,11 +25,11 @@ from starlette.requests import Request as HttpRequest
 
 from ..errors import CanvasError, PromptTooLong
 from ..types import Failed, Finished, Request
-from .bridge import Bridge, Flight
+from .bridge import Bridge, RequestGroup
 from .limits import Limits
-from .metrics import Metrics
+from .metrics import ServerMetrics
 from .problems import Problem, problem_of
-from .reading import Piece, Reader
+from .reading import ChoiceEvent, Reader
 
 if TYPE_CHECKING:
     from ..session import Session
@@ -38,7 +39,7 @@ _SEEDS = 2**63
 
 
 @dataclass(frozen=True)
-class Ask:
+class GenerationRequest:
     """What a client wants, in our words.
 
     Either `messages`, put through the chat template, or `prompts`, texts or token ids taken as they are. `params` are
@@ -70,9 +71,9 @@ class Answers:
     Raises what a choice failed with; the others are then cancelled.
     """
 
-    def __init__(self, flight: Flight, readers: Sequence[Reader]) -> None:
-        self.requests = flight.requests
-        self._flight, self._readers = flight, readers
+    def __init__(self, group: RequestGroup, readers: Sequence[Reader]) -> None:
+        self.requests = group.requests
+        self._group, self._readers = group, readers
 
     @property
     def seed(self) -> int:
@@ -81,14 +82,14 @@ class Answers:
         assert seed is not None
         return seed
 
-    async def __aiter__(self) -> AsyncIterator[Piece]:
+    async def __aiter__(self) -> AsyncIterator[ChoiceEvent]:
         try:
-            async for index, event in self._flight:
+            async for index, event in self._group:
                 if isinstance(event, Failed):
                     raise event.error
                 piece = self._readers[index].read(index, event)
-                if self._readers[index].stopped and index not in self._flight.stopped:
-                    self._flight.cancel(index, stopped=True)
+                if self._readers[index].stopped and index not in self._group.stopped:
+                    self._group.cancel(index, stopped=True)
                 if isinstance(piece.event, Finished) and piece.event.reason == "cancelled":
                     raise Problem(
                         503, "the request was cancelled: the server is shutting down", code="cancelled"
@@ -103,13 +104,13 @@ class Answers:
 
     def close(self) -> None:
         """Cancels what still runs."""
-        self._flight.close()
+        self._group.close()
 
 
 class Service:
     """The server's core. Routes get it by a parameter of type `Ready` (or `Anytime`, also while the model loads)."""
 
-    def __init__(self, bridge: Bridge, limits: Limits, metrics: Metrics) -> None:
+    def __init__(self, bridge: Bridge, limits: Limits, metrics: ServerMetrics) -> None:
         self.bridge, self.limits, self.metrics = bridge, limits, metrics
         self.started = int(time.time())
         self._workers = ThreadPoolExecutor(2, "canvaslm-prompts")
@@ -136,29 +137,29 @@ class Service:
         """Unix time, for answers."""
         return int(time.time())
 
-    async def start(self, ask: Ask) -> Answers:
+    async def start(self, wanted: GenerationRequest) -> Answers:
         """Submits what is asked for. Raises Problem or CanvasError with nothing running."""
-        self._check(ask)
-        self.bridge.reserve(ask.count)
+        self._check(wanted)
+        self.bridge.reserve(wanted.count)
         try:
-            readers = [self._reader(ask) for _ in range(ask.count)]
-            requests = await self.work(self._prepare, ask)
+            readers = [self._reader(wanted) for _ in range(wanted.count)]
+            requests = await self.work(self._prepare, wanted)
         except BaseException as error:
-            self.bridge.release(ask.count)
+            self.bridge.release(wanted.count)
             if isinstance(error, CanvasError):
-                raise problem_of(error, ask.names) from error
+                raise problem_of(error, wanted.names) from error
             raise
         try:
             return Answers(await self.bridge.launch(requests), readers)
         except CanvasError as error:
-            raise problem_of(error, ask.names) from error
+            raise problem_of(error, wanted.names) from error
 
-    async def encode(self, ask: Ask) -> list[tuple[int, ...]]:
+    async def encode(self, wanted: GenerationRequest) -> list[tuple[int, ...]]:
         """Token ids of the prompts, without running anything. Raises Problem."""
         try:
-            tokens: list[tuple[int, ...]] = await self.work(self._tokens, ask)
+            tokens: list[tuple[int, ...]] = await self.work(self._tokens, wanted)
         except CanvasError as error:
-            raise problem_of(error, ask.names) from error
+            raise problem_of(error, wanted.names) from error
         return tokens
 
     async def work(self, function: Any, *arguments: Any) -> Any:
@@ -169,24 +170,24 @@ class Service:
     def close(self) -> None:
         self._workers.shutdown(wait=False, cancel_futures=True)
 
-    def _check(self, ask: Ask) -> None:
-        if not 1 <= ask.n <= self.limits.max_n:
-            raise Problem(400, f"n = {ask.n} is out of range: 1 to {self.limits.max_n}", param="n")
-        if ask.count < 1:
+    def _check(self, wanted: GenerationRequest) -> None:
+        if not 1 <= wanted.n <= self.limits.max_n:
+            raise Problem(400, f"n = {wanted.n} is out of range: 1 to {self.limits.max_n}", param="n")
+        if wanted.count < 1:
             raise Problem(400, "the prompt is empty", param="prompt")
-        if ask.count > self.limits.max_queue + self.session.engine.scheduler.max_rows:
-            raise Problem(400, f"{ask.count} answers at once are more than this server takes", param="n")
+        if wanted.count > self.limits.max_queue + self.session.engine.scheduler.max_rows:
+            raise Problem(400, f"{wanted.count} answers at once are more than this server takes", param="n")
 
-    def _reader(self, ask: Ask) -> Reader:
+    def _reader(self, wanted: GenerationRequest) -> Reader:
         return Reader(
             self.session.tokenizer,
-            stop=ask.stop,
-            raw=ask.messages is None,
-            logprobs=ask.top_logprobs is not None,
+            stop=wanted.stop,
+            raw=wanted.messages is None,
+            logprobs=wanted.top_logprobs is not None,
         )
 
-    def _prepare(self, ask: Ask) -> list[Request]:
-        params = self.session.merge(ask.preset, ask.params)
+    def _prepare(self, wanted: GenerationRequest) -> list[Request]:
+        params = self.session.merge(wanted.preset, wanted.params)
         # 32 bits, as the engine's own: readers of JSON that know only doubles round what is above 2^53.
         base = secrets.randbits(32) if params.seed is None else params.seed
         return [
@@ -194,31 +195,33 @@ class Service:
                 tokens,
                 replace(params, seed=(base + i) % _SEEDS),
                 self.session.eos_token_ids,
-                drafts=ask.drafts,
-                top_logprobs=ask.top_logprobs,
+                drafts=wanted.drafts,
+                top_logprobs=wanted.top_logprobs,
             )
-            for tokens in self._tokens(ask)
-            for i in range(ask.n)
+            for tokens in self._tokens(wanted)
+            for i in range(wanted.n)
         ]
 
-    def _tokens(self, ask: Ask) -> list[tuple[int, ...]]:
+    def _tokens(self, wanted: GenerationRequest) -> list[tuple[int, ...]]:
         session = self.session
-        self._check_size(ask)
-        if ask.messages is not None:
-            return [tuple(session.encode(ask.messages, thinking=ask.thinking, tools=ask.tools or None))]
+        self._check_size(wanted)
+        if wanted.messages is not None:
+            return [
+                tuple(session.encode(wanted.messages, thinking=wanted.thinking, tools=wanted.tools or None))
+            ]
         return [
             tuple(session.encode(prompt, raw=True)) if isinstance(prompt, str) else tuple(prompt)
-            for prompt in ask.prompts
+            for prompt in wanted.prompts
         ]
 
-    def _check_size(self, ask: Ask) -> None:
+    def _check_size(self, wanted: GenerationRequest) -> None:
         """Refuses what is sure to be too long without spending seconds on its tokens. Raises PromptTooLong."""
         context = self.session.engine.max_context
         if self._longest_token is None:
             tokenizer = self.session.tokenizer
             self._longest_token = max(len(tokenizer.token_bytes(i)) for i in range(tokenizer.vocab_size))
-        turns = ask.messages if isinstance(ask.messages, list) else []
-        texts = [_text_of(turn) for turn in turns] if ask.messages is not None else ask.prompts
+        turns = wanted.messages if isinstance(wanted.messages, list) else []
+        texts = [_text_of(turn) for turn in turns] if wanted.messages is not None else wanted.prompts
         longest = max((len(text) for text in texts if isinstance(text, str)), default=0)
         if longest > context * self._longest_token or 2 * len(turns) > context:
             raise PromptTooLong(
@@ -246,4 +249,4 @@ def _ready(request: HttpRequest) -> Service:
 Anytime = Annotated[Service, Depends(_service)]
 Ready = Annotated[Service, Depends(_ready)]
 
-__all__ = ["Answers", "Anytime", "Ask", "Prompt", "Ready", "Service"]
+__all__ = ["Answers", "Anytime", "GenerationRequest", "Prompt", "Ready", "Service"]

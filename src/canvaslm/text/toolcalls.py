@@ -47,7 +47,7 @@ def parse_call(pieces: Sequence[str | Quote]) -> ToolCall | None:
     if match is None:
         return None
     try:
-        reader = _Reader(text, quotes, match.end())
+        reader = _CallCursor(text, quotes, match.end())
         arguments = reader.object(0)
         reader.end()
     except (_Malformed, ValueError):  # int() refuses more than 4300 digits
@@ -55,7 +55,7 @@ def parse_call(pieces: Sequence[str | Quote]) -> ToolCall | None:
     return ToolCall(match[1], arguments)
 
 
-class _Reader:
+class _CallCursor:
     """A cursor over the text; `quotes` are the places where a `"` is the quote marker."""
 
     def __init__(self, text: str, quotes: set[int], place: int) -> None:

@@ -23,7 +23,7 @@ IGNORE = -100
 
 
 @dataclass(frozen=True)
-class Example:
+class TrainingExample:
     """Token ids of one prompt and its response. `truncated`: the response was cut for length."""
 
     prompt: tuple[int, ...]
@@ -39,7 +39,7 @@ class Source(Protocol):
 
 
 @dataclass(frozen=True)
-class Row:
+class TrainingRow:
     """One block of one example. `tokens` = p + r + fill; `end` = first token that is not supervised."""
 
     tokens: tuple[int, ...]
@@ -91,17 +91,19 @@ class Batch:
         return int((self.positions[:, 0] >= 0).sum())
 
 
-def as_example(item: Any) -> Example:
+def as_example(item: Any) -> TrainingExample:
     """Accepts an Example, an object with `prompt` and `response`, or a pair."""
-    if isinstance(item, Example):
+    if isinstance(item, TrainingExample):
         return item
     if hasattr(item, "prompt") and hasattr(item, "response"):
-        return Example(tuple(item.prompt), tuple(item.response), bool(getattr(item, "truncated", False)))
+        return TrainingExample(
+            tuple(item.prompt), tuple(item.response), bool(getattr(item, "truncated", False))
+        )
     prompt, response = item
-    return Example(tuple(prompt), tuple(response))
+    return TrainingExample(tuple(prompt), tuple(response))
 
 
-def cut(example: Example, max_length: int) -> Example | None:
+def cut(example: TrainingExample, max_length: int) -> TrainingExample | None:
     """Cuts the response so that prompt and response fit; None when no response token is left to supervise."""
     room = max_length - len(example.prompt)
     if room < 1 or not example.response or not example.prompt:
@@ -111,21 +113,26 @@ def cut(example: Example, max_length: int) -> Example | None:
     return replace(example, response=example.response[:room], truncated=True)
 
 
-def count_blocks(example: Example, canvas_length: int) -> int:
+def count_blocks(example: TrainingExample, canvas_length: int) -> int:
     """ceil(len(r) / C)."""
     return -(-len(example.response) // canvas_length)
 
 
-def make_row(example: Example, block: int, canvas_length: int, eos: int) -> Row:
+def make_row(example: TrainingExample, block: int, canvas_length: int, eos: int) -> TrainingRow:
     """Block `block` of an example, EOS-filled. The fill is supervised unless the response was cut."""
     fill = -len(example.response) % canvas_length
     tokens = example.prompt + example.response + (eos,) * fill
     end = len(tokens) - (fill if example.truncated else 0)
-    return Row(tokens, len(example.prompt), len(example.response), block, end)
+    return TrainingRow(tokens, len(example.prompt), len(example.response), block, end)
 
 
 def make_batch(
-    rows: Sequence[Row], canvas_length: int, *, multiple: int = 1, size: int = 0, encode_fill: bool = True
+    rows: Sequence[TrainingRow],
+    canvas_length: int,
+    *,
+    multiple: int = 1,
+    size: int = 0,
+    encode_fill: bool = True,
 ) -> Batch:
     """Pads rows to one batch: lengths up to a multiple of `multiple`, the count up
     to `size` with empty rows."""
@@ -139,7 +146,7 @@ def make_batch(
     return batch
 
 
-def _encoded_length(row: Row, encode_fill: bool) -> int:
+def _encoded_length(row: TrainingRow, encode_fill: bool) -> int:
     return len(row.tokens) if encode_fill else row.prompt_length + row.response_length
 
 
@@ -163,7 +170,9 @@ def _empty_batch(size: int, length: int, width: int, canvas_length: int) -> Batc
     )
 
 
-def _fill_row(batch: Batch, i: int, row: Row, encoded: int, places: range, canvas_length: int) -> None:
+def _fill_row(
+    batch: Batch, i: int, row: TrainingRow, encoded: int, places: range, canvas_length: int
+) -> None:
     start = row.prompt_length + row.block * canvas_length
     batch.tokens[i, :encoded] = torch.tensor(row.tokens[:encoded])
     batch.positions[i, :encoded] = torch.arange(encoded)
@@ -192,7 +201,7 @@ class Batcher:
     multiple: int = 1
     encode_fill: bool = True
 
-    def rows(self, step: int) -> list[Row]:
+    def rows(self, step: int) -> list[TrainingRow]:
         """The rows of a step, unsorted; examples with nothing to supervise are dropped."""
         rows = []
         for index in range(step * self.batch, (step + 1) * self.batch):
@@ -227,9 +236,9 @@ class Batcher:
 class Shuffled:
     """A finite list of examples as an endless Source: a new permutation for each pass over the data."""
 
-    examples: Sequence[Example]
+    examples: Sequence[TrainingExample]
 
-    def example(self, seed: int, index: int) -> Example:
+    def example(self, seed: int, index: int) -> TrainingExample:
         """Example `index` of the endless stream of this seed."""
         epoch, place = divmod(index, len(self.examples))
         return self.examples[_permutation(seed, epoch, len(self.examples))[place]]
@@ -282,7 +291,9 @@ def _call(factory: Callable[..., Any], name: str, options: dict[str, Any]) -> An
         raise UsageError(f"data.options: {name}: {error}", param="data.options") from error
 
 
-def read_chats(files: Iterable[str | Path], encode: Callable[[list[Any]], Example | None]) -> Shuffled:
+def read_chats(
+    files: Iterable[str | Path], encode: Callable[[list[Any]], TrainingExample | None]
+) -> Shuffled:
     """Reads JSONL files of `{"messages": [...]}`; `encode` turns one conversation into an Example.
 
     Raises NotFound for a missing file, UsageError with file and line for a broken line
@@ -297,7 +308,9 @@ def read_chats(files: Iterable[str | Path], encode: Callable[[list[Any]], Exampl
     return Shuffled(examples)
 
 
-def _read_file(file: Path, encode: Callable[[list[Any]], Example | None]) -> Iterator[Example]:
+def _read_file(
+    file: Path, encode: Callable[[list[Any]], TrainingExample | None]
+) -> Iterator[TrainingExample]:
     if not file.is_file():
         raise NotFound(f"data.files: {file}: no such file")
     with file.open(encoding="utf-8") as lines:
@@ -319,7 +332,9 @@ def _messages(line: str, where: str) -> list[Any]:
     return messages
 
 
-def chat_encoder(tokenizer: Any, template: Any, turn_end: int) -> Callable[[list[Any]], Example | None]:
+def chat_encoder(
+    tokenizer: Any, template: Any, turn_end: int
+) -> Callable[[list[Any]], TrainingExample | None]:
     """Encodes a conversation up to its last assistant turn: that turn's content and
     `<turn|>` are the response.
 
@@ -327,13 +342,13 @@ def chat_encoder(tokenizer: Any, template: Any, turn_end: int) -> Callable[[list
     without an assistant turn.
     """
 
-    def encode(messages: list[Any]) -> Example | None:
+    def encode(messages: list[Any]) -> TrainingExample | None:
         last = max((i for i, m in enumerate(messages) if m["role"] == "assistant"), default=-1)
         if last < 0 or not messages[last].get("content"):
             return None
         pieces = template.render(messages[:last], add_generation_prompt=True)
         prompt = tokenizer.encode_pieces(pieces)
-        return Example(tuple(prompt), (*tokenizer.encode(messages[last]["content"]), turn_end))
+        return TrainingExample(tuple(prompt), (*tokenizer.encode(messages[last]["content"]), turn_end))
 
     return encode
 
@@ -342,10 +357,10 @@ __all__ = [
     "IGNORE",
     "Batch",
     "Batcher",
-    "Example",
-    "Row",
     "Shuffled",
     "Source",
+    "TrainingExample",
+    "TrainingRow",
     "as_example",
     "chat_encoder",
     "count_blocks",

@@ -11,7 +11,7 @@ from typing import Any, TextIO
 
 
 @dataclass(frozen=True)
-class Metrics:
+class TrainingMetrics:
     """Means since the last report. Losses in nats per place, rates per second of
     wall time, times in seconds."""
 
@@ -36,7 +36,7 @@ def clock(seconds: float) -> str:
     return f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}"
 
 
-def line(m: Metrics) -> str:
+def line(m: TrainingMetrics) -> str:
     """One line of figures."""
     return (
         f"step {m.step}  loss {m.loss:.4f}  canvas {m.canvas:.4f}  encoder {m.encoder:.4f}  aux {m.aux:.3f}  "
@@ -71,7 +71,7 @@ class Reporter:
         if self._file is not None:
             self._file.close()
 
-    def metrics(self, m: Metrics, progress: float) -> None:
+    def metrics(self, m: TrainingMetrics, progress: float) -> None:
         """Reports metrics; `progress` is the share of the run that is done."""
         if self._file is not None:
             self._file.write(json.dumps(asdict(m)) + "\n")
@@ -91,4 +91,4 @@ class Reporter:
             print(text, file=self.stream, flush=True)
 
 
-__all__ = ["Metrics", "Reporter", "clock", "line"]
+__all__ = ["Reporter", "TrainingMetrics", "clock", "line"]

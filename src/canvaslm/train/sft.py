@@ -24,7 +24,7 @@ from .data import Batch, Batcher, Source
 from .fast import compile_objective
 from .objective import Objective
 from .optim import Average, Optimizers, factor
-from .report import Metrics, Reporter
+from .report import Reporter, TrainingMetrics
 from .settings import Settings, settings_to_dict
 
 Export = Callable[[DiffusionGemma], None]
@@ -193,10 +193,10 @@ class Trainer:
         by_time = run.checkpoint_minutes and time.monotonic() - when >= 60 * run.checkpoint_minutes
         return bool(by_steps or by_time)
 
-    def _metrics(self, tally: Tally) -> Metrics:
+    def _metrics(self, tally: Tally) -> TrainingMetrics:
         spent = max(time.monotonic() - tally.started, 1e-9)
         names = ("loss", "canvas", "encoder", "aux", "wrong", "gradient", "rate")
-        return Metrics(
+        return TrainingMetrics(
             step=self.step,
             examples=self.step * self.settings.data.batch,
             examples_per_second=tally.examples / spent,

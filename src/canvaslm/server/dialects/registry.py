@@ -1,14 +1,16 @@
-"""The dialects that the server speaks. A new one is a module with a router, and a line here.
+"""The dialects that the server speaks. A new one is a folder beside this file, with a router, and a line here.
 
-A route reads its body into an `Ask`, calls `service.start` and words the pieces:
+A route reads its body into a `GenerationRequest`, calls `service.start` and words the events of its choices:
 
     @router.post("/api/chat", responses=errors(...))
     async def chat(body: ChatBody, http: Request, service: Ready) -> Response:
-        answers = await service.start(Ask(messages=..., params=..., names={"max_new_tokens": "num_predict"}))
+        wanted = GenerationRequest(messages=..., params=..., names={"max_new_tokens": "num_predict"})
+        answers = await service.start(wanted)
         if body.stream:
-            chunks = wording_errors(words(answers), word_error)
+            chunks = wording_errors(lines(answers), word_error)
             return Stream(chunks, answers.close, limits=service.limits, media_type="application/x-ndjson", pulse=b"")
-        return JsonAnswer(whole(await unless_gone(http, gather(answers))))
+        (choice,) = await unless_gone(http, gather(answers))
+        return JsonAnswer(whole(choice))
 
 What it raises (`Problem`, any `CanvasError`) is answered in the envelope of the dialect whose path it is.
 """

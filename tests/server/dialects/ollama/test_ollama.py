@@ -13,7 +13,7 @@ import ollama
 import pytest
 
 from canvaslm.server.dialects.ollama.models import is_ours, named, tag_of
-from canvaslm.server.dialects.ollama.schema import GenerateRequest, OllamaChatRequest, Options
+from canvaslm.server.dialects.ollama.schema import GenerateRequest, OllamaChatRequest, OllamaOptions
 from canvaslm.session import Session
 
 from ...world import HELLO, Running, scripted_session, serving, tiny_session, wait_for
@@ -247,9 +247,9 @@ def test_options_reach_the_engine(client: httpx.Client) -> None:
 
 def test_options_without_a_limit_fill_the_context() -> None:
     given = {"num_predict": -1, "seed": -7}
-    assert Options.model_validate(given).params(512) == {"max_new_tokens": 512}
-    assert Options.model_validate({"num_predict": 9}).params(512) == {"max_new_tokens": 9}
-    assert Options.model_validate({}).params(512) == {}
+    assert OllamaOptions.model_validate(given).params(512) == {"max_new_tokens": 512}
+    assert OllamaOptions.model_validate({"num_predict": 9}).params(512) == {"max_new_tokens": 9}
+    assert OllamaOptions.model_validate({}).params(512) == {}
 
 
 def test_options_without_effect_are_told(client: httpx.Client) -> None:

@@ -17,13 +17,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ....types import Finished, ToolCall
+from ...choices import count_tokens, timings
 from ...problems import Problem
-from ...reading import Piece
+from ...reading import ChoiceEvent
 from ...responses import errors, streamed
 from ...sending import JsonAnswer, Stream, sse, unless_gone, wording_errors
-from ...service import Answers, Ask, Ready, Service
-from ...whole import count_tokens, timings
-from .schema import Answer, AnthropicError, Conversation, MessagesRequest, TokenCount
+from ...service import Answers, GenerationRequest, Ready, Service
+from .schema import AnthropicError, Conversation, MessageObject, MessagesRequest, TokenCount
 
 router = APIRouter(tags=["Anthropic"])
 ERRORS = errors(400, 401, 403, 408, 413, 415, 421, 429, 500, 503, model=AnthropicError)
@@ -41,12 +41,12 @@ _TYPES = {
 Event = tuple[str, dict[str, Any]]
 
 
-@router.post("/v1/messages", responses={200: streamed(Answer), **ERRORS})
+@router.post("/v1/messages", responses={200: streamed(MessageObject), **ERRORS})
 async def messages(body: MessagesRequest, http: Request, service: Ready) -> Response:
     """An answer to a conversation: whole, or as named events. Any anthropic-version is accepted."""
     body.refuse()
-    answers = await service.start(ask_of(body))
-    report = Report(body, answers, service)
+    answers = await service.start(generation_request(body))
+    report = MessageWriter(body, answers, service)
     headers = {"request-id": f"req_{secrets.token_hex(12)}"}
     if body.stream:
         chunks = wording_errors(report.stream(), word_error)
@@ -59,14 +59,16 @@ async def count(body: Conversation, service: Ready) -> TokenCount:
     """Tokens of a prompt, without answering it."""
     body.refuse()
     (tokens,) = await service.encode(
-        Ask(messages=body.turns(), tools=body.functions(), thinking=body.thinks(), names=body.names)
+        GenerationRequest(
+            messages=body.turns(), tools=body.functions(), thinking=body.thinks(), names=body.names
+        )
     )
     return TokenCount(input_tokens=len(tokens))
 
 
-def ask_of(body: MessagesRequest) -> Ask:
+def generation_request(body: MessagesRequest) -> GenerationRequest:
     """What the client wants, in our words."""
-    return Ask(
+    return GenerationRequest(
         messages=body.turns(),
         tools=body.functions(),
         thinking=body.thinks(),
@@ -91,7 +93,7 @@ def word_error(problem: Problem) -> bytes:
     return sse(envelope(problem), "error")
 
 
-class Report:
+class MessageWriter:
     """Words one answer. The whole one is what the events add up to."""
 
     def __init__(self, body: MessagesRequest, answers: Answers, service: Service) -> None:
@@ -171,7 +173,7 @@ class Blocks:
         self._thoughts = thoughts
         self._open: dict[str, Any] | None = None
 
-    def take(self, piece: Piece) -> Iterator[Event]:
+    def take(self, piece: ChoiceEvent) -> Iterator[Event]:
         """The events that a piece becomes."""
         if piece.thinking and self._thoughts:
             yield from self._write("thinking", piece.thinking)
@@ -220,4 +222,4 @@ def _event(name: str, data: dict[str, Any]) -> bytes:
     return sse({"type": name, **data}, name)
 
 
-__all__ = ["PING", "Blocks", "Report", "ask_of", "envelope", "router", "word_error"]
+__all__ = ["PING", "Blocks", "MessageWriter", "envelope", "generation_request", "router", "word_error"]

@@ -14,16 +14,16 @@ from pydantic import BaseModel, Field
 from ....text.stop import MAX_LENGTH, MAX_STOPS
 from ...fields import (
     WHOLE,
+    AnswerSchema,
     Count,
     Diffusion,
     Int,
     Number,
     Open,
-    Told,
     Tools,
     idle,
 )
-from ...problems import Problem, impossible
+from ...problems import Problem, unsupported
 from ..openai.schema import NOT_YET, Temperature
 
 _THINKING = ("enabled", "adaptive", "disabled", "between_tools")
@@ -68,13 +68,13 @@ class Conversation(Diffusion):
         """Raises Problem for what is understood and cannot be."""
         self.refuse_templates()
         if isinstance(self.thinking, dict) and self.thinking.get("type") not in _THINKING:
-            raise impossible("thinking", f"thinking.type: must be one of {', '.join(_THINKING)}")
+            raise unsupported("thinking", f"thinking.type: must be one of {', '.join(_THINKING)}")
         if (self.tool_choice or {"type": "auto"}).get("type") not in ("auto", "none"):
-            raise impossible("tool_choice", f"a tool_choice other than auto and none {NOT_YET}")
+            raise unsupported("tool_choice", f"a tool_choice other than auto and none {NOT_YET}")
         if self.output_config is not None and self.output_config.format is not None:
-            raise impossible("output_config", f"output_config.format {NOT_YET}")
+            raise unsupported("output_config", f"output_config.format {NOT_YET}")
         if self.messages[-1].role == "assistant":
-            raise impossible(
+            raise unsupported(
                 "messages", "an answer cannot be begun for the model: the last message must be the user's"
             )
 
@@ -251,7 +251,7 @@ def _bad(place: str, message: str) -> Problem:
     return Problem(400, f"{place}: {message}", param=place, code="invalid_value")
 
 
-class Answer(Told):
+class MessageObject(AnswerSchema):
     """An answer that is not streamed: `content` holds blocks of type thinking, text and tool_use."""
 
     id: str
@@ -290,10 +290,10 @@ class AnthropicError(BaseModel):
 
 
 __all__ = [
-    "Answer",
     "AnthropicDetail",
     "AnthropicError",
     "Conversation",
+    "MessageObject",
     "MessagesRequest",
     "OutputConfig",
     "TokenCount",

@@ -9,7 +9,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
-from ...fields import WHOLE, Diffusion, Open, Told, Tools
+from ...fields import WHOLE, AnswerSchema, Diffusion, Open, Tools
 from ...metrics import CONTENT_TYPE
 from ...problems import Problem
 from ...responses import ERRORS, READ_ERRORS
@@ -44,7 +44,7 @@ async def metrics(service: Anytime) -> Response:
     return Response(service.metrics.text(), headers={"content-type": CONTENT_TYPE})
 
 
-class Props(Told):
+class Props(AnswerSchema):
     """What is served, and its sampling defaults."""
 
     default_generation_settings: dict[str, Any]
@@ -76,7 +76,7 @@ async def props(service: Ready) -> Props:
     )
 
 
-class Slot(Told):
+class Slot(AnswerSchema):
     """A row of the engine. Prompts are not shown."""
 
     id: int
@@ -93,7 +93,7 @@ class Slot(Told):
 @router.get("/slots", responses=READ_ERRORS)
 async def slots(service: Ready) -> list[Slot]:
     """What the engine's rows do."""
-    rows = await service.bridge.ask(_rows)
+    rows = await service.bridge.on_engine_thread(_rows)
     idle = range(len(rows), service.session.engine.scheduler.max_rows)
     context = service.session.engine.max_context
     return [*rows, *(Slot(id=i, is_processing=False, n_ctx=context) for i in idle)]

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 
 from ....weights.description import count_parts
-from ...fields import Open, Told
+from ...fields import AnswerSchema, Open
 from ...problems import Problem
 from ...responses import errors
 from ...service import Ready, Service
@@ -78,7 +78,7 @@ class ShowRequest(Open):
     name: str | None = None
 
 
-class Shown(Told):
+class Shown(AnswerSchema):
     """All about a model."""
 
     modelfile: str
@@ -183,7 +183,7 @@ def _info(service: Service) -> dict[str, Any]:
 
 async def _tag(service: Service) -> dict[str, Any]:
     session = service.session
-    size, kind = await service.bridge.ask(_weights)
+    size, kind = await service.bridge.on_engine_thread(_weights)
     name = tag_of(session.name)
     architecture = _architecture(service)
     return {

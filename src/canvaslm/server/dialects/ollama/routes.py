@@ -12,19 +12,19 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ....types import Finished, ToolCall
+from ...choices import CollectedChoice, gather
 from ...logprobs import TokenLogprob, as_content
 from ...problems import Problem
-from ...reading import Piece
+from ...reading import ChoiceEvent
 from ...responses import errors
 from ...sending import JsonAnswer, Stream, json_bytes, unless_gone, wording_errors
-from ...service import Answers, Ask, Ready, Service
-from ...whole import Whole, gather
+from ...service import Answers, GenerationRequest, Ready, Service
 from .models import named, now
 from .schema import (
-    Asked,
     ChatLine,
     GenerateLine,
     GenerateRequest,
+    OllamaBody,
     OllamaChatRequest,
     OllamaError,
 )
@@ -51,10 +51,10 @@ async def generate(body: GenerateRequest, http: Request, service: Ready) -> Resp
     if not body.prompt:
         return JsonAnswer(_loaded(body, service, as_response))
     if body.raw:
-        ask = ask_of(body, service, prompts=[body.prompt])
+        wanted = generation_request(body, service, prompts=[body.prompt])
     else:
-        ask = ask_of(body, service, messages=body.turns(), thinking=body.thinks())
-    return await _answer(body, http, service, ask, as_response)
+        wanted = generation_request(body, service, messages=body.turns(), thinking=body.thinks())
+    return await _answer(body, http, service, wanted, as_response)
 
 
 @router.post("/api/chat", responses={200: _lines(ChatLine), **ERRORS})
@@ -63,14 +63,16 @@ async def chat(body: OllamaChatRequest, http: Request, service: Ready) -> Respon
     body.refuse()
     if not body.messages:
         return JsonAnswer(_loaded(body, service, as_message))
-    ask = ask_of(body, service, messages=body.turns(), tools=body.tools, thinking=body.thinks())
-    return await _answer(body, http, service, ask, as_message)
+    wanted = generation_request(
+        body, service, messages=body.turns(), tools=body.tools, thinking=body.thinks()
+    )
+    return await _answer(body, http, service, wanted, as_message)
 
 
-def ask_of(body: Asked, service: Service, **prompt: Any) -> Ask:
+def generation_request(body: OllamaBody, service: Service, **prompt: Any) -> GenerationRequest:
     """What the client wants, in our words."""
     options = body.given
-    return Ask(
+    return GenerationRequest(
         **prompt,
         params=options.params(service.session.engine.max_context),
         preset=options.preset,
@@ -80,9 +82,11 @@ def ask_of(body: Asked, service: Service, **prompt: Any) -> Ask:
     )
 
 
-async def _answer(body: Asked, http: Request, service: Service, ask: Ask, shape: Shape) -> Response:
-    answers = await service.start(ask)
-    words = Words(body, answers, service, shape)
+async def _answer(
+    body: OllamaBody, http: Request, service: Service, wanted: GenerationRequest, shape: Shape
+) -> Response:
+    answers = await service.start(wanted)
+    words = LineWriter(body, answers, service, shape)
     if body.stream is not False:
         chunks = wording_errors(words.stream(), word_error)
         return Stream(chunks, answers.close, limits=service.limits, media_type=NDJSON, pulse=b"")
@@ -119,17 +123,17 @@ def as_message(text: str, thinking: str, calls: Sequence[dict[str, Any]]) -> dic
     return {"message": message}
 
 
-class Words:
+class LineWriter:
     """Words one answer."""
 
-    def __init__(self, body: Asked, answers: Answers, service: Service, shape: Shape) -> None:
+    def __init__(self, body: OllamaBody, answers: Answers, service: Service, shape: Shape) -> None:
         self._answers, self._shape = answers, shape
         self._model = named(body.model, service.session.name)
         self._warnings = body.told()
         self._logprobs = bool(body.logprobs)
         self._calls = 0
 
-    def whole(self, whole: Whole) -> dict[str, Any]:
+    def whole(self, whole: CollectedChoice) -> dict[str, Any]:
         """The answer in one piece."""
         text = self._shape(whole.text, whole.thinking, self._numbered(whole.tool_calls))
         return {**self._head(), **text, **self._probable(whole.logprobs), **self._ending(whole.finished)}
@@ -142,7 +146,7 @@ class Words:
             if isinstance(piece.event, Finished):
                 yield self._line({**self._shape("", "", ()), **self._ending(piece.event)})
 
-    def _parts(self, piece: Piece) -> list[dict[str, Any]]:
+    def _parts(self, piece: ChoiceEvent) -> list[dict[str, Any]]:
         parts = []
         if piece.thinking:
             parts.append(self._shape("", piece.thinking, ()))
@@ -185,7 +189,7 @@ class Words:
         }
 
 
-def _loaded(body: Asked, service: Service, shape: Shape) -> dict[str, Any]:
+def _loaded(body: OllamaBody, service: Service, shape: Shape) -> dict[str, Any]:
     """An empty request loads the model, or drops it; here it is there all the time."""
     return {
         "model": named(body.model, service.session.name),
@@ -200,4 +204,13 @@ def _nanoseconds(seconds: float) -> int:
     return max(0, round(seconds * 1e9))
 
 
-__all__ = ["NDJSON", "Words", "as_message", "as_response", "ask_of", "envelope", "router", "word_error"]
+__all__ = [
+    "NDJSON",
+    "LineWriter",
+    "as_message",
+    "as_response",
+    "envelope",
+    "generation_request",
+    "router",
+    "word_error",
+]

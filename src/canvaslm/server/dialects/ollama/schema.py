@@ -9,15 +9,15 @@ from pydantic import BaseModel, Field
 from ....text.stop import MAX_LENGTH, MAX_STOPS
 from ...fields import (
     WHOLE,
+    AnswerSchema,
     Diffusion,
     Int,
     Number,
     Open,
-    Told,
     Tools,
     idle,
 )
-from ...problems import impossible
+from ...problems import unsupported
 from ..openai.schema import NOT_YET, Temperature
 
 _StopString = Annotated[str, Field(min_length=1, max_length=MAX_LENGTH)]
@@ -37,7 +37,7 @@ _MEANINGLESS = frozenset(
 )  # fmt: skip
 
 
-class Options(Diffusion):
+class OllamaOptions(Diffusion):
     """Sampling options. Those that choose one token after another are ignored, with a warning in the answer."""
 
     seed: (
@@ -68,7 +68,7 @@ class Options(Diffusion):
         return [idle(t["param"]) if t["param"] in _MEANINGLESS else t for t in told]
 
 
-class Asked(Open):
+class OllamaBody(Open):
     """What /api/generate and /api/chat share."""
 
     model: str | None = Field(None, description="Any name: one model is served.")
@@ -76,7 +76,7 @@ class Asked(Open):
         None, description="Lines of JSON, which is also the default; false: one object."
     )
     think: bool | Literal["low", "medium", "high", "max"] | None = None
-    options: Options | None = None
+    options: OllamaOptions | None = None
     keep_alive: Number | str | None = Field(None, description="Accepted: the model stays loaded anyway.")
     format: str | dict[str, Any] | None = Field(None, description="Refused unless empty, so far.")
     logprobs: bool | None = None
@@ -86,15 +86,15 @@ class Asked(Open):
     def refuse(self) -> None:
         """Raises Problem for what is understood and cannot be."""
         if self.template:
-            raise impossible("template", "templates in requests are not run: the model's own is used")
+            raise unsupported("template", "templates in requests are not run: the model's own is used")
         if self.format:
-            raise impossible("format", f"format {NOT_YET}")
+            raise unsupported("format", f"format {NOT_YET}")
         self.given.refuse_templates()
 
     @property
-    def given(self) -> Options:
+    def given(self) -> OllamaOptions:
         """The options, all unset without any."""
-        return self.options or Options.model_validate({})
+        return self.options or OllamaOptions.model_validate({})
 
     @property
     def names(self) -> dict[str, str]:
@@ -120,7 +120,7 @@ class Asked(Open):
         return [*self.ignored(), *self.given.ignored()]
 
 
-class GenerateRequest(Asked):
+class GenerateRequest(OllamaBody):
     """POST /api/generate"""
 
     prompt: str | None = Field(None, description="An empty one only loads the model.")
@@ -133,13 +133,13 @@ class GenerateRequest(Asked):
     def refuse(self) -> None:
         super().refuse()
         if self.images:
-            raise impossible("images", "images are not supported yet: send text only")
+            raise unsupported("images", "images are not supported yet: send text only")
         if self.suffix:
-            raise impossible("suffix", "suffix is not supported yet: filling in is still to come")
+            raise unsupported("suffix", "suffix is not supported yet: filling in is still to come")
         if self.context:
-            raise impossible("context", "context is not supported: send the conversation to /api/chat")
+            raise unsupported("context", "context is not supported: send the conversation to /api/chat")
         if self.raw and self.system:
-            raise impossible("raw", "a raw prompt has no system message: write it into the prompt")
+            raise unsupported("raw", "a raw prompt has no system message: write it into the prompt")
 
     def turns(self) -> list[dict[str, Any]]:
         """The prompt as chat messages."""
@@ -161,7 +161,7 @@ class OllamaMessage(Open):
     def turn(self) -> dict[str, Any]:
         """As chat templates have it. Raises Problem for images."""
         if self.images:
-            raise impossible("messages", "images are not supported yet: send text only")
+            raise unsupported("messages", "images are not supported yet: send text only")
         made = {
             "role": self.role,
             "content": self.content or "",
@@ -173,7 +173,7 @@ class OllamaMessage(Open):
         return {name: value for name, value in made.items() if value is not None}
 
 
-class OllamaChatRequest(Asked):
+class OllamaChatRequest(OllamaBody):
     """POST /api/chat"""
 
     messages: list[OllamaMessage] | None = Field(None, description="None of them only loads the model.")
@@ -188,7 +188,7 @@ class OllamaChatRequest(Asked):
         return [message.turn() for message in self.messages or ()]
 
 
-class Line(Told):
+class Line(AnswerSchema):
     """An answer, or one line of it: what it adds to the text, and on the last line (`done`) the figures.
 
     Durations are in nanoseconds; `eval_duration` is wall time without the wait for a row.
@@ -227,13 +227,13 @@ class OllamaError(BaseModel):
 
 
 __all__ = [
-    "Asked",
     "ChatLine",
     "GenerateLine",
     "GenerateRequest",
     "Line",
+    "OllamaBody",
     "OllamaChatRequest",
     "OllamaError",
     "OllamaMessage",
-    "Options",
+    "OllamaOptions",
 ]

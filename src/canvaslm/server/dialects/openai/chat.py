@@ -12,14 +12,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ....types import Committed, Draft, Finished, ToolCall
+from ...choices import CollectedChoice, count_tokens, gather, openai_usage, timings
 from ...diffusion_view import after_canvas, after_step
 from ...logprobs import as_content
 from ...problems import Problem, openai_envelope
-from ...reading import Piece
+from ...reading import ChoiceEvent
 from ...responses import ERRORS, streamed
 from ...sending import JsonAnswer, Stream, sse, unless_gone, wording_errors
-from ...service import Answers, Ask, Ready, Service
-from ...whole import Whole, count_tokens, gather, openai_usage, timings
+from ...service import Answers, GenerationRequest, Ready, Service
 from .schema import ChatRequest, Completion
 
 router = APIRouter(tags=["OpenAI"])
@@ -33,17 +33,17 @@ async def chat_completions(body: ChatRequest, http: Request, service: Ready) -> 
     A stream is append-only unless `diffusing` is set; it ends with `data: [DONE]`, or with an error object.
     """
     body.refuse()
-    answers = await service.start(ask_of(body))
-    chat = Chat(body, answers, service)
+    answers = await service.start(generation_request(body))
+    chat = ChatWriter(body, answers, service)
     if body.stream:
         chunks = wording_errors(chat.stream(), word_error)
         return Stream(chunks, answers.close, limits=service.limits)
     return JsonAnswer(chat.whole(await unless_gone(http, gather(answers))))
 
 
-def ask_of(body: ChatRequest) -> Ask:
+def generation_request(body: ChatRequest) -> GenerationRequest:
     """What the client wants, in our words."""
-    return Ask(
+    return GenerationRequest(
         messages=body.turns(),
         tools=None if body.tool_choice == "none" else body.tools,
         thinking=body.thinks(),
@@ -62,7 +62,7 @@ def word_error(problem: Problem) -> bytes:
     return sse(openai_envelope(problem))
 
 
-class Chat:
+class ChatWriter:
     """Words one answer."""
 
     def __init__(self, body: ChatRequest, answers: Answers, service: Service) -> None:
@@ -78,7 +78,7 @@ class Chat:
             "seed": answers.seed,
         }
 
-    def whole(self, choices: Sequence[Whole]) -> dict[str, Any]:
+    def whole(self, choices: Sequence[CollectedChoice]) -> dict[str, Any]:
         """The answer in one piece."""
         ends = [choice.finished for choice in choices]
         return {
@@ -90,7 +90,7 @@ class Chat:
             **({"warnings": self._warnings} if self._warnings else {}),
         }
 
-    def _choice(self, index: int, choice: Whole) -> dict[str, Any]:
+    def _choice(self, index: int, choice: CollectedChoice) -> dict[str, Any]:
         message: dict[str, Any] = {"role": "assistant", "content": choice.text, "refusal": None}
         if choice.thinking:
             message |= {"reasoning_content": choice.thinking, "reasoning": choice.thinking}
@@ -107,7 +107,7 @@ class Chat:
         extra: dict[str, Any] = {"warnings": self._warnings} if self._warnings else {}
         for index in range(len(self._answers.requests)):
             yield self._chunk(index, {"role": "assistant", "content": ""}, **extra)
-        wholes = [Whole() for _ in self._answers.requests]
+        wholes = [CollectedChoice() for _ in self._answers.requests]
         async for piece in self._answers:
             whole = wholes[piece.choice]
             calls_before = len(whole.tool_calls)
@@ -119,7 +119,7 @@ class Chat:
             yield sse({**self._head, "object": "chat.completion.chunk", "choices": [], "usage": usage})
         yield DONE
 
-    def _chunks(self, piece: Piece, whole: Whole, calls_before: int) -> list[bytes]:
+    def _chunks(self, piece: ChoiceEvent, whole: CollectedChoice, calls_before: int) -> list[bytes]:
         """The chunks that one piece becomes."""
         made, at = [], piece.choice
         if piece.thinking:
@@ -133,7 +133,7 @@ class Chat:
             made.append(self._chunk(at, {}, finish_reason=piece.event.reason, timings=figures))
         return made
 
-    def _content(self, piece: Piece, whole: Whole) -> list[bytes]:
+    def _content(self, piece: ChoiceEvent, whole: CollectedChoice) -> list[bytes]:
         """Appended text, or with `diffusing` the whole text so far, which replaces what was there."""
         if self._body.diffusing:
             settled = piece.text or isinstance(piece.event, Committed | Finished)
@@ -145,7 +145,7 @@ class Chat:
         logprobs = as_content(piece.logprobs) if self._body.logprobs else None
         return [self._chunk(piece.choice, {"content": text or ""}, logprobs=logprobs)]
 
-    def _diffusion(self, piece: Piece) -> list[bytes]:
+    def _diffusion(self, piece: ChoiceEvent) -> list[bytes]:
         if not self._body.wants_diffusion:
             return []
         if isinstance(piece.event, Draft):
@@ -178,4 +178,4 @@ def tool_call(call: ToolCall) -> dict[str, Any]:
     }
 
 
-__all__ = ["DONE", "Chat", "ask_of", "router", "tool_call", "word_error"]
+__all__ = ["DONE", "ChatWriter", "generation_request", "router", "tool_call", "word_error"]

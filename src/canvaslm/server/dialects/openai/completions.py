@@ -11,13 +11,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ....types import Committed, Draft, Finished
+from ...choices import CollectedChoice, count_tokens, gather, openai_usage, timings
 from ...diffusion_view import after_canvas, after_step
 from ...logprobs import as_columns
-from ...reading import Piece
+from ...reading import ChoiceEvent
 from ...responses import ERRORS, streamed
 from ...sending import JsonAnswer, Stream, sse, unless_gone, wording_errors
-from ...service import Answers, Ask, Ready, Service
-from ...whole import Whole, count_tokens, gather, openai_usage, timings
+from ...service import Answers, GenerationRequest, Ready, Service
 from .chat import DONE, word_error
 from .schema import Completion, CompletionRequest
 
@@ -28,16 +28,16 @@ router = APIRouter(tags=["OpenAI"])
 async def completions(body: CompletionRequest, http: Request, service: Ready) -> Response:
     """Goes on from texts or token ids, without a chat template: whole, or as server-sent events."""
     body.refuse()
-    answers = await service.start(ask_of(body))
-    words = Words(body, answers, service)
+    answers = await service.start(generation_request(body))
+    words = CompletionWriter(body, answers, service)
     if body.stream:
         return Stream(wording_errors(words.stream(), word_error), answers.close, limits=service.limits)
     return JsonAnswer(words.whole(await unless_gone(http, gather(answers))))
 
 
-def ask_of(body: CompletionRequest) -> Ask:
+def generation_request(body: CompletionRequest) -> GenerationRequest:
     """What the client wants, in our words."""
-    return Ask(
+    return GenerationRequest(
         prompts=body.prompts(),
         params=body.params(),
         preset=body.preset,
@@ -49,7 +49,7 @@ def ask_of(body: CompletionRequest) -> Ask:
     )
 
 
-class Words:
+class CompletionWriter:
     """Words one answer."""
 
     def __init__(self, body: CompletionRequest, answers: Answers, service: Service) -> None:
@@ -67,7 +67,7 @@ class Words:
             "seed": answers.seed,
         }
 
-    def whole(self, choices: Sequence[Whole]) -> dict[str, Any]:
+    def whole(self, choices: Sequence[CollectedChoice]) -> dict[str, Any]:
         """The answer in one piece."""
         ends = [choice.finished for choice in choices]
         made = [
@@ -84,7 +84,7 @@ class Words:
 
     async def stream(self) -> AsyncIterator[bytes]:
         """The answer in chunks; the last with choices of each one says why it ended."""
-        wholes = [Whole() for _ in self._answers.requests]
+        wholes = [CollectedChoice() for _ in self._answers.requests]
         extra = self._warnings
         for i, echo in enumerate(self._echoes):
             if echo and not self._body.diffusing:
@@ -109,7 +109,7 @@ class Words:
         texts = [p if isinstance(p, str) else self._tokenizer.decode(p) for p in self._body.prompts()]
         return [text for text in texts for _ in range(self._body.n or 1)]
 
-    def _chunks(self, piece: Piece, whole: Whole, before: int) -> list[dict[str, Any]]:
+    def _chunks(self, piece: ChoiceEvent, whole: CollectedChoice, before: int) -> list[dict[str, Any]]:
         made: list[dict[str, Any]] = []
         text = piece.text or None
         if self._body.diffusing:
@@ -124,7 +124,7 @@ class Words:
             made.append({"choices": [ending], "timings": timings([piece.event], self._canvas_length)})
         return made
 
-    def _diffusion(self, piece: Piece) -> list[dict[str, Any]]:
+    def _diffusion(self, piece: ChoiceEvent) -> list[dict[str, Any]]:
         if not self._body.wants_diffusion or self._body.diffusing:
             return []
         empty = {"choices": [self._choice(piece.choice, "", None, None)]}
@@ -142,4 +142,4 @@ class Words:
         return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}
 
 
-__all__ = ["Words", "ask_of", "router"]
+__all__ = ["CompletionWriter", "generation_request", "router"]

@@ -12,12 +12,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ....types import Finished
+from ...choices import count_tokens, timings
 from ...problems import Problem
-from ...reading import Piece
+from ...reading import ChoiceEvent
 from ...responses import ERRORS, streamed
 from ...sending import JsonAnswer, Stream, sse, unless_gone, wording_errors
-from ...service import Answers, Ask, Ready, Service
-from ...whole import count_tokens, timings
+from ...service import Answers, GenerationRequest, Ready, Service
 from .responses_schema import ResponseObject, ResponsesRequest
 
 router = APIRouter(tags=["OpenAI"])
@@ -27,7 +27,7 @@ router = APIRouter(tags=["OpenAI"])
 async def responses(body: ResponsesRequest, http: Request, service: Ready) -> Response:
     """An answer to a text or a conversation: whole, or as typed events. Nothing is stored."""
     body.refuse()
-    ask = Ask(
+    wanted = GenerationRequest(
         messages=body.turns(),
         tools=body.functions(),
         thinking=body.thinks(),
@@ -35,8 +35,8 @@ async def responses(body: ResponsesRequest, http: Request, service: Ready) -> Re
         preset=body.preset,
         names=body.names,
     )
-    answers = await service.start(ask)
-    report = Report(body, answers, service)
+    answers = await service.start(wanted)
+    report = ResponseWriter(body, answers, service)
     if body.stream:
         return Stream(
             wording_errors(report.stream(), report.word_error), answers.close, limits=service.limits
@@ -44,7 +44,7 @@ async def responses(body: ResponsesRequest, http: Request, service: Ready) -> Re
     return JsonAnswer(await unless_gone(http, report.whole()))
 
 
-class Report:
+class ResponseWriter:
     """Words one answer. The whole one is what the events add up to."""
 
     def __init__(self, body: ResponsesRequest, answers: Answers, service: Service) -> None:
@@ -137,7 +137,7 @@ class Items:
         self._open: dict[str, Any] | None = None
         self._text = ""
 
-    def take(self, piece: Piece) -> Iterator[Event]:
+    def take(self, piece: ChoiceEvent) -> Iterator[Event]:
         """The events that a piece becomes."""
         if piece.thinking:
             yield from self._write("reasoning", piece.thinking)
@@ -212,4 +212,4 @@ class Items:
         return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
 
 
-__all__ = ["Items", "Report", "router"]
+__all__ = ["Items", "ResponseWriter", "router"]

@@ -7,14 +7,14 @@ from typing import Any, Literal
 from pydantic import Field
 
 from ...fields import (
+    AnswerSchema,
     Count,
     Effort,
     Open,
-    Told,
     Tools,
     Truncated,
 )
-from ...problems import Problem, impossible
+from ...problems import Problem, unsupported
 from .schema import NOT_YET, Temperature
 
 
@@ -69,15 +69,15 @@ class ResponsesRequest(Truncated):
         self.refuse_templates()
         for name in ("previous_response_id", "conversation"):
             if getattr(self, name) is not None:
-                raise impossible(
+                raise unsupported(
                     name, f"{name} is not supported: nothing is stored here; send the whole conversation"
                 )
         if self.background:
-            raise impossible("background", "background is not supported: nothing is stored here")
+            raise unsupported("background", "background is not supported: nothing is stored here")
         if ((self.text and self.text.format) or {"type": "text"}).get("type") != "text":
-            raise impossible("text.format", f"a format of the text {NOT_YET}")
+            raise unsupported("text.format", f"a format of the text {NOT_YET}")
         if self.tool_choice not in (None, "none", "auto"):
-            raise impossible("tool_choice", f"a tool_choice other than none and auto {NOT_YET}")
+            raise unsupported("tool_choice", f"a tool_choice other than none and auto {NOT_YET}")
 
     def functions(self) -> list[dict[str, Any]] | None:
         """The tools as chat completions have them. Raises Problem for kinds that OpenAI runs itself."""
@@ -86,7 +86,7 @@ class ResponsesRequest(Truncated):
         made = []
         for tool in self.tools:
             if tool.get("type") != "function":
-                raise impossible(
+                raise unsupported(
                     "tools", f"tools of type {str(tool.get('type'))[:40]!r} are not run here: function only"
                 )
             made.append({"type": "function", "function": {k: v for k, v in tool.items() if k != "type"}})
@@ -121,7 +121,7 @@ def _add(item: dict[str, Any], turns: list[dict[str, Any]]) -> None:
         )
 
 
-class ResponseObject(Told):
+class ResponseObject(AnswerSchema):
     """The answer: `output` holds items of type reasoning, message and function_call."""
 
     id: str

@@ -8,17 +8,17 @@ from pydantic import Field
 
 from ...fields import (
     WHOLE,
+    AnswerSchema,
     Count,
     Int,
     Number,
     Open,
     Stop,
-    Told,
     Tools,
     Truncated,
     idle,
 )
-from ...problems import impossible
+from ...problems import unsupported
 
 Temperature = Annotated[
     Number, Field(ge=0, le=100, description="Scales the schedule t_max..t_min; 0 takes the likeliest token.")
@@ -71,9 +71,9 @@ class Sampled(Truncated):
         """Raises Problem for what is understood and cannot be."""
         self.refuse_templates()
         if self.logit_bias:
-            raise impossible("logit_bias", "logit_bias is not supported: leave it out")
+            raise unsupported("logit_bias", "logit_bias is not supported: leave it out")
         if self.diffusing and not self.stream:
-            raise impossible("diffusing", 'diffusing needs "stream": true')
+            raise unsupported("diffusing", 'diffusing needs "stream": true')
 
     @property
     def wants_usage(self) -> bool:
@@ -130,13 +130,13 @@ class ChatRequest(Sampled):
     def refuse(self) -> None:
         super().refuse()
         if (self.response_format or {"type": "text"}).get("type") != "text":
-            raise impossible("response_format", f"response_format {NOT_YET}")
+            raise unsupported("response_format", f"response_format {NOT_YET}")
         if self.tool_choice not in (None, "none", "auto"):
-            raise impossible("tool_choice", f"a tool_choice other than none and auto {NOT_YET}")
+            raise unsupported("tool_choice", f"a tool_choice other than none and auto {NOT_YET}")
         if set(self.modalities or ["text"]) != {"text"}:
-            raise impossible("modalities", "only text is written here")
+            raise unsupported("modalities", "only text is written here")
         if self.top_logprobs is not None and not self.logprobs:
-            raise impossible("top_logprobs", 'top_logprobs needs "logprobs": true')
+            raise unsupported("top_logprobs", 'top_logprobs needs "logprobs": true')
 
     def turns(self) -> list[dict[str, Any]]:
         """The messages as plain data."""
@@ -168,14 +168,14 @@ class CompletionRequest(Sampled):
     def refuse(self) -> None:
         super().refuse()
         if self.echo and self.logprobs is not None:
-            raise impossible(
+            raise unsupported(
                 "echo",
                 "echo with logprobs is not possible: this model gives a prompt's tokens no probabilities",
             )
         if self.suffix:
-            raise impossible("suffix", "suffix is not supported yet: filling in is still to come")
+            raise unsupported("suffix", "suffix is not supported yet: filling in is still to come")
         if self.best_of is not None and self.best_of != (self.n or 1):
-            raise impossible("best_of", "best_of is not supported: ask for n answers and choose")
+            raise unsupported("best_of", "best_of is not supported: ask for n answers and choose")
 
     def prompts(self) -> list[str | list[int]]:
         """Each prompt by itself."""
@@ -185,7 +185,7 @@ class CompletionRequest(Sampled):
         return [prompt] if isinstance(prompt[0], int) else list(prompt)
 
 
-class Usage(Told):
+class CompletionUsage(AnswerSchema):
     """Tokens counted."""
 
     prompt_tokens: int
@@ -193,7 +193,7 @@ class Usage(Told):
     total_tokens: int
 
 
-class Completion(Told):
+class Completion(AnswerSchema):
     """An answer that is not streamed. Of `n` choices or several prompts, all are in `choices`."""
 
     id: str
@@ -203,7 +203,7 @@ class Completion(Told):
     system_fingerprint: str
     seed: int = Field(description="The first choice's; the same request with it gives the same answer.")
     choices: list[dict[str, Any]]
-    usage: Usage
+    usage: CompletionUsage
     timings: dict[str, Any]
     warnings: list[dict[str, str]] | None = None
 
@@ -214,7 +214,7 @@ __all__ = [
     "ChatRequest",
     "Completion",
     "CompletionRequest",
+    "CompletionUsage",
     "Sampled",
     "StreamOptions",
-    "Usage",
 ]

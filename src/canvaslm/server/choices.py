@@ -8,12 +8,12 @@ from typing import Any
 
 from ..types import Finished, ToolCall
 from .logprobs import TokenLogprob
-from .reading import Piece
+from .reading import ChoiceEvent
 from .service import Answers
 
 
 @dataclass
-class Whole:
+class CollectedChoice:
     """One choice. `end` is there once it has finished."""
 
     text: str = ""
@@ -22,7 +22,7 @@ class Whole:
     logprobs: list[TokenLogprob] = field(default_factory=list)
     end: Finished | None = None
 
-    def add(self, piece: Piece) -> None:
+    def add(self, piece: ChoiceEvent) -> None:
         """Takes the next piece."""
         self.text += piece.text
         self.thinking += piece.thinking
@@ -37,9 +37,9 @@ class Whole:
         return self.end
 
 
-async def gather(answers: Answers) -> list[Whole]:
+async def gather(answers: Answers) -> list[CollectedChoice]:
     """All choices, when all are done. Raises what one of them failed with."""
-    wholes = [Whole() for _ in answers.requests]
+    wholes = [CollectedChoice() for _ in answers.requests]
     async for piece in answers:
         wholes[piece.choice].add(piece)
     return wholes
@@ -118,4 +118,4 @@ def _rate(count: int, seconds: float) -> float:
     return round(count / seconds, 3) if seconds > 0 else 0.0
 
 
-__all__ = ["Tokens", "Whole", "count_tokens", "gather", "openai_usage", "timings"]
+__all__ = ["CollectedChoice", "Tokens", "count_tokens", "gather", "openai_usage", "timings"]
