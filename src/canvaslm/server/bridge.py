@@ -1,8 +1,8 @@
 """Between asyncio and the engine: one thread steps the engine and alone touches it; requests go in through a queue,
 events come out through `loop.call_soon_threadsafe`.
 
-A `RequestGroup` is what one client asked for: one or more requests and a buffer of their events. Its size is bounded by the
-answers' own: drafts that nobody has read are overwritten by newer ones, so that a client that never reads costs
+A `RequestGroup` is what one client asked for: one or more requests and a buffer of their events. Its size is bounded by
+the answers' own: drafts that nobody has read are overwritten by newer ones, so that a client that never reads costs
 neither memory nor time.
 """
 
