@@ -27,7 +27,7 @@ from typing import Any
 import torch
 
 from canvaslm.cache import DenoiseContext, EncodeContext, KVCache
-from canvaslm.model import DiffusionGemma, ModelConfig
+from canvaslm.model.diffusion_gemma import DiffusionGemma, DiffusionGemmaConfig
 from canvaslm.ops.predict import draw, predict
 from canvaslm.weights.synth import SYNTH_SHAPES
 
@@ -44,7 +44,7 @@ SHAPES = {
 }  # fmt: skip
 
 
-def make_model(config: ModelConfig, device: str, dtype: torch.dtype) -> DiffusionGemma:
+def make_model(config: DiffusionGemmaConfig, device: str, dtype: torch.dtype) -> DiffusionGemma:
     """A model whose random weights were drawn on the device."""
     model = DiffusionGemma(config, device="meta").to(dtype).to_empty(device=device)
     torch.manual_seed(0)

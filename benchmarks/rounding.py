@@ -27,7 +27,7 @@ from torch.nn import functional as F
 
 from canvaslm.cache import DenoiseContext, EncodeContext
 from canvaslm.engine.runner import Runner
-from canvaslm.model import DiffusionGemma
+from canvaslm.model.diffusion_gemma import DiffusionGemma
 from canvaslm.ops.cpu import layers as layers
 from canvaslm.ops.cpu import repacked as packed
 from canvaslm.weights.gguf.quantize import write_gguf

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from canvaslm.model import DiffusionGemma, ModelConfig
+from canvaslm.model.diffusion_gemma import DiffusionGemma, DiffusionGemmaConfig
 
 SIZES: dict[str, Any] = {
     "vocab_size": 64,
@@ -28,8 +28,8 @@ SIZES: dict[str, Any] = {
 }
 
 
-def tiny_config(**changes: Any) -> ModelConfig:
-    return ModelConfig(**{**SIZES, **changes})
+def tiny_config(**changes: Any) -> DiffusionGemmaConfig:
+    return DiffusionGemmaConfig(**{**SIZES, **changes})
 
 
 def tiny_model(seed: int = 0, **changes: Any) -> DiffusionGemma:
@@ -38,9 +38,9 @@ def tiny_model(seed: int = 0, **changes: Any) -> DiffusionGemma:
     return DiffusionGemma(tiny_config(**changes)).eval()
 
 
-def hf_config(config: ModelConfig) -> Any:
+def hf_config(config: DiffusionGemmaConfig) -> Any:
     """transformers' configuration of the same sizes, with the smallest vision tower."""
-    from transformers import DiffusionGemmaConfig
+    from transformers import DiffusionGemmaConfig as HFConfig
 
     data = config.to_dict()
     data.pop("architectures")
@@ -54,10 +54,10 @@ def hf_config(config: ModelConfig) -> Any:
         "head_dim": 8,
         "position_embedding_size": 16,
     }
-    return DiffusionGemmaConfig(**{**data, "vision_config": vision})
+    return HFConfig(**{**data, "vision_config": vision})
 
 
-def hf_model(config: ModelConfig, seed: int = 0, scale: float = 1.0) -> Any:
+def hf_model(config: DiffusionGemmaConfig, seed: int = 0, scale: float = 1.0) -> Any:
     """transformers' model with random weights: every norm, scale and layer scalar
     away from its default of 1."""
     from transformers import DiffusionGemmaForBlockDiffusion

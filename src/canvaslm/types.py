@@ -14,6 +14,9 @@ from .diffusion.params import Params
 
 FinishReason = Literal["stop", "length", "tool_calls", "cancelled"]
 CanvasStop = Literal["converged", "max_steps"]
+# What a token of a committed canvas, or of a prompt, sees when it is encoded: what stands before it, or, where the
+# context is cut into blocks of a canvas's length from its first token on, the whole of its own block as well.
+CommitAttention = Literal["causal", "block"]
 
 
 @dataclass(frozen=True)
@@ -222,11 +225,48 @@ class Reply:
     canvases: tuple[CanvasReport, ...]
 
 
+@dataclass(frozen=True)
+class ModelFacts:
+    """How a family of models denoises and commits, as data: what the engine must know of it besides its sizes.
+
+    The defaults are those of uniform diffusion with a causal encoder.
+    """
+
+    mask_token_id: int | None = (
+        None  # canvases start as this token, and what is not accepted is it again; None: noise
+    )
+    # is drawn uniformly from the vocabulary. A mask token is never sampled.
+    keeps_accepted: bool = (
+        False  # an accepted place stays as it is; otherwise each step judges every place anew
+    )
+    self_conditioning: bool = True  # a step reads the soft embedding of the step before
+    commit_attention: CommitAttention = "causal"
+    logit_shift: int = 0  # 1: place i's logits are computed at place i - 1 (the first place's at itself)
+
+
+@dataclass(frozen=True)
+class ChatMarkers:
+    """The control tokens that a family's chat format is made of, by their text; "" where it has none.
+
+    `control` are further texts that are control tokens even where a tokenizer file does not say so, or where they do
+    not look like markers: text from users never becomes one of these.
+    """
+
+    turn_start: str = "<|turn>"
+    turn_end: str = "<turn|>"
+    ends: tuple[str, ...] = ("<turn|>", "<|tool_response>")  # the model's turn ends with these, besides EOS
+    thought: tuple[str, str] = ("<|channel>", "<channel|>")
+    tool_call: tuple[str, str] = ("<|tool_call>", "<tool_call|>")
+    control: tuple[str, ...] = ()
+
+
 Messages = str | Sequence[Message | Mapping[str, Any]]
 
 __all__ = [
     "CanvasReport",
     "CanvasStop",
+    "ChatMarkers",
+    "CommitAttention",
     "Committed",
     "Constraint",
     "Draft",
@@ -236,6 +276,7 @@ __all__ = [
     "Finished",
     "Message",
     "Messages",
+    "ModelFacts",
     "Params",
     "Projection",
     "Readout",

@@ -14,7 +14,8 @@ from canvaslm.bench.arithmetic import (
     held,
     weight_bytes,
 )
-from canvaslm.model import DiffusionGemma, PlainContext
+from canvaslm.model import PlainContext
+from canvaslm.model.diffusion_gemma import DiffusionGemma
 from canvaslm.ops import cpu
 from canvaslm.ops.experts import experts_grouped
 from canvaslm.weights.synth import SYNTH_SHAPES

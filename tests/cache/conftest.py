@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from canvaslm.model import DiffusionGemma
+from canvaslm.model.diffusion_gemma import DiffusionGemma
 from canvaslm.ops import cpu
 from canvaslm.weights.gguf.load import load_quantised
 from tests.tiny import tiny_model, write_tiny_gguf

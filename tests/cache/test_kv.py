@@ -12,7 +12,7 @@ import canvaslm
 from canvaslm.cache import DenoiseContext, EncodeContext, KVCache, storage_type
 from canvaslm.engine import Engine
 from canvaslm.errors import UsageError
-from canvaslm.model import DiffusionGemma
+from canvaslm.model.diffusion_gemma import DiffusionGemma
 from canvaslm.ops.cpu.memory import MemoryBlock
 from canvaslm.types import Finished, Params, Request
 from tests.tiny import tiny_config

@@ -12,7 +12,7 @@ import torch
 
 from canvaslm.cache import KVCache, PrefixCache
 from canvaslm.engine import Engine
-from canvaslm.model import DiffusionGemma
+from canvaslm.model.diffusion_gemma import DiffusionGemma
 from canvaslm.ops.cpu import memory
 from canvaslm.types import (
     Committed,

@@ -13,7 +13,7 @@ from canvaslm.demo.build_tokenizer import MARKERS, build
 from canvaslm.demo.config import MODEL_FOLDER
 from canvaslm.demo.stream import Encoder
 from canvaslm.demo.tasks import TASKS
-from canvaslm.model.config import ModelConfig
+from canvaslm.model.diffusion_gemma import DiffusionGemmaConfig
 from canvaslm.text.tokenizer import Tokenizer
 
 TOKENIZER = Tokenizer.from_folder(MODEL_FOLDER)
@@ -66,7 +66,7 @@ def test_words_of_the_tasks_are_few_tokens():
 
 
 def test_config_is_the_model_of_the_model_card():
-    config = ModelConfig.from_dict(json.loads((MODEL_FOLDER / "config.json").read_text()))
+    config = DiffusionGemmaConfig.from_dict(json.loads((MODEL_FOLDER / "config.json").read_text()))
     assert (config.vocab_size, config.hidden_size, config.canvas_length) == (1024, 128, 64)
     assert [config.is_sliding(i) for i in range(config.num_layers)] == [True] * 5 + [False]
     assert (config.head_dim_of(0), config.head_dim_of(5), config.kv_heads_of(5)) == (32, 64, 1)

@@ -11,7 +11,7 @@ import torch
 from canvaslm.engine import Engine
 from canvaslm.engine.reference import generate
 from canvaslm.errors import EngineFailure, PromptTooLong, UsageError
-from canvaslm.model import DiffusionGemma
+from canvaslm.model.diffusion_gemma import DiffusionGemma
 from canvaslm.types import (
     Committed,
     Draft,

@@ -11,7 +11,7 @@ from canvaslm.cache import KVCache
 from canvaslm.engine import Engine
 from canvaslm.engine.reference import generate
 from canvaslm.errors import UsageError
-from canvaslm.model import DiffusionGemma
+from canvaslm.model.diffusion_gemma import DiffusionGemma
 from canvaslm.types import (
     Committed,
     Draft,

@@ -13,7 +13,7 @@ from canvaslm.cache import DenoiseContext
 from canvaslm.engine import Engine
 from canvaslm.engine.reference import generate
 from canvaslm.engine.scheduler import ENCODE_CHUNK
-from canvaslm.model import DiffusionGemma
+from canvaslm.model.diffusion_gemma import DiffusionGemma
 from canvaslm.ops import cpu
 from canvaslm.types import (
     Committed,

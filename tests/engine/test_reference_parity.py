@@ -12,7 +12,7 @@ import torch
 
 from canvaslm.engine import Engine
 from canvaslm.engine.reference import generate
-from canvaslm.model import DiffusionGemma
+from canvaslm.model.diffusion_gemma import DiffusionGemma
 from canvaslm.ops import noise
 from canvaslm.ops.predict import draw, sample
 from canvaslm.types import Committed, Finished, Params, Request

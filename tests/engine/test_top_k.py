@@ -13,7 +13,7 @@ from canvaslm.demo.tasks import TASKS
 from canvaslm.engine import Engine
 from canvaslm.engine.reference import generate
 from canvaslm.evals.demo import heldout_items
-from canvaslm.model import DiffusionGemma
+from canvaslm.model.diffusion_gemma import DiffusionGemma
 from canvaslm.ops import cpu
 from canvaslm.session import Session
 from canvaslm.types import Committed, Params, Request

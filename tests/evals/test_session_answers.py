@@ -14,8 +14,7 @@ from canvaslm.engine import Engine
 from canvaslm.errors import PromptTooLong, UsageError
 from canvaslm.evals.demo import EvalOptions, evaluate, heldout_items
 from canvaslm.evals.session_answers import SessionAnswerer
-from canvaslm.model import DiffusionGemma
-from canvaslm.model.config import ModelConfig
+from canvaslm.model.diffusion_gemma import DiffusionGemma, DiffusionGemmaConfig
 from canvaslm.session import Session
 from canvaslm.text.chat import ChatTemplate
 from canvaslm.text.tokenizer import Tokenizer
@@ -24,7 +23,7 @@ from canvaslm.types import Params
 
 @pytest.fixture(scope="module")
 def session() -> Session:
-    config = ModelConfig.from_dict(json.loads((MODEL_FOLDER / "config.json").read_text()))
+    config = DiffusionGemmaConfig.from_dict(json.loads((MODEL_FOLDER / "config.json").read_text()))
     torch.manual_seed(0)
     model = DiffusionGemma(config)
     for parameter in model.parameters():

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from canvaslm.model import DiffusionGemma, PlainContext
+from canvaslm.model import PlainContext
+from canvaslm.model.diffusion_gemma import DiffusionGemma
 from canvaslm.weights.loading.load import load_model
 from tests.tiny import hf_model, save_hf, tiny_config
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from canvaslm.model import DiffusionGemma, PlainContext, RowsContext
+from canvaslm.model import PlainContext, RowsContext
+from canvaslm.model.diffusion_gemma import DiffusionGemma
 from tests.tiny import tiny_model
 
 S, F = "sliding_attention", "full_attention"

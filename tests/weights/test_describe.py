@@ -12,7 +12,7 @@ import pytest
 import canvaslm
 from canvaslm.demo.config import MODEL_FOLDER
 from canvaslm.errors import BadConfig, BadModelFile
-from canvaslm.model.config import ModelConfig
+from canvaslm.model.diffusion_gemma import DiffusionGemmaConfig
 from canvaslm.weights.describe import describe, format_of
 from canvaslm.weights.description import Description, TokenizerSummary, count_parts
 from canvaslm.weights.gguf.describe import _FILE_TYPES
@@ -23,7 +23,7 @@ from tests.tiny import tiny_config, tiny_model
 from tests.weights.gguf_files import one_tensor
 
 # google/diffusiongemma-26B-A4B-it
-LARGE = ModelConfig(
+LARGE = DiffusionGemmaConfig(
     vocab_size=262_144, hidden_size=2816, intermediate_size=2112, num_layers=30, num_heads=16, num_kv_heads=8,
     num_global_kv_heads=2, head_dim=256, global_head_dim=512,
     layer_types=tuple("full_attention" if i % 6 == 5 else "sliding_attention" for i in range(30)),
@@ -32,7 +32,7 @@ LARGE = ModelConfig(
 )  # fmt: skip
 
 
-def description(config: ModelConfig, **more: Any) -> Description:
+def description(config: DiffusionGemmaConfig, **more: Any) -> Description:
     fields = {"files": (), "stored": {}, "tokenizer": None, "generation": {}, **more}
     return Description(source="x", kind="folder", config=config, parts=count_parts(config), **fields)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from canvaslm.weights.names import copies_of, part_of, place_of, to_hf, weight_shapes
+from canvaslm.model.diffusion_gemma.hf_names import copies_of, part_of, place_of, to_hf, weight_shapes
 from canvaslm.weights.safetensors_.header import read_header
 from tests.tiny import tiny_config, tiny_model
 

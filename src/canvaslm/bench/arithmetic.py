@@ -6,62 +6,70 @@ The soft embedding counts as the dense product, also where a kernel skips what h
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
-from ..model import DiffusionGemma, ModelConfig
-from ..model.diffusion_gemma.text import TextLayer
+from ..errors import UsageError
+from ..model import Model, ModelConfig
+from ..model.registry import family_of
+from ..model.work import (
+    ATTENTION,
+    DENSE,
+    EXPERTS,
+    GLUE,
+    HEAD,
+    PARTS,
+    PROJECTIONS,
+    REST,
+    SELF,
+    Work,
+)
 from ..ops.cpu.repacked import RepackedExperts, RepackedMatrix, RowTable
 from ..ops.formats.quant_tensor import QuantTensor
-
-PROJECTIONS, DENSE, EXPERTS, ATTENTION = "projections", "dense_mlp", "experts", "attention"
-HEAD, SELF, GLUE, REST = "head_sampling", "self_conditioning", "glue", "rest"
-PARTS = (PROJECTIONS, DENSE, EXPERTS, ATTENTION, HEAD, SELF, GLUE, REST)
 
 
 def denoise_macs(config: ModelConfig, context: int) -> dict[str, int]:
     """Multiply-accumulates of one step of one canvas against `context` tokens, with self-conditioning."""
-    c, places = config, config.canvas_length
+    c, places, kinds = config, config.canvas_length, work_of(config)
     work = dict.fromkeys(PARTS, 0)
     for layer in range(c.num_layers):
         window = c.window_of(layer)
         seen = context if window is None else min(context, window - 1)
-        _add_layer(work, c, layer, places, places * (seen + places))
+        _add(work, kinds.layer_macs(c, layer, places, places * (seen + places)))
     work[HEAD] = places * c.vocab_size * c.hidden_size
-    work[SELF] = places * c.hidden_size * (c.vocab_size + 3 * c.intermediate_size)
+    if c.facts.self_conditioning:
+        work[SELF] = places * (c.hidden_size * c.vocab_size + kinds.self_macs(c))
     return work
 
 
 def encode_macs(config: ModelConfig, start: int, count: int) -> dict[str, int]:
     """Multiply-accumulates of encoding `count` tokens behind `start` others; the last
     layer stops at its keys."""
-    c = config
+    c, kinds = config, work_of(config)
     work = dict.fromkeys(PARTS, 0)
     for layer in range(c.num_layers - 1):
         window = c.window_of(layer) or start + count
         pairs = sum(min(position + 1, window) for position in range(start, start + count))
-        _add_layer(work, c, layer, count, pairs)
-    work[PROJECTIONS] += count * c.hidden_size * _key_width(c, c.num_layers - 1)
+        _add(work, kinds.layer_macs(c, layer, count, pairs))
+    work[PROJECTIONS] += count * c.hidden_size * kinds.key_width(c, c.num_layers - 1)
     return work
 
 
-def _add_layer(work: dict[str, int], c: ModelConfig, layer: int, tokens: int, pairs: int) -> None:
-    """Adds one layer's work on `tokens`, of which queries and keys meet in `pairs`."""
-    queries = c.num_heads * c.head_dim_of(layer)
-    work[PROJECTIONS] += tokens * c.hidden_size * (2 * queries + _key_width(c, layer))
-    work[ATTENTION] += 2 * pairs * queries
-    work[DENSE] += 3 * tokens * c.hidden_size * c.intermediate_size
-    work[EXPERTS] += 3 * tokens * c.top_k_experts * c.hidden_size * c.moe_intermediate_size
-    work[GLUE] += tokens * c.hidden_size * c.num_experts
+def work_of(config: ModelConfig) -> Work:
+    """How the layers of a family work. Raises UsageError for a family whose parts are not measured."""
+    family = family_of(config)
+    if family.work is None:
+        raise UsageError(f"the parts of models of type {family.name} are not measured")
+    return family.work()
 
 
-def _key_width(c: ModelConfig, layer: int) -> int:
-    """Columns of the key and, in sliding layers, the value projection."""
-    return (2 if c.is_sliding(layer) else 1) * c.kv_heads_of(layer) * c.head_dim_of(layer)
+def _add(work: dict[str, int], more: Mapping[str, int]) -> None:
+    for part, count in more.items():
+        work[part] += count
 
 
 @dataclass(frozen=True)
@@ -119,32 +127,23 @@ def _inside(thing: Any) -> list[Any]:
     return []
 
 
-def weight_bytes(model: DiffusionGemma, tokens: int) -> dict[str, int]:
+def weight_bytes(model: Model, tokens: int) -> dict[str, int]:
     """Bytes of weights that a denoise pass over `tokens` places (all rows together) reads once, by part.
 
     Of the experts: as many as that many tokens are expected to choose, were their choices even. The attention
     part reads keys and values, which are not counted.
     """
     c = model.config
-    chosen = 1 - (1 - c.top_k_experts / c.num_experts) ** tokens
+    active, experts = c.active_experts()
+    chosen = 1 - (1 - active / experts) ** tokens
     bytes_of = dict.fromkeys(PARTS, 0)
-    for layer in plain_layers(model):
-        for name, child in layer.self_attn.named_children():
-            bytes_of[GLUE if name.endswith("norm") else PROJECTIONS] += held(child).total
-        bytes_of[DENSE] += held(layer.mlp).total
-        bytes_of[EXPERTS] += int(held(layer.experts).total * chosen)
-        bytes_of[GLUE] += held(layer.router).total
+    for module, part in work_of(c).modules(model):
+        size = held(module).total
+        bytes_of[part] += int(size * chosen) if part == EXPERTS else size
     bytes_of[HEAD] = _table_bytes(model.head)
-    bytes_of[SELF] = held(model.self_conditioning).total + _table_bytes(model.embedding, "transposed")
+    if model.self_conditioning is not None:
+        bytes_of[SELF] = held(model.self_conditioning).total + _table_bytes(model.embedding, "transposed")
     return bytes_of
-
-
-def plain_layers(model: DiffusionGemma) -> Iterator[TextLayer]:
-    """The layers; of those that run whole on native kernels, the plain ones that hold their weights."""
-    for layer in model.layers:
-        found = getattr(layer, "plain", layer)
-        assert isinstance(found, TextLayer)
-        yield found
 
 
 def _table_bytes(table: Any, wanted: str = "head") -> int:
@@ -182,6 +181,6 @@ __all__ = [
     "encode_macs",
     "held",
     "is_packed",
-    "plain_layers",
     "weight_bytes",
+    "work_of",
 ]

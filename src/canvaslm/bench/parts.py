@@ -21,11 +21,10 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from ..engine import Engine
-from ..model import DiffusionGemma
+from ..model import Model
 from ..ops.cpu import loader
 from .arithmetic import (
     ATTENTION,
-    DENSE,
     EXPERTS,
     GLUE,
     HEAD,
@@ -33,7 +32,7 @@ from .arithmetic import (
     PROJECTIONS,
     REST,
     SELF,
-    plain_layers,
+    work_of,
 )
 
 DENOISE, ENCODE = "denoise", "encode"
@@ -255,17 +254,15 @@ def is_denoising(rows: list[Any]) -> bool:
     return any(row.denoise for row in rows)
 
 
-def parts_of(model: DiffusionGemma) -> Iterator[tuple[nn.Module, str]]:
+def parts_of(model: Model) -> Iterator[tuple[nn.Module, str]]:
     """The modules to watch and the part each is; modules inside them belong to them."""
-    yield model.self_conditioning, SELF
+    if model.self_conditioning is not None:
+        yield model.self_conditioning, SELF
     for layer in model.layers:
         yield layer, GLUE
-    for plain in plain_layers(model):
-        yield plain.mlp, DENSE
-        yield plain.experts, EXPERTS
-        for name, child in plain.self_attn.named_children():
-            if not name.endswith("norm"):
-                yield child, PROJECTIONS
+    for module, part in work_of(model.config).modules(model):
+        if part != GLUE:
+            yield module, part
 
 
 def native_library() -> Any | None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..engine import Engine
 from ..errors import CanvasError
-from ..model import DiffusionGemma
+from ..model import Model
 from ..types import Failed, Params, Request
 from .arithmetic import PARTS, denoise_macs, encode_macs, weight_bytes
 from .engines import fresh
@@ -173,7 +173,7 @@ def warm_up(engine: Engine) -> None:
     stepper.step()
 
 
-def step_report(model: DiffusionGemma, times: StepTimes, ceilings: Ceilings | None = None) -> dict[str, Any]:
+def step_report(model: Model, times: StepTimes, ceilings: Ceilings | None = None) -> dict[str, Any]:
     """Plain data of one measurement; rates in 10^9 multiply-accumulates and bytes a second."""
     config, rows = model.config, times.rows
     macs = {name: rows * work for name, work in denoise_macs(config, times.context).items()}

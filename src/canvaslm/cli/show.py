@@ -93,6 +93,7 @@ def as_json(description: Description, environment: Mapping[str, str]) -> dict[st
     """The whole description as plain data; sizes in bytes."""
     from dataclasses import asdict
 
+    from ..model.registry import family_of
     from ..weights.generation import stop_tokens
     from ..weights.loading.memory import available_memory
 
@@ -101,7 +102,7 @@ def as_json(description: Description, environment: Mapping[str, str]) -> dict[st
         "model": d.source,
         "kind": d.kind,
         "files": [{"name": name, "bytes": size} for name, size in d.files],
-        "architecture": {"model_type": "diffusion_gemma", **asdict(d.config)},
+        "architecture": {"model_type": family_of(d.config).model_types[0], **asdict(d.config)},
         "parameters": {
             "total": d.parameters,
             "active": d.active_parameters,
@@ -159,22 +160,11 @@ def _model_rows(d: Description) -> Rows:
 
 
 def _architecture_rows(d: Description) -> Rows:
+    from ..model.registry import family_of
+
     c = d.config
-    sliding = sum(c.is_sliding(i) for i in range(c.num_layers))
     return [
-        ("type", "diffusion_gemma (block diffusion, mixture of experts)"),
-        (
-            "layers",
-            f"{c.num_layers}: {sliding} sliding (window {c.sliding_window:,}), {c.num_layers - sliding} full",
-        ),
-        ("hidden size", f"{c.hidden_size:,}"),
-        ("sliding attention", f"{c.num_heads} heads of {c.head_dim}, {c.num_kv_heads} for keys and values"),
-        (
-            "full attention",
-            f"{c.num_heads} heads of {c.global_head_dim}, {c.num_global_kv_heads} for keys (values are keys)",
-        ),
-        ("feed-forward", f"dense {c.intermediate_size:,}"),
-        ("experts", f"{c.num_experts} of {c.moe_intermediate_size:,}, {c.top_k_experts} active"),
+        *family_of(c).summary(c),
         ("canvas", f"{c.canvas_length} tokens"),
         ("longest context", f"{c.max_position_embeddings:,} tokens"),
         ("vocabulary", f"{c.vocab_size:,}, head {'tied' if c.tie_word_embeddings else 'separate'}"),

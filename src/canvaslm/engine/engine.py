@@ -15,7 +15,7 @@ import torch
 from ..cache import PrefixCache
 from ..diffusion import Progress, RowParams, advance, check_params, progress, settle, start_canvas
 from ..errors import CanvasError, EngineFailure, PromptTooLong, UsageError
-from ..model import DiffusionGemma
+from ..model import Model
 from ..types import (
     Event,
     Failed,
@@ -42,7 +42,7 @@ class Engine:
 
     def __init__(
         self,
-        model: DiffusionGemma,
+        model: Model,
         *,
         max_rows: int = 16,
         max_context: int | None = None,

@@ -20,14 +20,14 @@ from ..diffusion import (
     temperature,
     top_k,
 )
-from ..model import DiffusionGemma, PlainContext
+from ..model import Model, PlainContext
 from ..ops.predict import Prediction, draws_of, sample
 from ..ops.top_k import keep_top
 from ..types import CanvasReport, Params
 
 
 def predict_plainly(
-    model: DiffusionGemma, hidden: torch.Tensor, params: Params, canvas: Canvas, step: int
+    model: Model, hidden: torch.Tensor, params: Params, canvas: Canvas, step: int
 ) -> Prediction:
     """Prediction [1, C] for one canvas's hidden states [C, H] at its 0-based step, from its whole logits [C, V]."""
     logits = model.logits(hidden) / temperature(params, step)
@@ -44,7 +44,7 @@ def predict_plainly(
 
 @torch.no_grad()
 def generate(
-    model: DiffusionGemma,
+    model: Model,
     prompt: Sequence[int],
     params: Params,
     eos_token_ids: Sequence[int] = (),
@@ -56,7 +56,7 @@ def generate(
     `given`: as in `Request`.
     """
     assert params.seed is not None
-    places, device = model.config.canvas_length, model.embed_tokens.weight.device
+    places, device = model.config.canvas_length, model.device
     row = RowParams.of(params, eos_token_ids, device)
     context, output, reports = list(prompt), [], []
     for index in range(math.ceil(params.max_new_tokens / places)):
@@ -73,7 +73,7 @@ def generate(
 
 
 def _denoise(
-    model: DiffusionGemma, context: list[int], canvas: Canvas, params: Params, row: RowParams
+    model: Model, context: list[int], canvas: Canvas, params: Params, row: RowParams
 ) -> tuple[list[int], CanvasReport]:
     """One canvas, from noise to its end: the tokens of all places, and how it went."""
     memory, device = PlainContext(model.config), canvas.tokens.device

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..cache import DenoiseContext, EncodeContext, KVCache, storage_type
 from ..diffusion import Canvas, temperature, top_k
-from ..model import DiffusionGemma, RowsContext
+from ..model import Model, RowsContext
 from ..model.diffusion_gemma.fused import FusedTextLayer
 from ..ops.predict import Prediction, draws_of, predict
 from .scheduler import Row
@@ -23,7 +23,7 @@ class Runner:
 
     def __init__(
         self,
-        model: DiffusionGemma,
+        model: Model,
         *,
         deterministic: bool = False,
         kv_type: torch.dtype | None = None,

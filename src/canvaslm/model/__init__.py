@@ -1,9 +1,9 @@
-"""The architecture in plain torch."""
+"""What every model shares: the protocol, its context of keys and values, and the registry of families."""
 
 from __future__ import annotations
 
 from .config import ModelConfig
 from .context import Context, PlainContext, RowsContext
-from .diffusion_gemma.model import DiffusionGemma
+from .protocol import Model
 
-__all__ = ["Context", "DiffusionGemma", "ModelConfig", "PlainContext", "RowsContext"]
+__all__ = ["Context", "Model", "ModelConfig", "PlainContext", "RowsContext"]

@@ -1,344 +1,199 @@
-"""The sizes and switches of a DiffusionGemma model, read from and written to Hugging Face's `config.json`.
-
-Reading is strict: a field that is unknown, missing or contradicts another raises `BadConfig` with the field's name,
-since a wrong guess here gives a model that runs and writes nonsense.
-"""
+"""What engine, cache and weights need of any model's configuration, and the strict reader of a `config.json`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Protocol
 
 from ..errors import BadConfig
-
-SLIDING = "sliding_attention"
-FULL = "full_attention"
-
-# Fields that change nothing in what we compute, whatever their value.
-_IGNORED_TOP = {
-    "architectures", "auto_map", "dtype", "torch_dtype", "transformers_version", "model_type", "initializer_range",
-    "boi_token_id", "eoi_token_id", "image_token_id", "video_token_id", "audio_token_id", "boa_token_id",
-    "eoa_token_id", "eoa_token_index", "vision_soft_tokens_per_image", "use_cache", "id2label", "label2id",
-    "output_hidden_states", "output_attentions", "return_dict", "problem_type", "is_encoder_decoder",
-    "chunk_size_feed_forward", "quantization_config", "bos_token_id", "eos_token_id", "pad_token_id",
-}  # fmt: skip
-_IGNORED_TEXT = _IGNORED_TOP | {"attention_dropout", "vocab_size_per_layer_input", "tie_word_embeddings"}
-# Fields of related architectures, accepted only at the value that means "not used".
-_NEUTRAL_TEXT: dict[str, tuple[Any, ...]] = {
-    "attention_bias": (False,),
-    "attention_k_eq_v": (True,),
-    "hidden_activation": ("gelu_pytorch_tanh",),
-    "use_bidirectional_attention": ("vision", None),
-    "hidden_size_per_layer_input": (0, None),
-    "num_kv_shared_layers": (0, None),
-    "use_double_wide_mlp": (False, None),
-    "enable_moe_block": (True,),
-}
-_USED_TEXT = {
-    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-    "num_key_value_heads", "head_dim", "global_head_dim", "num_global_key_value_heads", "per_layer_config",
-    "layer_types", "sliding_window", "num_experts", "top_k_experts", "moe_intermediate_size", "rms_norm_eps",
-    "final_logit_softcapping", "rope_parameters", "max_position_embeddings",
-}  # fmt: skip
-_USED_TOP = {"text_config", "vision_config", "canvas_length", "tie_word_embeddings", "audio_config"}
+from ..types import ModelFacts
 
 
-@dataclass(frozen=True)
-class ModelConfig:
-    """Everything that fixes the shapes and the arithmetic of one model.
+class ModelConfig(Protocol):
+    """The sizes of a model of any family. A family's own class holds more; it is a frozen dataclass.
 
-    Sliding layers use `head_dim` and `num_kv_heads`, full layers `global_head_dim` and `num_global_kv_heads` and
-    have no value projection. `eos_token_ids` end an answer; they come from the checkpoint, never from this code.
+    `family` names the entry in `model.registry`; `facts` is how the family denoises. The cache reads the numbers of
+    layers, heads and windows; a model without sliding layers has a `sliding_window` of 1.
     """
 
-    vocab_size: int
-    hidden_size: int
-    intermediate_size: int
-    num_layers: int
-    num_heads: int
-    num_kv_heads: int
-    num_global_kv_heads: int
-    head_dim: int
-    global_head_dim: int
-    layer_types: tuple[str, ...]
-    sliding_window: int
-    num_experts: int
-    top_k_experts: int
-    moe_intermediate_size: int
-    canvas_length: int
-    rms_norm_eps: float = 1e-6
-    softcap: float = 30.0
-    rope_theta: float = 10_000.0
-    global_rope_theta: float = 1_000_000.0
-    partial_rotary_factor: float = 0.25
-    max_position_embeddings: int = 131_072
-    tie_word_embeddings: bool = True
-    pad_token_id: int = 0
-    bos_token_id: int | None = 2
-    eos_token_ids: tuple[int, ...] = (1,)
-    has_vision: bool = False
+    __dataclass_fields__: ClassVar[dict[str, Any]]
 
-    def __post_init__(self) -> None:
-        _check_sizes(self)
+    @property
+    def family(self) -> str: ...
+    @property
+    def facts(self) -> ModelFacts: ...
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def hidden_size(self) -> int: ...
+    @property
+    def num_layers(self) -> int: ...
+    @property
+    def num_heads(self) -> int: ...
+    @property
+    def num_kv_heads(self) -> int:
+        """Heads of keys and values; those of sliding layers, where kinds of layers differ (see `kv_heads_of`)."""
 
-    def is_sliding(self, layer: int) -> bool:
-        return self.layer_types[layer] == SLIDING
+    @property
+    def canvas_length(self) -> int: ...
+    @property
+    def sliding_window(self) -> int: ...
+    @property
+    def max_position_embeddings(self) -> int: ...
+    @property
+    def softcap(self) -> float:
+        """c where the logits are c tanh(x / c); 0 where they are x."""
 
-    def head_dim_of(self, layer: int) -> int:
-        return self.head_dim if self.is_sliding(layer) else self.global_head_dim
+    @property
+    def tie_word_embeddings(self) -> bool: ...
+    @property
+    def pad_token_id(self) -> int: ...
+    @property
+    def bos_token_id(self) -> int | None: ...
+    @property
+    def eos_token_ids(self) -> tuple[int, ...]: ...
 
-    def kv_heads_of(self, layer: int) -> int:
-        return self.num_kv_heads if self.is_sliding(layer) else self.num_global_kv_heads
-
+    def is_sliding(self, layer: int) -> bool: ...
+    def head_dim_of(self, layer: int) -> int: ...
+    def kv_heads_of(self, layer: int) -> int: ...
     def window_of(self, layer: int) -> int | None:
         """Tokens a sliding layer sees, itself included; None for a full layer."""
-        return self.sliding_window if self.is_sliding(layer) else None
 
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> ModelConfig:
-        """Reads the content of a `config.json`. Raises BadConfig naming the field at fault."""
-        if not isinstance(data, Mapping):
-            raise BadConfig("config.json: the top level is not an object")
-        model_type = data.get("model_type")
-        if model_type != "diffusion_gemma":
-            raise BadConfig(
-                f"config.json: model_type is {model_type!r}; canvaslm runs 'diffusion_gemma' checkpoints"
-            )
-        text = data.get("text_config")
-        if not isinstance(text, Mapping):
-            raise BadConfig("config.json: text_config is missing")
-        _refuse_unknown(data, text)
-        return cls(**_read_text(text), **_read_top(data, text))
+    def active_experts(self) -> tuple[int, int]:
+        """How many of how many experts take part in one token's pass; (1, 1) where there are none."""
+
+    def with_layers(self, count: int) -> ModelConfig:
+        """The same model with only its first `count` layers."""
 
     def to_dict(self) -> dict[str, Any]:
-        """The `config.json` that transformers reads back to the same model (without a vision tower)."""
-        full_layer = {"head_dim": self.global_head_dim, "num_key_value_heads": self.num_global_kv_heads}
-        text = {
-            "model_type": "diffusion_gemma_text",
-            "vocab_size": self.vocab_size,
-            "hidden_size": self.hidden_size,
-            "intermediate_size": self.intermediate_size,
-            "num_hidden_layers": self.num_layers,
-            "num_attention_heads": self.num_heads,
-            "num_key_value_heads": self.num_kv_heads,
-            "head_dim": self.head_dim,
-            "per_layer_config": {str(i): full_layer for i, t in enumerate(self.layer_types) if t == FULL},
-            "layer_types": list(self.layer_types),
-            "sliding_window": self.sliding_window,
-            "num_experts": self.num_experts,
-            "top_k_experts": self.top_k_experts,
-            "moe_intermediate_size": self.moe_intermediate_size,
-            "rms_norm_eps": self.rms_norm_eps,
-            "final_logit_softcapping": self.softcap,
-            "hidden_activation": "gelu_pytorch_tanh",
-            "max_position_embeddings": self.max_position_embeddings,
-            "rope_parameters": {
-                SLIDING: {"rope_type": "default", "rope_theta": self.rope_theta},
-                FULL: {
-                    "rope_type": "proportional",
-                    "rope_theta": self.global_rope_theta,
-                    "partial_rotary_factor": self.partial_rotary_factor,
-                },
-            },
-            "use_bidirectional_attention": "vision",
-            "attention_bias": False,
-            "attention_dropout": 0.0,
-            "pad_token_id": self.pad_token_id,
-            "bos_token_id": self.bos_token_id,
-            "eos_token_id": list(self.eos_token_ids),
-            "tie_word_embeddings": self.tie_word_embeddings,
-        }
-        return {
-            "architectures": ["DiffusionGemmaForBlockDiffusion"],
-            "model_type": "diffusion_gemma",
-            "canvas_length": self.canvas_length,
-            "tie_word_embeddings": self.tie_word_embeddings,
-            "text_config": text,
-        }
+        """The `config.json` that reads back to the same configuration."""
 
 
-def _refuse_unknown(top: Mapping[str, Any], text: Mapping[str, Any]) -> None:
-    """Names the first field whose effect on the computation is not known."""
-    for where, fields, known in (
-        ("", top, _IGNORED_TOP | _USED_TOP),
-        ("text_config.", text, _IGNORED_TEXT | _USED_TEXT | set(_NEUTRAL_TEXT)),
-    ):
-        for name in fields:
-            if name not in known and not name.startswith("_"):
+class ConfigFields:
+    """An object of a `config.json`, read strictly: what has the wrong type or size raises BadConfig with its name."""
+
+    def __init__(self, fields: Any, path: str = "") -> None:
+        """path: where the object stands ("text_config."), for messages. Raises BadConfig if it is no object."""
+        if not isinstance(fields, Mapping):
+            name = path.rstrip(".")
+            raise BadConfig(
+                f"config.json: {f'{name} should be' if name else 'the top level is not'} an object"
+            )
+        self.fields, self.path = fields, path
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.fields
+
+    def wrong(self, name: str, wanted: str) -> BadConfig:
+        """The error for a field that should be something else."""
+        return BadConfig(
+            f"config.json: {self.path}{name} should be {wanted}, found {_shown(self.fields.get(name))}"
+        )
+
+    def integer(self, name: str, default: int | None = None, most: int = 2**31 - 1) -> int:
+        """A whole number from 1 to `most`; null stands for the default."""
+        value = self.fields.get(name)
+        value = default if value is None else value
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise self.wrong(name, "a whole number")
+        if not 0 < value <= most:
+            raise BadConfig(f"config.json: {self.path}{name} = {_shown(value)} is out of range (1 .. {most})")
+        return value
+
+    def number(self, name: str, default: float) -> float:
+        """A finite positive number; only a field that is not there stands for the default."""
+        value = self.fields.get(name, default)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise self.wrong(name, "a number")
+        if not _finite(value) or value <= 0:
+            raise BadConfig(
+                f"config.json: {self.path}{name} = {_shown(value)} must be a positive, finite number"
+            )
+        return float(value)
+
+    def flag(self, name: str, default: bool) -> bool:
+        """true or false; null stands for the default."""
+        value = self.fields.get(name)
+        if value is None:
+            return default
+        if not isinstance(value, bool):
+            raise self.wrong(name, "true or false")
+        return value
+
+    def word(self, name: str, default: str) -> str:
+        """A text; only a field that is not there stands for the default."""
+        value = self.fields.get(name, default)
+        if not isinstance(value, str):
+            raise self.wrong(name, "a text")
+        return value
+
+    def words(self, name: str) -> list[str] | None:
+        """A list of texts, None where there is none."""
+        value = self.fields.get(name)
+        if value is None:
+            return None
+        if not isinstance(value, list | tuple) or not all(isinstance(word, str) for word in value):
+            raise self.wrong(name, "a list of texts")
+        return list(value)
+
+    def token(self, name: str, default: int | None) -> int | None:
+        """A token id or null; only a field that is not there stands for the default."""
+        value = self.fields.get(name, default)
+        if value is not None and not _is_token(value):
+            raise self.wrong(name, "a token id")
+        return None if value is None else int(value)
+
+    def tokens(self, name: str, default: Sequence[int]) -> tuple[int, ...]:
+        """One token id or a list of them; null stands for none."""
+        value = self.fields.get(name, list(default))
+        ids = [] if value is None else [value] if _is_token(value) else value
+        if not isinstance(ids, list | tuple) or not all(map(_is_token, ids)):
+            raise self.wrong(name, "a token id or a list of them")
+        return tuple(ids)
+
+    def inner(self, name: str) -> ConfigFields | None:
+        """The object in a field, None where there is none."""
+        value = self.fields.get(name)
+        return None if value is None else ConfigFields(value, f"{self.path}{name}.")
+
+    def refuse_unknown(self, known: set[str]) -> None:
+        """Raises BadConfig for the first field whose effect on the computation is not known."""
+        for name in self.fields:
+            if name not in known and not str(name).startswith("_"):
                 raise BadConfig(
-                    f"config.json: unknown field {where}{name}; canvaslm does not know what it changes "
+                    f"config.json: unknown field {self.path}{name}; canvaslm does not know what it changes "
                     "(a newer checkpoint than this version? upgrade canvaslm, or remove the field if it is inert)"
                 )
-    for name, allowed in _NEUTRAL_TEXT.items():
-        if name in text and text[name] not in allowed:
+
+
+def check_tokens(vocab_size: int, ids: Sequence[int | None]) -> None:
+    """Raises BadConfig for a special token id outside the vocabulary."""
+    for token in ids:
+        if token is not None and not 0 <= token < vocab_size:
             raise BadConfig(
-                f"config.json: text_config.{name} = {text[name]!r} is not supported (only {allowed[0]!r})"
-            )
-    if top.get("audio_config"):
-        raise BadConfig("config.json: audio_config is set; audio input is not supported")
-
-
-def _read_top(top: Mapping[str, Any], text: Mapping[str, Any]) -> dict[str, Any]:
-    eos = text.get("eos_token_id", top.get("eos_token_id", 1))
-    pad = text.get("pad_token_id", top.get("pad_token_id", 0))
-    return {
-        "canvas_length": _integer(top, "canvas_length", 256),
-        "tie_word_embeddings": bool(top.get("tie_word_embeddings", True)),
-        "pad_token_id": 0 if pad is None else pad,
-        "bos_token_id": text.get("bos_token_id", top.get("bos_token_id", 2)),
-        "eos_token_ids": _ids(eos),
-        "has_vision": top.get("vision_config") is not None,
-    }
-
-
-def _read_text(text: Mapping[str, Any]) -> dict[str, Any]:
-    layers = _integer(text, "num_hidden_layers")
-    types = text.get("layer_types") or _default_layer_types(layers)
-    if len(types) != layers:
-        raise BadConfig(
-            f"config.json: text_config.layer_types has {len(types)} entries, num_hidden_layers is {layers}"
-        )
-    head_dim = _integer(text, "head_dim", 256)
-    kv_heads = _integer(text, "num_key_value_heads")
-    full_dim, full_kv = _full_layer_sizes(text, types, kv_heads)
-    experts = {
-        name: _integer(text, name) for name in ("num_experts", "top_k_experts", "moe_intermediate_size")
-    }
-    return {
-        "vocab_size": _integer(text, "vocab_size"),
-        "hidden_size": _integer(text, "hidden_size"),
-        "intermediate_size": _integer(text, "intermediate_size"),
-        "num_layers": layers,
-        "num_heads": _integer(text, "num_attention_heads"),
-        "num_kv_heads": kv_heads,
-        "num_global_kv_heads": full_kv,
-        "head_dim": head_dim,
-        "global_head_dim": full_dim,
-        "layer_types": tuple(types),
-        "sliding_window": _integer(text, "sliding_window", 512),
-        **experts,
-        "rms_norm_eps": float(text.get("rms_norm_eps", 1e-6)),
-        "softcap": float(text.get("final_logit_softcapping", 30.0)),
-        "max_position_embeddings": _integer(text, "max_position_embeddings", 131_072),
-        **_read_rope(text.get("rope_parameters")),
-    }
-
-
-def _default_layer_types(layers: int) -> list[str]:
-    """Five sliding layers to one full one; the last is always full (transformers' default)."""
-    types = [FULL if (i + 1) % 6 == 0 else SLIDING for i in range(layers)]
-    return [*types[:-1], FULL]
-
-
-def _full_layer_sizes(text: Mapping[str, Any], types: list[str], kv_heads: int) -> tuple[int, int]:
-    """(head_dim, kv heads) of the full layers: from per_layer_config (transformers 5.23) or the older two fields."""
-    per_layer = text.get("per_layer_config")
-    if per_layer is None:
-        return (
-            _integer(text, "global_head_dim", 512),
-            _integer(text, "num_global_key_value_heads", kv_heads),
-        )
-    seen: set[tuple[int, int]] = set()
-    for i, kind in enumerate(types):
-        entry = per_layer.get(str(i), per_layer.get(i)) or {}
-        stray = set(entry) - {"head_dim", "num_key_value_heads"}
-        if stray or (kind == SLIDING and entry):
-            raise BadConfig(
-                f"config.json: text_config.per_layer_config.{i} has unsupported overrides {entry}"
-            )
-        if kind == FULL:
-            seen.add(
-                (entry.get("head_dim", text.get("head_dim", 256)), entry.get("num_key_value_heads", kv_heads))
-            )
-    if len(seen) > 1:
-        raise BadConfig(
-            f"config.json: text_config.per_layer_config gives full layers different sizes: {seen}"
-        )
-    return next(iter(seen), (text.get("global_head_dim", 512), kv_heads))
-
-
-def _read_rope(rope: Any) -> dict[str, Any]:
-    if rope is None:
-        return {}
-    if not isinstance(rope, Mapping):
-        raise BadConfig("config.json: text_config.rope_parameters is not an object")
-    sliding, full = rope.get(SLIDING) or {}, rope.get(FULL) or {}
-    known = {"rope_type", "rope_theta", "partial_rotary_factor"}
-    for kind, fields in ((SLIDING, sliding), (FULL, full)):
-        stray = sorted(set(fields) - known)
-        if stray:
-            raise BadConfig(f"config.json: text_config.rope_parameters.{kind}.{stray[0]} is not supported")
-    if sliding.get("rope_type", "default") != "default" or sliding.get("partial_rotary_factor", 1.0) != 1.0:
-        raise BadConfig(
-            f"config.json: text_config.rope_parameters.{SLIDING}: only rope_type 'default' over the whole head"
-        )
-    if full.get("rope_type", "proportional") != "proportional":
-        raise BadConfig(
-            f"config.json: text_config.rope_parameters.{FULL}.rope_type: only 'proportional' is supported"
-        )
-    return {
-        "rope_theta": float(sliding.get("rope_theta", 10_000.0)),
-        "global_rope_theta": float(full.get("rope_theta", 1_000_000.0)),
-        "partial_rotary_factor": float(full.get("partial_rotary_factor", 1.0 if full else 0.25)),
-    }
-
-
-def _integer(fields: Mapping[str, Any], name: str, default: int | None = None) -> int:
-    value = fields.get(name, default)
-    if value is None:
-        value = default
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise BadConfig(f"config.json: {name} should be a whole number, found {value!r}")
-    return value
-
-
-def _ids(value: Any) -> tuple[int, ...]:
-    if value is None:
-        return ()
-    ids = (value,) if isinstance(value, int) else tuple(value)
-    if not all(isinstance(i, int) for i in ids):
-        raise BadConfig(f"config.json: eos_token_id should hold whole numbers, found {value!r}")
-    return ids
-
-
-def _check_sizes(c: ModelConfig) -> None:
-    """Refuses sizes that cannot work together."""
-    positive = ("vocab_size", "hidden_size", "intermediate_size", "num_layers", "num_heads", "num_kv_heads",
-                "num_global_kv_heads", "head_dim", "global_head_dim", "sliding_window", "num_experts",
-                "top_k_experts", "moe_intermediate_size", "canvas_length", "max_position_embeddings")  # fmt: skip
-    for name in positive:
-        if not 0 < getattr(c, name) < 2**31:
-            raise BadConfig(f"config.json: {name} = {getattr(c, name)} is out of range (1 .. 2^31)")
-    for kind in c.layer_types:
-        if kind not in (SLIDING, FULL):
-            raise BadConfig(f"config.json: layer_types holds {kind!r}; known are {SLIDING!r} and {FULL!r}")
-    if c.layer_types[-1] != FULL:
-        raise BadConfig("config.json: layer_types must end with 'full_attention'")
-    for name in ("num_kv_heads", "num_global_kv_heads"):
-        if c.num_heads % getattr(c, name):
-            raise BadConfig(
-                f"config.json: {name} = {getattr(c, name)} does not divide the {c.num_heads} heads"
-            )
-    for name in ("head_dim", "global_head_dim"):
-        if getattr(c, name) % 2:
-            raise BadConfig(f"config.json: {name} = {getattr(c, name)} is odd; rotary embedding needs pairs")
-    if c.sliding_window < 2:
-        # transformers keeps `-(window - 1):` of the cache, which at 1 is everything: no defined meaning to follow.
-        raise BadConfig("config.json: sliding_window = 1 leaves a canvas no context; the smallest is 2")
-    if c.top_k_experts > c.num_experts:
-        raise BadConfig(
-            f"config.json: top_k_experts = {c.top_k_experts} exceeds num_experts = {c.num_experts}"
-        )
-    if not 0 < c.partial_rotary_factor <= 1:
-        raise BadConfig(f"config.json: partial_rotary_factor = {c.partial_rotary_factor} is not in (0, 1]")
-    if c.softcap <= 0 or c.rms_norm_eps <= 0:
-        raise BadConfig("config.json: final_logit_softcapping and rms_norm_eps must be positive")
-    for token in (c.pad_token_id, c.bos_token_id, *c.eos_token_ids):
-        if token is not None and not 0 <= token < c.vocab_size:
-            raise BadConfig(
-                f"config.json: special token id {token} is outside the vocabulary of {c.vocab_size}"
+                f"config.json: special token id {_shown(token)} is outside the vocabulary of {vocab_size}"
             )
 
 
-__all__ = ["FULL", "SLIDING", "ModelConfig"]
+def _finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number beyond all doubles
+        return False
+
+
+def _is_token(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _shown(value: Any) -> str:
+    """A value out of a file, safe to print: escaped and cut."""
+    try:
+        text = ascii(value)
+    except ValueError:  # more digits than Python prints
+        return "a number of thousands of digits"
+    return text if len(text) <= 120 else text[:117] + "..."
+
+
+__all__ = ["ConfigFields", "ModelConfig", "check_tokens"]

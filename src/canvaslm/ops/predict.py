@@ -172,7 +172,9 @@ def _predict(hidden: Tensor, head: Table, embedding: Table, how: PredictOptions)
     for start in range(0, head.shape[0], GEMM_TILE):
         rows_of_head = _tile(head, start)
         logits = F.linear(state.hidden, rows_of_head).float()
-        logits = torch.tanh_(logits.div_(how.softcap)).mul_(how.softcap).div_(heat)
+        if how.softcap:
+            logits = torch.tanh_(logits.div_(how.softcap)).mul_(how.softcap)
+        logits = logits.div_(heat)
         table = None
         if state.soft is not None:
             table = rows_of_head if embedding is head else _tile(embedding, start)

@@ -14,8 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..model.diffusion_gemma.model import DiffusionGemma
-from ..model.diffusion_gemma.text import TextLayer
+from ..model.protocol import Model
 from .objective import Objective, soft_guess, token_losses
 
 
@@ -26,18 +25,22 @@ def compile_objective(objective: Objective) -> None:
     objective.token_losses = compiled(token_losses)
     objective.soft_guess = compiled(soft_guess)
     mixer = objective.model.self_conditioning
-    _replace(mixer, "forward", compiled(type(mixer).forward))
+    if mixer is not None:
+        _replace(mixer, "forward", compiled(type(mixer).forward))
 
 
-def compile_layers(model: DiffusionGemma) -> None:
+def compile_layers(model: Model) -> None:
     """Replaces `before` and `after` of each layer of this model by compiled ones.
 
     Sliding and full layers differ in their sizes, so that two variants of each are built, on the first steps.
     """
-    before, after = compiled(TextLayer.before), compiled(TextLayer.after)
+    made: dict[tuple[type, str], Callable[..., Any]] = {}
     for layer in model.layers:
-        _replace(layer, "before", before)
-        _replace(layer, "after", after)
+        for method in ("before", "after"):
+            key = type(layer), method
+            if key not in made:
+                made[key] = compiled(getattr(type(layer), method))
+            _replace(layer, method, made[key])
 
 
 def _replace(module: nn.Module, method: str, function: Callable[..., Any]) -> None:

@@ -5,7 +5,7 @@ and a denoise pass over the block against the keys and values *strictly before* 
 a denoise pass without gradient whose softmax conditions the second. The loss is the mean cross-entropy over
 all places of the blocks, corrupted or not and without a 1/t weight, plus the encoder's next-token
 cross-entropy over the response. Source: Google's `gemma/diffusion/hackable_diffusion_adapter`, TRL's
-`sft_diffusion_gemma.py`.
+trainer for the same model.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..model.context import PlainContext
-from ..model.diffusion_gemma.model import DiffusionGemma
+from ..model.protocol import Model
 from ..ops.grouped import experts_sorted
 from .data import IGNORE, Batch
 from .settings import ObjectiveSettings
@@ -86,7 +86,7 @@ def draw(clean: Tensor, vocab_size: int, settings: ObjectiveSettings, random: to
     return Draws(t, canvas, coin)
 
 
-def token_losses(model: DiffusionGemma, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+def token_losses(model: Model, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Cross-entropy [N] in fp32 (0 where the target is IGNORE) and the most probable token [N].
 
     hidden [B, L, H], targets [B, L] int64; N = B * L.
@@ -96,7 +96,7 @@ def token_losses(model: DiffusionGemma, hidden: Tensor, targets: Tensor) -> tupl
     return losses, logits.argmax(-1)
 
 
-def soft_guess(model: DiffusionGemma, hidden: Tensor) -> Tensor:
+def soft_guess(model: Model, hidden: Tensor) -> Tensor:
     """The soft embedding [B, C, H] of the prediction from hidden [B, C, H] at T = 1."""
     return model.soft_embedding(model.logits(hidden).softmax(-1))
 
@@ -130,7 +130,7 @@ def _balance(log: list[Any] | None, real: Tensor) -> Tensor:
 class Objective:
     """Computes the terms of a micro-batch."""
 
-    def __init__(self, model: DiffusionGemma, settings: ObjectiveSettings) -> None:
+    def __init__(self, model: Model, settings: ObjectiveSettings) -> None:
         self.model, self.settings = model, settings
         self.token_losses, self.soft_guess = token_losses, soft_guess  # `train.fast` compiles these
         for layer in model.layers:
@@ -181,7 +181,7 @@ class Objective:
         """Soft embeddings: of pass 1 where the coin says so, zero elsewhere. Only those rows are computed."""
         if self.settings.self_conditioning == 0:
             return None
-        weight, rows = self.model.embed_tokens.weight, draws.coin.nonzero()[:, 0]
+        weight, rows = self.model.embedding, draws.coin.nonzero()[:, 0]
         soft = torch.zeros(*batch.clean.shape, weight.shape[1], device=weight.device, dtype=weight.dtype)
         if len(rows):
             with torch.no_grad():

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from ..errors import UsageError
-from ..model.config import ModelConfig
-from ..model.diffusion_gemma.model import DiffusionGemma
+from ..model import registry
+from ..model.protocol import Model
 from ..weights.loading.load import load_model
 from ..weights.resolve import read_json, resolve
 from ..weights.safetensors_.export import save_folder
@@ -30,7 +30,7 @@ def make_trainer(settings: Settings) -> Trainer:
     return Trainer(model, _source(settings, folder), settings, export=_export(settings, folder))
 
 
-def _model(settings: Settings) -> tuple[DiffusionGemma, Path]:
+def _model(settings: Settings) -> tuple[Model, Path]:
     """The model in fp32 and the folder its config and tokenizer come from."""
     if settings.model.base:
         checkpoint = resolve(settings.model.base)
@@ -41,13 +41,13 @@ def _model(settings: Settings) -> tuple[DiffusionGemma, Path]:
         return load_model(checkpoint, dtype=torch.float32).model, checkpoint.folder
     folder = Path(settings.model.config)
     torch.manual_seed(settings.run.seed)
-    model = DiffusionGemma(ModelConfig.from_dict(read_json(folder / "config.json")))
+    model = registry.build(registry.read_config(read_json(folder / "config.json")))
     initialise(model)
     return model, folder
 
 
 @torch.no_grad()
-def initialise(model: DiffusionGemma) -> None:
+def initialise(model: Model) -> None:
     """Fresh weights: matrices N(0, 1/fan_in), embedding N(0, 1/H), norms 1, q and k
     norms 1.5 * head_dim^-1/4.
 
@@ -88,7 +88,7 @@ def _export(settings: Settings, folder: Path) -> Export:
     files = {name: folder / name for name in TOKENIZER_FILES if (folder / name).is_file()}
     dtype = torch.bfloat16 if settings.export.dtype == "bf16" else torch.float32
 
-    def export(model: DiffusionGemma) -> None:
+    def export(model: Model) -> None:
         save_folder(
             model, config, Path(settings.run.folder) / "export",
             dtype=dtype, generation=generation or None, files=files, overwrite=True,

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from ..errors import UsageError
-from ..model.diffusion_gemma.model import DiffusionGemma
+from ..model.protocol import Model
 from .checkpoint import Progress, checkpoints, load_checkpoint, save_checkpoint
 from .data import Batch, Batcher, Source
 from .fast import compile_objective
@@ -27,7 +27,7 @@ from .optim import Average, Optimizers, factor
 from .report import Reporter, TrainingMetrics
 from .settings import Settings, settings_to_dict
 
-Export = Callable[[DiffusionGemma], None]
+Export = Callable[[Model], None]
 
 
 @dataclass
@@ -58,7 +58,7 @@ class Trainer:
     ship at every checkpoint."""
 
     def __init__(
-        self, model: DiffusionGemma, source: Source, settings: Settings, *, export: Export | None = None
+        self, model: Model, source: Source, settings: Settings, *, export: Export | None = None
     ) -> None:
         if not model.config.eos_token_ids:
             raise UsageError(
@@ -156,7 +156,7 @@ class Trainer:
         return path
 
     @contextlib.contextmanager
-    def shipped(self) -> Iterator[DiffusionGemma]:
+    def shipped(self) -> Iterator[Model]:
         """The model with the weights to ship: the average, if one is kept. Training
         weights come back after."""
         if self.average is None:

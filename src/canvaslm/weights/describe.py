@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from ..errors import BadConfig
 from .description import Description, TokenizerSummary, bytes_by_type, count_parts
 from .loading.plan import make_plan
-from .names import weight_shapes
 from .resolve import Checkpoint, read_config
 from .safetensors_.header import SafetensorsHeader, read_header
 
@@ -21,8 +20,7 @@ def describe(checkpoint: Checkpoint) -> Description:
         return _describe_gguf(checkpoint)
     config = read_config(checkpoint)
     headers = [read_header(path) for path in checkpoint.files]
-    shapes = weight_shapes(config)
-    plan = make_plan(checkpoint, headers, shapes)
+    plan = make_plan(checkpoint, headers, config)
     return Description(
         source=checkpoint.source,
         kind=checkpoint.kind,

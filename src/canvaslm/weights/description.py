@@ -8,10 +8,9 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import TYPE_CHECKING, Any
 
-from .names import Part, part_of, weight_shapes
-
 if TYPE_CHECKING:
     from ..model.config import ModelConfig
+    from ..model.names import Part
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,8 @@ class Description:
     def active_parameters(self) -> int:
         """Parameters that take part in one token's pass: only the routed experts of each layer."""
         experts = self.parts.get("experts", 0)
-        return self.parameters - experts + experts * self.config.top_k_experts // self.config.num_experts
+        active, count = self.config.active_experts()
+        return self.parameters - experts + experts * active // count
 
     def weight_bytes(self, bits: float) -> int:
         """Memory of the weights at `bits` per parameter, vision tower left out."""
@@ -79,9 +79,12 @@ def bytes_by_type(tensors: Iterable[tuple[str, int]]) -> dict[str, int]:
 
 def count_parts(config: ModelConfig) -> dict[Part, int]:
     """Parameters of each part of a model, largest first."""
+    from ..model.registry import family_of
+
     parts: Counter[Part] = Counter()
-    for name, shape in weight_shapes(config).items():
-        parts[part_of(name)] += prod(shape)
+    names = family_of(config).names
+    for name, shape in names.weight_shapes(config).items():
+        parts[names.part_of(name)] += prod(shape)
     return dict(parts.most_common())
 
 

@@ -30,8 +30,6 @@ _PICKLE_REMEDY = (
     "canvaslm never loads pickle, since that runs code; ask its author for safetensors, or convert it where you trust it "
     "(transformers: model.save_pretrained(folder))"
 )
-# Sizes that would cost memory before the weights' shapes can contradict them.
-_LIMITS = {"num_hidden_layers": 4096, "head_dim": 1 << 16, "global_head_dim": 1 << 16}
 _SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.safetensors")
 
 
@@ -108,22 +106,12 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def read_config(checkpoint: Checkpoint) -> ModelConfig:
     """The model's sizes, from the config.json beside the weights."""
-    from ..model.config import ModelConfig
+    from ..model import registry
 
     data = checkpoint.read_json("config.json")
     if data is None:
         raise NotFound(f"{checkpoint.source}: there is no config.json")
-    _refuse_bombs(data)
-    return ModelConfig.from_dict(data)
-
-
-def _refuse_bombs(data: dict[str, Any]) -> None:
-    """Refuses sizes no model has: some cost memory before anything can contradict them."""
-    text = data.get("text_config")
-    for name, limit in _LIMITS.items():
-        value = text.get(name) if isinstance(text, dict) else None
-        if isinstance(value, int) and value > limit:
-            raise BadConfig(f"config.json: text_config.{name} = {value} is more than any model has ({limit})")
+    return registry.read_config(data)
 
 
 def _roots(folder: Path) -> list[Path]:

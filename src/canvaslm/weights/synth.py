@@ -8,21 +8,21 @@ file is a copy of them from another random start: rows and experts differ, and c
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from ..errors import UsageError
-from ..model.config import FULL, SLIDING, ModelConfig
+from ..model.config import ModelConfig
+from ..model.registry import families, family_of
 from ..ops.formats.quant_tensor import FORMATS, quantise
 from .gguf.file import GGUFFile
-from .gguf.names import ROPE_FREQS, gguf_order, to_gguf
+from .gguf.places import gguf_names
 from .gguf.quantize import FILE_TYPES, choose_formats
-from .gguf.source import config_metadata, generation_metadata, rope_factors
+from .gguf.source import config_metadata, generation_metadata, table_values
 from .gguf.write import GGUFWriter, PlannedTensor, planned_size, u32
-from .names import weight_shapes
 from .synth_vocab import synthetic_vocabulary
 
 __all__ = ["SYNTH_SHAPES", "SynthPlan", "plan_synth", "random_blocks", "write_synth"]
@@ -30,51 +30,7 @@ __all__ = ["SYNTH_SHAPES", "SynthPlan", "plan_synth", "random_blocks", "write_sy
 _BUFFER_BYTES = 8 << 20
 
 
-def _layers(count: int) -> tuple[str, ...]:
-    return tuple(FULL if i % 6 == 5 else SLIDING for i in range(count))
-
-
-SYNTH_SHAPES = {
-    "26b": ModelConfig(
-        vocab_size=262_144,
-        hidden_size=2816,
-        intermediate_size=2112,
-        num_layers=30,
-        num_heads=16,
-        num_kv_heads=8,
-        num_global_kv_heads=2,
-        head_dim=256,
-        global_head_dim=512,
-        layer_types=_layers(30),
-        sliding_window=1024,
-        num_experts=128,
-        top_k_experts=8,
-        moe_intermediate_size=704,
-        canvas_length=256,
-        max_position_embeddings=262_144,
-        eos_token_ids=(1, 106),
-    ),
-    # Few enough weights for a test, the whole vocabulary: the head's share of the work is at its largest.
-    "small": ModelConfig(
-        vocab_size=262_144,
-        hidden_size=512,
-        intermediate_size=2112,
-        num_layers=6,
-        num_heads=8,
-        num_kv_heads=4,
-        num_global_kv_heads=2,
-        head_dim=128,
-        global_head_dim=256,
-        layer_types=_layers(6),
-        sliding_window=1024,
-        num_experts=16,
-        top_k_experts=4,
-        moe_intermediate_size=960,
-        canvas_length=256,
-        max_position_embeddings=262_144,
-        eos_token_ids=(1, 106),
-    ),
-}
+SYNTH_SHAPES = {name: config for family in families() for name, config in family.shapes.items()}
 _GENERATION = {
     "max_denoising_steps": 48, "t_min": 0.4, "t_max": 0.8, "stability_threshold": 1, "confidence_threshold": 0.005,
     "sampler_config": {"entropy_bound": 0.1},
@@ -99,7 +55,7 @@ def plan_synth(
     shape: str | ModelConfig, kind: str, *, tokenizer: Path | None = None, layers: int | None = None
 ) -> SynthPlan:
     """Metadata and tensor table of a synthetic file. `tokenizer`: a GGUF file whose vocabulary is taken instead of a
-    made-up one; `layers`: only so many of the first layers, the last of them a full one.
+    made-up one; `layers`: only so many of the first layers (`ModelConfig.with_layers`).
 
     Raises UsageError for an unknown shape or type or a vocabulary of another size.
     """
@@ -107,11 +63,10 @@ def plan_synth(
     if layers is not None:
         if not 1 <= layers <= config.num_layers:
             raise UsageError(f"layers = {layers} is out of range: 1 to {config.num_layers}", param="layers")
-        kinds = (*config.layer_types[: layers - 1], FULL)
-        config = replace(config, num_layers=layers, layer_types=kinds)
-    shapes = weight_shapes(config)
-    named: dict[str, tuple[int, ...]] = {ROPE_FREQS: (config.global_head_dim // 2,)}
-    named |= {to_gguf(name): shapes[name] for name in sorted(shapes, key=gguf_order)}
+        config = config.with_layers(layers)
+    theirs, shapes = gguf_names(config), family_of(config).names.weight_shapes(config)
+    named: dict[str, tuple[int, ...]] = {name: (len(t),) for name, t in table_values(config).items()}
+    named |= {theirs.to_gguf(name): shapes[name] for name in sorted(shapes, key=theirs.order)}
     formats = choose_formats(named, kind)
     words = _borrowed(tokenizer, config) if tokenizer else synthetic_vocabulary(config.vocab_size)
     name = shape if isinstance(shape, str) else "tiny"
@@ -187,8 +142,9 @@ def _pieces(
 
 def _plain_values(config: ModelConfig, tensor: PlannedTensor, rng: np.random.Generator) -> np.ndarray:
     """Norms and scales near 1, router logits of deviation 1, attention logits of a few units."""
-    if tensor.name == ROPE_FREQS:
-        return np.asarray(rope_factors(config))
+    table = table_values(config).get(tensor.name)
+    if table is not None:
+        return np.asarray(table)
     noise = rng.standard_normal(tensor.shape)
     if len(tensor.shape) > 1:
         return noise if "ffn_gate_inp" in tensor.name else noise * tensor.shape[-1] ** -0.5

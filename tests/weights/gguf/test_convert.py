@@ -19,12 +19,13 @@ from tokenizers import Tokenizer
 from canvaslm.demo.build_tokenizer import build_tokenizer, tokenizer_config
 from canvaslm.errors import BadModelFile, CanvasError, UsageError
 from canvaslm.model.context import PlainContext
+from canvaslm.model.diffusion_gemma.gguf_names import from_gguf, to_gguf
+from canvaslm.model.diffusion_gemma.hf_names import weight_shapes
 from canvaslm.model.diffusion_gemma.model import DiffusionGemma
 from canvaslm.weights.describe import describe
 from canvaslm.weights.gguf.export import export_folder
 from canvaslm.weights.gguf.fields import read_tokenizer
 from canvaslm.weights.gguf.file import GGUFFile
-from canvaslm.weights.gguf.names import from_gguf, to_gguf
 from canvaslm.weights.gguf.quantize import write_gguf
 from canvaslm.weights.gguf.source import GGUFSource, open_source
 from canvaslm.weights.gguf.write import (
@@ -37,7 +38,6 @@ from canvaslm.weights.gguf.write import (
 )
 from canvaslm.weights.loading.load import load_model
 from canvaslm.weights.loading.loaded import Loaded
-from canvaslm.weights.names import weight_shapes
 from canvaslm.weights.resolve import resolve
 from canvaslm.weights.synth import plan_synth, write_synth
 from tests.tiny import hf_model, save_hf, tiny_config

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from canvaslm.engine import Engine
-from canvaslm.model import DiffusionGemma, PlainContext
+from canvaslm.model import PlainContext
+from canvaslm.model.diffusion_gemma import DiffusionGemma
 from canvaslm.model.diffusion_gemma.fused import FusedTextLayer
 from canvaslm.model.diffusion_gemma.text import SelfConditioning
 from canvaslm.ops import cpu

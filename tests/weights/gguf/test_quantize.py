@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from canvaslm.errors import BadModelFile, UsageError
+from canvaslm.model.diffusion_gemma.gguf_names import ROPE_FREQS, gguf_order, to_gguf
+from canvaslm.model.diffusion_gemma.hf_names import weight_shapes
 from canvaslm.ops.formats.quant_tensor import FORMATS
 from canvaslm.weights.gguf import quantize
 from canvaslm.weights.gguf.file import GGUFFile
-from canvaslm.weights.gguf.names import ROPE_FREQS, gguf_order, to_gguf
 from canvaslm.weights.gguf.quantize import FILE_TYPES, choose_formats, write_gguf
 from canvaslm.weights.gguf.write import string
-from canvaslm.weights.names import weight_shapes
 from canvaslm.weights.synth import SYNTH_SHAPES
 
 

@@ -19,7 +19,8 @@ from canvaslm.demo.config import MODEL_FOLDER
 from canvaslm.demo.tasks import TASKS
 from canvaslm.diffusion import Canvas, RowParams, advance, progress, start_canvas, temperature
 from canvaslm.evals.demo import heldout_items
-from canvaslm.model import DiffusionGemma, PlainContext
+from canvaslm.model import PlainContext
+from canvaslm.model.diffusion_gemma import DiffusionGemma
 from canvaslm.ops import cpu
 from canvaslm.ops.predict import Prediction, draws_of, predict
 from canvaslm.session import load

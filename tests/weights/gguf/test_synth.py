@@ -54,7 +54,7 @@ def test_a_tiny_one_loads_and_runs(kind: str, tmp_path: Path) -> None:
 
 
 def test_every_size_comes_back(tmp_path: Path) -> None:
-    """No field of ModelConfig is lost in the metadata: each of these differs from its default."""
+    """No field of DiffusionGemmaConfig is lost in the metadata: each of these differs from its default."""
     config = tiny_config(
         vocab_size=640,
         num_layers=3,

@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from canvaslm.errors import BadConfig, BadModelFile, NotFound, OutOfMemory, UsageError
+from canvaslm.model.diffusion_gemma.hf_names import place_of
 from canvaslm.weights.loading.load import load_model
-from canvaslm.weights.names import place_of
 from canvaslm.weights.safetensors_ import load as load_module
 from canvaslm.weights.safetensors_.file import load_file, save_file
 from tests.tiny import hf_model, save_hf, tiny_config
@@ -307,7 +307,7 @@ def test_peak_memory_is_the_weights_plus_one_slice(large: Path, tied: tuple[Path
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """About 140 MB in bf16, more than half of it one tensor."""
-    from canvaslm.model import DiffusionGemma
+    from canvaslm.model.diffusion_gemma import DiffusionGemma
     from canvaslm.weights.safetensors_.export import save_folder
 
     config = tiny_config(vocab_size=20_000, hidden_size=2048, moe_intermediate_size=512)

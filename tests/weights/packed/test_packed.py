@@ -17,7 +17,7 @@ import torch
 import canvaslm
 from canvaslm.cli.main import main
 from canvaslm.errors import OutOfMemory, UsageError
-from canvaslm.model import DiffusionGemma
+from canvaslm.model.diffusion_gemma import DiffusionGemma
 from canvaslm.ops import cpu
 from canvaslm.ops.cpu import repacked as packed
 from canvaslm.ops.cpu.repacked import BorrowedMemory, RepackedExperts, RepackedMatrix

@@ -11,8 +11,8 @@ import torch
 import transformers
 
 from canvaslm.errors import BadModelFile, UsageError
+from canvaslm.model.diffusion_gemma.hf_names import place_of
 from canvaslm.weights.loading.load import load_model
-from canvaslm.weights.names import place_of
 from canvaslm.weights.resolve import INDEX
 from canvaslm.weights.safetensors_.export import save_folder
 from tests.tiny import hf_config, tiny_model

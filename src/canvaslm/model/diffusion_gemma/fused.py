@@ -10,7 +10,8 @@ from ...ops.cpu.layers import RepackedExpertsLayer, RepackedLinear, RepackedMLP
 from ...ops.cpu.repacked import RepackedMatrix
 from ...ops.norm import RMSNorm
 from ..context import Context, attend_context
-from .text import RouterLog, SelfConditioning, TextLayer
+from ..protocol import RouterLog
+from .text import SelfConditioning, TextLayer
 
 
 def can_fuse(layer: TextLayer) -> bool:

@@ -16,10 +16,9 @@ from ...ops.experts import experts
 from ...ops.linear import Linear
 from ...ops.norm import RMSNorm, rms_norm
 from ...ops.rotary import rotate
-from ..config import ModelConfig
 from ..context import Context, attend_context
-
-RouterLog = list[tuple[Tensor, Tensor]]
+from ..protocol import RouterLog
+from .config import DiffusionGemmaConfig
 
 
 class Attention(nn.Module):
@@ -28,7 +27,7 @@ class Attention(nn.Module):
     Full layers have no value projection: their values are the un-normed, un-rotated keys.
     """
 
-    def __init__(self, config: ModelConfig, layer: int, **factory: Any) -> None:
+    def __init__(self, config: DiffusionGemmaConfig, layer: int, **factory: Any) -> None:
         super().__init__()
         self.layer, self.eps = layer, config.rms_norm_eps
         self.head_dim = config.head_dim_of(layer)
@@ -76,7 +75,7 @@ class GatedMLP(nn.Module):
 class Router(nn.Module):
     """Chooses top-k experts per token from the *raw residual*; the k weights sum to 1 before per-expert scales."""
 
-    def __init__(self, config: ModelConfig, **factory: Any) -> None:
+    def __init__(self, config: DiffusionGemmaConfig, **factory: Any) -> None:
         super().__init__()
         self.eps, self.top_k = config.rms_norm_eps, config.top_k_experts
         self.proj = Linear(config.hidden_size, config.num_experts, **factory)
@@ -100,7 +99,7 @@ class Experts(nn.Module):
 
     compute = staticmethod(experts)
 
-    def __init__(self, config: ModelConfig, **factory: Any) -> None:
+    def __init__(self, config: DiffusionGemmaConfig, **factory: Any) -> None:
         super().__init__()
         count, inner, hidden = config.num_experts, config.moe_intermediate_size, config.hidden_size
         self.gate_up_proj = nn.Parameter(torch.empty(count, 2 * inner, hidden, **factory))
@@ -132,7 +131,7 @@ class TextLayer(nn.Module):
     post_feedforward_layernorm_1: RMSNorm
     post_feedforward_layernorm_2: RMSNorm
 
-    def __init__(self, config: ModelConfig, layer: int, **factory: Any) -> None:
+    def __init__(self, config: DiffusionGemmaConfig, layer: int, **factory: Any) -> None:
         super().__init__()
         hidden, eps = config.hidden_size, config.rms_norm_eps
         self.self_attn = Attention(config, layer, **factory)
@@ -206,7 +205,7 @@ class TextLayer(nn.Module):
 class SelfConditioning(GatedMLP):
     """Mixes the soft embedding of the last step's prediction into the canvas's embeddings."""
 
-    def __init__(self, config: ModelConfig, **factory: Any) -> None:
+    def __init__(self, config: DiffusionGemmaConfig, **factory: Any) -> None:
         super().__init__(config.hidden_size, config.intermediate_size, **factory)
         self.pre_norm = RMSNorm(config.hidden_size, config.rms_norm_eps, **factory)
 
@@ -217,4 +216,4 @@ class SelfConditioning(GatedMLP):
         return rms_norm(embedded, None, self.pre_norm.eps)
 
 
-__all__ = ["Attention", "Experts", "GatedMLP", "Router", "RouterLog", "SelfConditioning", "TextLayer"]
+__all__ = ["Attention", "Experts", "GatedMLP", "Router", "SelfConditioning", "TextLayer"]

@@ -9,13 +9,13 @@ from torch import Tensor
 
 from ...errors import BadModelFile, OutOfMemory
 from ...model.config import ModelConfig
-from ...model.diffusion_gemma.model import DiffusionGemma
+from ...model.protocol import Model
 from ...ops.formats.quant_tensor import FORMATS, QuantTensor, dequantise
 from ..loading.empty import empty_model
 from ..loading.loaded import DTYPE_WORDS, SMALL_MODEL, Progress
 from ..loading.memory import available_memory, gigabytes
 from .file import GGUFFile
-from .names import Places
+from .places import Places
 
 __all__ = ["dequantise_into", "load_dequantised"]
 
@@ -29,7 +29,7 @@ def load_dequantised(
     device: torch.device,
     dtype: torch.dtype | str | None,
     progress: Progress | None,
-) -> tuple[DiffusionGemma, list[str]]:
+) -> tuple[Model, list[str]]:
     """The model and what to tell of it; arguments and errors are those of `load_gguf`."""
     model = empty_model(config, file.path)
     chosen = _dtype(dtype, device, model)
@@ -39,7 +39,7 @@ def load_dequantised(
     return model, _format_notes(file, chosen)
 
 
-def _dtype(wanted: torch.dtype | str | None, device: torch.device, model: DiffusionGemma) -> torch.dtype:
+def _dtype(wanted: torch.dtype | str | None, device: torch.device, model: Model) -> torch.dtype:
     if isinstance(wanted, torch.dtype):
         return wanted
     if wanted is not None and wanted in DTYPE_WORDS:
@@ -48,7 +48,7 @@ def _dtype(wanted: torch.dtype | str | None, device: torch.device, model: Diffus
     return torch.float32 if small and device.type == "cpu" else torch.bfloat16
 
 
-def _check_memory(file: GGUFFile, model: DiffusionGemma, dtype: torch.dtype, device: str) -> None:
+def _check_memory(file: GGUFFile, model: Model, dtype: torch.dtype, device: str) -> None:
     needed = sum(tensor.numel() for tensor in model.state_dict().values()) * dtype.itemsize
     free = available_memory(device)
     if free is not None and needed > free:
@@ -59,7 +59,7 @@ def _check_memory(file: GGUFFile, model: DiffusionGemma, dtype: torch.dtype, dev
 
 
 @torch.no_grad()
-def _fill(file: GGUFFile, places: Places, model: DiffusionGemma, progress: Progress | None) -> None:
+def _fill(file: GGUFFile, places: Places, model: Model, progress: Progress | None) -> None:
     targets = model.state_dict(keep_vars=True)
     total = sum(file.info(name).nbytes for names in places.sources.values() for name in names)
     done = 0
@@ -75,8 +75,8 @@ def _fill(file: GGUFFile, places: Places, model: DiffusionGemma, progress: Progr
         parts = [target] if len(names) == 1 else target.chunk(2, dim=1)
         for name, part in zip(names, parts, strict=True):
             dequantise_into(file, name, part, on_bytes)
-    for name in places.shared_scalars:
-        targets[name].copy_(targets[name.replace("encoder_layer_scalar", "layer_scalar")])
+    for name, other in places.stand_ins.items():
+        targets[name].copy_(targets[other])
 
 
 def dequantise_into(file: GGUFFile, name: str, target: Tensor, on_bytes: Callable[[int], None]) -> None:

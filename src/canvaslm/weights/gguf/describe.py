@@ -7,12 +7,11 @@ from pathlib import Path
 from ..description import Description, TokenizerSummary, bytes_by_type, count_parts
 from ..generation import METADATA
 from ..loading.memory import gigabytes
-from ..names import weight_shapes
 from ..packed.file import Unusable, find_packed, unused_note
 from ..resolve import Checkpoint
 from .fields import BYTE_TOKEN, read_gguf_config, read_gguf_generation, read_tokenizer
 from .file import GGUFFile
-from .names import place_weights
+from .places import place_weights
 
 __all__ = ["describe_gguf", "file_type"]
 
@@ -30,7 +29,7 @@ def describe_gguf(checkpoint: Checkpoint) -> Description:
     """Reads and checks header and vocabulary, no weights. Raises NotFound and BadModelFile as `load_gguf` does."""
     with GGUFFile(checkpoint.files[0]) as file:
         config = read_gguf_config(file)
-        places = place_weights(file, weight_shapes(config))
+        places = place_weights(file, config)
         return Description(
             source=checkpoint.source,
             kind="gguf",

@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 
 from ...errors import UsageError
-from ..names import copies_of, to_hf, weight_shapes
+from ...model.names import WeightNames
+from ...model.registry import family_of
 from ..resolve import INDEX
 from ..safetensors_.export import _move
 from ..safetensors_.file import save_file
 from .fields import read_gguf_config, read_gguf_generation, read_tokenizer
 from .file import GGUFFile
-from .names import Places, place_weights
+from .places import Places, place_weights
 from .vocab import tokenizer_json, tokenizer_settings
 from .write import check_disk
 
@@ -51,8 +52,9 @@ def export_folder(
         raise UsageError(f"{out}: is there already; --force replaces the model in it", param="out")
     with GGUFFile(source) as file:
         config = read_gguf_config(file)
-        shapes = weight_shapes(config)
-        places = place_weights(file, shapes)
+        names = family_of(config).names
+        shapes = names.weight_shapes(config)
+        places = place_weights(file, config)
         dtype = _dtype(file, kind)
         out.parent.mkdir(parents=True, exist_ok=True)
         check_disk(out, sum(prod(shape) for shape in shapes.values()) * dtype.itemsize)
@@ -64,8 +66,9 @@ def export_folder(
             _write_tokenizer(made, file)
             shards = _shards(shapes, dtype.itemsize, shard_bytes)
             _write_shards(
-                made, shards, _DequantisingReader(file, places, dtype, progress), config.tie_word_embeddings
-            )
+                made, shards, _DequantisingReader(file, places, dtype, progress), names,
+                config.tie_word_embeddings,
+            )  # fmt: skip
             _move(made, out)
     return out
 
@@ -94,10 +97,7 @@ class _DequantisingReader:
         self.done = 0
 
     def read(self, name: str) -> Tensor:
-        stored = name
-        if name in self.places.shared_scalars:
-            stored = name.replace("encoder_layer_scalar", "layer_scalar")
-        parts = self.places.sources[stored]
+        parts = self.places.sources[self.places.stand_ins.get(name, name)]
         tensors = [self._one(part) for part in parts]
         return tensors[0] if len(tensors) == 1 else torch.cat(tensors, dim=1)
 
@@ -123,12 +123,14 @@ def _shards(shapes: dict[str, tuple[int, ...]], width: int, limit: int) -> list[
     return shards
 
 
-def _write_shards(folder: Path, shards: list[Shard], reader: _DequantisingReader, tied: bool) -> None:
+def _write_shards(
+    folder: Path, shards: list[Shard], reader: _DequantisingReader, names: WeightNames, tied: bool
+) -> None:
     metadata = {"format": "pt"}
     weight_map: dict[str, str] = {}
     size = 0
     for number, shard in enumerate(shards, 1):
-        tensors = dict(_named(shard, reader, tied))
+        tensors = dict(_named(shard, reader, names, tied))
         name = (
             f"model-{number:05}-of-{len(shards):05}.safetensors" if len(shards) > 1 else "model.safetensors"
         )
@@ -139,11 +141,13 @@ def _write_shards(folder: Path, shards: list[Shard], reader: _DequantisingReader
         _write_documents(folder, {INDEX: {"metadata": {"total_size": size}, "weight_map": weight_map}})
 
 
-def _named(shard: Shard, reader: _DequantisingReader, tied: bool) -> Iterator[tuple[str, Tensor]]:
+def _named(
+    shard: Shard, reader: _DequantisingReader, names: WeightNames, tied: bool
+) -> Iterator[tuple[str, Tensor]]:
     """Each weight under every name transformers wants it by: untied models hold the encoder's copies too."""
     for name in shard:
         tensor = reader.read(name)
-        for hf_name in (to_hf(name), *(() if tied else copies_of(name))):
+        for hf_name in (names.to_hf(name), *(() if tied else names.copies_of(name))):
             yield hf_name, tensor
 
 

@@ -1,7 +1,6 @@
-"""What a DiffusionGemma GGUF file says of the model in its metadata: sizes, sampling defaults, vocabulary, template.
+"""What a GGUF file says of the model in its metadata: its family and sizes, sampling defaults, vocabulary, template.
 
-Keys: llama.cpp's pull request 24423. A key that would change the computation in a way canvaslm does not follow is
-refused by name. Torch-free.
+Keys of `diffusion.*`: llama.cpp's pull request 24423. Those of the sizes are the family's (`model.registry`). Torch-free.
 """
 
 from __future__ import annotations
@@ -13,15 +12,13 @@ from typing import Any
 import numpy as np
 
 from ...errors import BadConfig, BadModelFile
-from ...model.config import FULL, SLIDING, ModelConfig
+from ...model.config import ModelConfig
+from ...model.registry import Family, families, family_of_architecture
 from ..safetensors_.header import shown
-from .file import Array, GGUFFile
-from .names import ROPE_FREQS
+from .file import GGUFFile
 
 __all__ = [
-    "ARCHITECTURE",
     "BYTE_TOKEN",
-    "END_OF_TURN",
     "ENTROPY_BOUND",
     "GENERATION_KEYS",
     "TokenizerFields",
@@ -31,11 +28,6 @@ __all__ = [
     "read_tokenizer",
 ]
 
-ARCHITECTURE = "diffusion-gemma"
-_ARCHITECTURES = (ARCHITECTURE, "diffusion_gemma")
-END_OF_TURN = "<turn|>"
-
-MAX_LAYERS = 4096
 MAX_TOKENS = 1 << 20
 MAX_MERGES = 1 << 22
 _TOKEN_TYPES = range(1, 7)
@@ -72,56 +64,36 @@ class TokenizerFields:
 
 def architecture(file: GGUFFile) -> str:
     """`general.architecture`. Raises BadModelFile for one that canvaslm does not run."""
+    return _architecture_of(file)[0]
+
+
+def _family(file: GGUFFile) -> Family:
+    return _architecture_of(file)[1]
+
+
+def _architecture_of(file: GGUFFile) -> tuple[str, Family]:
     name = file.text("general.architecture", None)
     if name is None:
         raise BadModelFile(
             f"{file.path}: key 'general.architecture' is missing, so what model it is cannot be told"
         )
-    if name in _ARCHITECTURES:
-        return name
+    family = family_of_architecture(name)
+    if family is not None:
+        return name, family
+    known = ", ".join(f"'{f.gguf.architectures[0]}'" for f in families() if f.gguf is not None)
     hint = "; it is a vision tower, name the language model's file" if name == "clip" else ""
     raise BadModelFile(
-        f"{file.path}: architecture {shown(name)} is not supported; canvaslm runs '{ARCHITECTURE}' files{hint}"
+        f"{file.path}: architecture {shown(name)} is not supported; canvaslm runs {known} files{hint}"
     )
 
 
 def read_gguf_config(file: GGUFFile) -> ModelConfig:
     """The model's sizes. Raises BadModelFile naming the key that is missing, wrong or not supported."""
-    a = architecture(file)
-    _refuse_unsupported(file, a)
-    sliding = _sliding_pattern(file, a)
-    kv = _per_layer(file, f"{a}.attention.head_count_kv", len(sliding))
-    kv_heads, full_kv = _kind_value(file, kv, sliding, True), _kind_value(file, kv, sliding, False)
-    full_dim = _head_dim(file, a, "")
+    names = _family(file).gguf
+    assert names is not None
     ids = _special_ids(file)
     try:
-        return ModelConfig(
-            vocab_size=file.info("token_embd.weight").shape[0],
-            hidden_size=file.integer(f"{a}.embedding_length"),
-            intermediate_size=file.integer(f"{a}.feed_forward_length"),
-            num_layers=len(sliding),
-            num_heads=file.integer(f"{a}.attention.head_count"),
-            num_kv_heads=kv_heads,
-            num_global_kv_heads=full_kv,
-            head_dim=_head_dim(file, a, "_swa"),
-            global_head_dim=full_dim,
-            layer_types=tuple(SLIDING if flag else FULL for flag in sliding),
-            sliding_window=file.integer(f"{a}.attention.sliding_window"),
-            num_experts=file.integer(f"{a}.expert_count"),
-            top_k_experts=file.integer(f"{a}.expert_used_count"),
-            moe_intermediate_size=file.integer(f"{a}.expert_feed_forward_length"),
-            canvas_length=file.integer("diffusion.canvas_length"),
-            rms_norm_eps=_decimal(file.number(f"{a}.attention.layer_norm_rms_epsilon", 1e-6)),
-            softcap=file.number(f"{a}.final_logit_softcapping", 30.0),
-            rope_theta=file.number(f"{a}.rope.freq_base_swa", 10_000.0),
-            global_rope_theta=file.number(f"{a}.rope.freq_base", 1_000_000.0),
-            partial_rotary_factor=_rotary_factor(file, full_dim),
-            max_position_embeddings=file.integer(f"{a}.context_length"),
-            tie_word_embeddings="output.weight" not in file.tensors,
-            pad_token_id=ids.get("padding", 0),
-            bos_token_id=ids.get("bos"),
-            eos_token_ids=_stop_ids(file, ids),
-        )
+        return names.read_config(file, ids, _stop_ids(file, ids))
     except BadConfig as error:
         raise BadModelFile(f"{file.path}: its metadata contradict each other: {_plain(error)}") from error
 
@@ -165,75 +137,6 @@ def read_tokenizer(file: GGUFFile) -> TokenizerFields:
     )
 
 
-def _refuse_unsupported(file: GGUFFile, a: str) -> None:
-    for key, neutral in (
-        (f"{a}.attention.shared_kv_layers", 0),
-        (f"{a}.embedding_length_per_layer_input", 0),
-        (f"{a}.attention.causal", False),
-    ):
-        value = file.metadata.get(key, neutral)
-        if value != neutral:
-            raise BadModelFile(f"{file.path}: key {key!r} = {shown(value)} is not supported (only {neutral})")
-
-
-def _sliding_pattern(file: GGUFFile, a: str) -> list[bool]:
-    layers = file.integer(f"{a}.block_count")
-    if not 1 <= layers <= MAX_LAYERS:
-        raise BadModelFile(
-            f"{file.path}: key '{a}.block_count' = {layers} is out of range (1 .. {MAX_LAYERS})"
-        )
-    key = f"{a}.attention.sliding_window_pattern"
-    if key not in file.metadata:
-        raise BadModelFile(f"{file.path}: key {key!r} is missing")
-    return [bool(flag) for flag in _per_layer(file, key, layers)]
-
-
-def _per_layer(file: GGUFFile, key: str, layers: int) -> list[Any]:
-    """An array with one entry a layer; a plain number stands for all layers."""
-    value = file.metadata.get(key)
-    if not isinstance(value, Array):
-        return [file.integer(key)] * layers
-    if len(value) != layers:
-        raise BadModelFile(f"{file.path}: key {key!r} has {len(value)} entries for {layers} layers")
-    return value.numbers()
-
-
-def _kind_value(file: GGUFFile, values: list[Any], sliding: list[bool], kind: bool) -> int:
-    """The one value that all layers of a kind share; that of the other kind when there are none of it."""
-    found = {value for value, flag in zip(values, sliding, strict=True) if flag is kind} or set(values)
-    if len(found) != 1 or not isinstance(next(iter(found)), int):
-        raise BadModelFile(
-            f"{file.path}: attention.head_count_kv differs among layers of one kind: {shown(sorted(found, key=str))}"
-        )
-    return int(next(iter(found)))
-
-
-def _head_dim(file: GGUFFile, a: str, suffix: str) -> int:
-    key, value = f"{a}.attention.key_length{suffix}", f"{a}.attention.value_length{suffix}"
-    size = file.integer(key)
-    if file.integer(value, size) != size:
-        raise BadModelFile(f"{file.path}: keys {key!r} and {value!r} differ; canvaslm needs them equal")
-    if file.integer(f"{a}.rope.dimension_count{suffix}", size) != size:
-        raise BadModelFile(f"{file.path}: key '{a}.rope.dimension_count{suffix}' must equal {key!r} ({size})")
-    return size
-
-
-def _rotary_factor(file: GGUFFile, full_dim: int) -> float:
-    """The share of rotating pairs in full layers, from the ones and infinities of `rope_freqs.weight`."""
-    if ROPE_FREQS not in file.tensors:
-        return 0.25
-    info = file.info(ROPE_FREQS)
-    if info.format != "F32" or info.shape != (full_dim // 2,):
-        raise BadModelFile(f"{file.path}: {ROPE_FREQS} should be {full_dim // 2} F32 values")
-    factors = np.frombuffer(file.raw_tensor(ROPE_FREQS), "<f4")
-    turning = int((factors == 1).sum())
-    if not (factors[:turning] == 1).all() or not (factors[turning:] >= 1e20).all() or turning == 0:
-        raise BadModelFile(
-            f"{file.path}: {ROPE_FREQS} is not ones followed by 1e30; other scalings of the rotary embedding are not supported"
-        )
-    return 2 * turning / full_dim
-
-
 def _special_ids(file: GGUFFile) -> dict[str, int]:
     tokens = file.array("tokenizer.ggml.tokens")
     limit = len(tokens) if tokens is not None else 2**31
@@ -250,10 +153,10 @@ def _special_ids(file: GGUFFile) -> dict[str, int]:
 
 
 def _stop_ids(file: GGUFFile, ids: dict[str, int]) -> tuple[int, ...]:
-    """End of text and end of turn: `<turn|>` ends an answer whether or not a key says so."""
+    """End of text and end of turn: the family's end of turn ends an answer whether or not a key says so."""
     stops = [ids[name] for name in ("eos", "eot") if name in ids]
     tokens = file.array("tokenizer.ggml.tokens")
-    end_of_turn = None if tokens is None else tokens.find(END_OF_TURN)
+    end_of_turn = None if tokens is None else tokens.find(_family(file).markers.turn_end)
     if end_of_turn is not None:
         stops.append(end_of_turn)
     return tuple(dict.fromkeys(stops))

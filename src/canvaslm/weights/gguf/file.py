@@ -181,6 +181,15 @@ class GGUFFile:
             raise self._wrong(key, "an array", value)
         return value
 
+    def per_layer(self, key: str, layers: int) -> list[Any]:
+        """An array with one entry a layer; a plain number stands for all layers."""
+        value = self.metadata.get(key)
+        if not isinstance(value, Array):
+            return [self.integer(key)] * layers
+        if len(value) != layers:
+            raise BadModelFile(f"{self.path}: key {key!r} has {len(value)} entries for {layers} layers")
+        return list(value.numbers())
+
     def plain(self, prefix: str) -> dict[str, int | float | bool | str | list[Any]]:
         """All keys that begin with `prefix`, arrays decoded into lists. Raises BadModelFile for text not in UTF-8."""
         found: dict[str, int | float | bool | str | list[Any]] = {}

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from ...model.diffusion_gemma.model import DiffusionGemma
+from ...model.diffusion_gemma.gguf_names import to_gguf
 from ...model.diffusion_gemma.text import GatedMLP, TextLayer
+from ...model.protocol import Model
 from ...ops.cpu.repacked import BorrowedMemory, RepackedExperts, RepackedMatrix, repacked_bytes
 from ...ops.cpu.repacker import STRETCH, Repacker
 from ...ops.formats.quant_tensor import FORMATS, QuantTensor
@@ -19,7 +20,7 @@ from ..loading.loaded import Progress
 from ..packed.file import described
 from .dequantised import dequantise_into
 from .file import GGUFFile
-from .names import Places, to_gguf
+from .places import Places
 
 # The router's projection decides discretely: it is never rounded, whatever the file holds.
 _KEPT_EXACT = ("router.proj.weight",)
@@ -77,7 +78,7 @@ class Filler:
 
     file: GGUFFile
     places: Places
-    model: DiffusionGemma
+    model: Model
     fast: bool
     packer: Repacker = field(default_factory=Repacker)
     progress: Progress | None = None
@@ -91,6 +92,7 @@ class Filler:
     def matrices(self) -> None:
         """All that stays quantised, in the order of the file: blocks with kernels of their own whole."""
         self._vocabulary()
+        assert isinstance(self.model.self_conditioning, GatedMLP)
         self._mlp("self_conditioning", self.model.self_conditioning)
         for i, layer in enumerate(self.model.layers):
             assert isinstance(layer, TextLayer)
@@ -111,8 +113,8 @@ class Filler:
             for name, part in zip(names, parts, strict=True):
                 dequantise_into(self.file, name, part, lambda _: None)
                 self._count(name)
-        for name in self.places.shared_scalars:
-            targets[name].copy_(targets[name.replace("encoder_layer_scalar", "layer_scalar")])
+        for name, other in self.places.stand_ins.items():
+            targets[name].copy_(targets[other])
 
     def tables(self) -> list[str]:
         """The file's tensors that are read as long as the model runs."""

@@ -15,16 +15,16 @@ import torch
 from ...errors import OutOfMemory
 from ...model.config import ModelConfig
 from ...model.diffusion_gemma.fused import FusedNorm, FusedSelfConditioning, FusedTextLayer, can_fuse
-from ...model.diffusion_gemma.model import DiffusionGemma
-from ...model.diffusion_gemma.text import TextLayer
+from ...model.diffusion_gemma.text import SelfConditioning, TextLayer
+from ...model.protocol import Model
 from ...ops import cpu
 from ...ops.cpu.repacker import Repacker
 from ...ops.formats.quant_tensor import FORMATS
+from ...ops.norm import RMSNorm
 from ..loading.empty import empty_model
 from ..loading.loaded import Loaded, Progress
 from ..loading.memory import available_memory, gigabytes
 from ..loading.read_ahead import read_ahead
-from ..names import weight_shapes
 from ..packed.file import Unusable, find_packed, packed_path, unused_note
 from ..packed.map import PackedMap
 from ..resolve import Checkpoint
@@ -32,7 +32,7 @@ from .dequantised import load_dequantised
 from .fields import read_gguf_config, read_gguf_generation
 from .file import GGUFFile
 from .fill import FileRepacker, Filler, RepackPlan
-from .names import Places, place_weights
+from .places import Places, place_weights
 
 # File and repacked copy both stay in memory where that leaves so much for everything else.
 _SPARE = 4 << 30
@@ -59,7 +59,7 @@ def load_gguf(
         if dtype is None and torch.device(device).type == "cpu" and is_quantised(file):
             return load_quantised(source, progress=progress)
         config = read_gguf_config(file)
-        places = place_weights(file, weight_shapes(config))
+        places = place_weights(file, config)
         model, notes = load_dequantised(file, config, places, torch.device(device), dtype, progress)
         generation = read_gguf_generation(file)
     return Loaded(model.eval(), config, generation, None, [*places.notes, *notes])
@@ -79,7 +79,7 @@ def load_quantised(source: Checkpoint | str | Path, *, progress: Progress | None
     path = source.files[0] if isinstance(source, Checkpoint) else Path(source)
     file = GGUFFile(path)  # stays open: the embedding is read from it
     config = read_gguf_config(file)
-    places = place_weights(file, weight_shapes(config))
+    places = place_weights(file, config)
     notes = list(places.notes)
     model = _mapped(file, config, places, progress, notes) if cpu.available() else None
     mapped = model is not None
@@ -92,7 +92,7 @@ def load_quantised(source: Checkpoint | str | Path, *, progress: Progress | None
 
 def _mapped(
     file: GGUFFile, config: ModelConfig, places: Places, progress: Progress | None, notes: list[str]
-) -> DiffusionGemma | None:
+) -> Model | None:
     """The model on the packed file beside `file`; None when there is none, or, with a note, none that can be used."""
     try:
         header = find_packed(file)
@@ -113,7 +113,7 @@ def _mapped(
     return model
 
 
-def _packed(file: GGUFFile, config: ModelConfig, places: Places, progress: Progress | None) -> DiffusionGemma:
+def _packed(file: GGUFFile, config: ModelConfig, places: Places, progress: Progress | None) -> Model:
     """The model with its weights packed here, or where the file has them without native kernels."""
     fast = cpu.available()
     stored = sum(info.nbytes for info in file.tensors.values())
@@ -147,13 +147,14 @@ def _note(file: GGUFFile, mapped: bool) -> str:
     return how
 
 
-def _fuse_layers(model: DiffusionGemma) -> None:
+def _fuse_layers(model: Model) -> None:
     """Puts native twins in the place of all layers that are packed throughout, and of what stands around them."""
     if not cpu.available():
         return
     for i, layer in enumerate(model.layers):
         if isinstance(layer, TextLayer) and can_fuse(layer):
             model.layers[i] = FusedTextLayer(layer)
+    assert isinstance(model.norm, RMSNorm) and isinstance(model.self_conditioning, SelfConditioning)
     model.add_module("norm", FusedNorm(model.norm))
     if model.self_conditioning.fused is not None:
         model.add_module("self_conditioning", FusedSelfConditioning(model.self_conditioning))

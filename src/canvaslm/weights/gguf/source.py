@@ -6,7 +6,7 @@ sampling defaults from generation_config.json as `diffusion.eb_*`, the vocabular
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,15 +16,15 @@ from torch import Tensor
 
 from ...errors import NotFound
 from ...model.config import ModelConfig
+from ...model.registry import family_of
 from ..generation import sampling_defaults, stop_tokens
 from ..loading.plan import make_plan
-from ..names import weight_shapes
 from ..resolve import Checkpoint, read_config, resolve
 from ..safetensors_.file import TensorFile
 from ..safetensors_.header import SafetensorsInfo, read_header
-from .fields import ARCHITECTURE, ENTROPY_BOUND, GENERATION_KEYS, architecture
+from .fields import ENTROPY_BOUND, GENERATION_KEYS, architecture
 from .file import GGUFFile
-from .names import ROPE_FREQS, gguf_order, to_gguf
+from .places import gguf_names
 from .vocab import vocabulary_metadata
 from .write import (
     bools,
@@ -41,10 +41,18 @@ __all__ = [
     "config_metadata",
     "generation_metadata",
     "open_source",
-    "rope_factors",
+    "table_values",
 ]
 
 _COPY_BYTES = 16 << 20
+_STORED: dict[str, Callable[[Any], bytes]] = {
+    "string": string,
+    "u32": u32,
+    "f32": f32,
+    "flag": flag,
+    "bools": bools,
+    "i32s": i32s,
+}
 # Keys that describe one stored form of the model and must not be carried into another.
 _NOT_CARRIED = ("general.file_type", "general.quantization_version", "general.alignment", "split.")
 
@@ -58,7 +66,7 @@ def open_source(model: str | Path) -> FolderSource | GGUFSource:
 
 
 class GGUFSource:
-    """A DiffusionGemma GGUF file, any of whose tensors may be packed anew. Metadata are carried over unchanged."""
+    """A GGUF file, any of whose tensors may be packed anew. Metadata are carried over unchanged."""
 
     def __init__(self, path: Path) -> None:
         self.file = GGUFFile(path)
@@ -100,16 +108,17 @@ class FolderSource:
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.config = read_config(checkpoint)
         headers = [read_header(path) for path in checkpoint.files]
-        shapes = weight_shapes(self.config)
-        plan = make_plan(checkpoint, headers, shapes)
+        theirs, shapes = gguf_names(self.config), family_of(self.config).names.weight_shapes(self.config)
+        plan = make_plan(checkpoint, headers, self.config)
         self.notes = plan.notes
         self.paths = checkpoint.files
         self._files = {header.path: TensorFile(header) for header in headers}
         self._infos: dict[str, SafetensorsInfo] = {}
-        self.shapes: dict[str, tuple[int, ...]] = {ROPE_FREQS: (self.config.global_head_dim // 2,)}
-        for name in sorted(plan.weights, key=gguf_order):
-            self._infos[to_gguf(name)] = plan.weights[name]
-            self.shapes[to_gguf(name)] = shapes[name]
+        self._tables = table_values(self.config)
+        self.shapes: dict[str, tuple[int, ...]] = {name: (len(t),) for name, t in self._tables.items()}
+        for name in sorted(plan.weights, key=theirs.order):
+            self._infos[theirs.to_gguf(name)] = plan.weights[name]
+            self.shapes[theirs.to_gguf(name)] = shapes[name]
         self.metadata = _folder_metadata(checkpoint, self.config)
 
     @property
@@ -122,8 +131,8 @@ class FolderSource:
         return None
 
     def slices(self, name: str, rows: int) -> Iterator[Tensor]:
-        if name == ROPE_FREQS:
-            yield rope_factors(self.config).unsqueeze(0)
+        if name in self._tables:
+            yield self._tables[name].unsqueeze(0)
             return
         info = self._infos[name]
         yield from _by_rows(self._files[info.path].slices(info.name), self.shapes[name][-1], rows)
@@ -144,47 +153,19 @@ def _by_rows(pieces: Iterator[tuple[int, Tensor]], columns: int, rows: int) -> I
         rest = flat[whole:]
 
 
-def rope_factors(config: ModelConfig) -> Tensor:
-    """Dividing factors of the full layers' rotary frequencies, fp32 [global_head_dim / 2]: 1, or 1e30 for "none"."""
-    pairs = config.global_head_dim // 2
-    factors = torch.full((pairs,), 1e30)
-    factors[: int(config.partial_rotary_factor * pairs)] = 1.0
-    return factors
+def table_values(config: ModelConfig) -> dict[str, Tensor]:
+    """Tensors of the file that follow from the sizes, fp32 [n] by GGUF name."""
+    return {name: torch.tensor(values) for name, values in gguf_names(config).tables(config).items()}
 
 
 def config_metadata(config: ModelConfig, name: str) -> dict[str, bytes]:
     """The model's sizes under llama.cpp's keys."""
-    a = ARCHITECTURE
-    sliding = [config.is_sliding(i) for i in range(config.num_layers)]
+    theirs = gguf_names(config)
     return {
-        "general.architecture": string(a),
+        "general.architecture": string(theirs.architectures[0]),
         "general.type": string("model"),
         "general.name": string(name),
-        f"{a}.block_count": u32(config.num_layers),
-        f"{a}.context_length": u32(config.max_position_embeddings),
-        f"{a}.embedding_length": u32(config.hidden_size),
-        f"{a}.feed_forward_length": u32(config.intermediate_size),
-        f"{a}.expert_count": u32(config.num_experts),
-        f"{a}.expert_used_count": u32(config.top_k_experts),
-        f"{a}.expert_feed_forward_length": u32(config.moe_intermediate_size),
-        f"{a}.attention.head_count": u32(config.num_heads),
-        f"{a}.attention.head_count_kv": i32s([config.kv_heads_of(i) for i in range(config.num_layers)]),
-        f"{a}.attention.key_length": u32(config.global_head_dim),
-        f"{a}.attention.value_length": u32(config.global_head_dim),
-        f"{a}.attention.key_length_swa": u32(config.head_dim),
-        f"{a}.attention.value_length_swa": u32(config.head_dim),
-        f"{a}.attention.sliding_window": u32(config.sliding_window),
-        f"{a}.attention.sliding_window_pattern": bools(sliding),
-        f"{a}.attention.layer_norm_rms_epsilon": f32(config.rms_norm_eps),
-        f"{a}.attention.causal": flag(False),
-        f"{a}.attention.shared_kv_layers": u32(0),
-        f"{a}.embedding_length_per_layer_input": u32(0),
-        f"{a}.rope.freq_base": f32(config.global_rope_theta),
-        f"{a}.rope.freq_base_swa": f32(config.rope_theta),
-        f"{a}.rope.dimension_count": u32(config.global_head_dim),
-        f"{a}.rope.dimension_count_swa": u32(config.head_dim),
-        f"{a}.final_logit_softcapping": f32(config.softcap),
-        "diffusion.canvas_length": u32(config.canvas_length),
+        **{key: _STORED[kind](value) for key, (kind, value) in theirs.config_metadata(config).items()},
     }
 
 

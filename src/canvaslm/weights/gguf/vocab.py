@@ -12,8 +12,9 @@ from typing import Any
 
 from ...errors import BadModelFile
 from ...model.config import ModelConfig
+from ...model.registry import family_of
 from ..safetensors_.header import shown
-from .fields import BYTE_TOKEN, END_OF_TURN, TokenizerFields
+from .fields import BYTE_TOKEN, TokenizerFields
 from .write import (
     f32s,
     flag,
@@ -133,8 +134,9 @@ def _special_ids(
         ids["bos"] = config.bos_token_id
     if stops:
         ids["eos"] = stops[0]
-    # `<turn|>` ends an answer without being named; one more end has a key of its own.
-    more = [token for token in stops[1:] if token != index.get(END_OF_TURN)]
+    # The family's end of turn ends an answer without being named; one more end has a key of its own.
+    end_of_turn = index.get(family_of(config).markers.turn_end)
+    more = [token for token in stops[1:] if token != end_of_turn]
     if more:
         ids["eot"] = more[0]
     return {f"tokenizer.ggml.{name}_token_id": u32(i) for name, i in ids.items()}

@@ -10,8 +10,9 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from ...errors import BadModelFile
+from ...model import registry
 from ...model.config import ModelConfig
-from ...model.diffusion_gemma.model import DiffusionGemma
+from ...model.protocol import Model
 
 
 class _NothingToInitialise(TorchFunctionMode):
@@ -36,13 +37,13 @@ class _NothingToInitialise(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def meta_model(config: ModelConfig) -> DiffusionGemma:
+def meta_model(config: ModelConfig) -> Model:
     """The model on the meta device. Raises RuntimeError for sizes that no machine holds."""
     with _NothingToInitialise():
-        return DiffusionGemma(config, device="meta")
+        return registry.build(config, device="meta")
 
 
-def empty_model(config: ModelConfig, where: object) -> DiffusionGemma:
+def empty_model(config: ModelConfig, where: object) -> Model:
     """As `meta_model`, for the checkpoint `where`. Raises BadModelFile for sizes that no machine holds."""
     try:
         return meta_model(config)

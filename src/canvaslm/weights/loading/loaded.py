@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ...model.config import ModelConfig
-from ...model.diffusion_gemma.model import DiffusionGemma
+from ...model.protocol import Model
 
 # progress(bytes read so far, bytes to read)
 Progress = Callable[[int, int], None]
@@ -29,7 +29,7 @@ DTYPE_WORDS = {
 class Loaded:
     """A model ready to run, in eval mode. `generation` is generation_config.json's content, {} without one."""
 
-    model: DiffusionGemma
+    model: Model
     config: ModelConfig
     generation: dict[str, Any]
     folder: Path | None

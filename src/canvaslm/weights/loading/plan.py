@@ -6,7 +6,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from ...errors import BadModelFile
-from ..names import EMBEDDING, HEAD, place_of, to_hf
+from ...model.config import ModelConfig
+from ...model.names import WeightNames
+from ...model.registry import family_of
 from ..resolve import Checkpoint
 from ..safetensors_.header import SafetensorsHeader, SafetensorsInfo, shown
 from .memory import gigabytes
@@ -25,17 +27,17 @@ class ReadPlan:
     weights: dict[str, SafetensorsInfo] = field(default_factory=dict)
     copies: list[tuple[SafetensorsInfo, str]] = field(default_factory=list)
     vision: list[SafetensorsInfo] = field(default_factory=list)
-    shared_scalars: list[str] = field(default_factory=list)  # encoder scalars absent: the decoder's are used
+    stand_ins: dict[str, str] = field(default_factory=dict)  # weights absent: those that fill them
     notes: list[str] = field(default_factory=list)
 
 
-def make_plan(
-    checkpoint: Checkpoint, headers: Iterable[SafetensorsHeader], shapes: Mapping[str, Shape]
-) -> ReadPlan:
-    """Matches the files' tensors with the model's weights (our name -> shape).
+def make_plan(checkpoint: Checkpoint, headers: Iterable[SafetensorsHeader], config: ModelConfig) -> ReadPlan:
+    """Matches the files' tensors with the model's weights.
 
     Raises BadModelFile with one list of all that is missing, left over, doubled, or of another shape or dtype.
     """
+    names = family_of(config).names
+    shapes = names.weight_shapes(config)
     plan = ReadPlan()
     problems: list[str] = []
     seen: dict[str, str] = {}
@@ -44,23 +46,25 @@ def make_plan(
             if info.name in seen:
                 problems.append(f"{info.name}: in both {seen[info.name]} and {info.path.name}")
             seen[info.name] = info.path.name
-            problems += _assign(plan, info, shapes)
+            problems += _assign(plan, info, shapes, names)
     problems += _index_problems(checkpoint, seen)
-    problems += _missing(plan, shapes)
+    problems += _missing(plan, shapes, names)
     if problems:
         raise BadModelFile(_report(checkpoint, problems))
-    plan.notes = _notes(plan)
+    plan.notes = _notes(plan, names)
     return plan
 
 
-def _assign(plan: ReadPlan, info: SafetensorsInfo, shapes: Mapping[str, Shape]) -> list[str]:
-    place = place_of(info.name)
+def _assign(
+    plan: ReadPlan, info: SafetensorsInfo, shapes: Mapping[str, Shape], names: WeightNames
+) -> list[str]:
+    place = names.place_of(info.name)
     if place.role == "vision":
         plan.vision.append(info)
         return []
     # With tied embeddings the model has no head of its own, and a stored one should equal the embedding.
-    tied_head = place.name == HEAD and HEAD not in shapes
-    name = EMBEDDING if tied_head else place.name
+    tied_head = place.name == names.head and names.head not in shapes
+    name = names.embedding if tied_head else place.name
     if place.role == "unknown" or name not in shapes:
         return [f"{shown(info.name)}: left over, the model has no such weight"]
     problems = []
@@ -77,7 +81,7 @@ def _assign(plan: ReadPlan, info: SafetensorsInfo, shapes: Mapping[str, Shape]) 
     return problems
 
 
-def _missing(plan: ReadPlan, shapes: Mapping[str, Shape]) -> list[str]:
+def _missing(plan: ReadPlan, shapes: Mapping[str, Shape], names: WeightNames) -> list[str]:
     """Fills gaps that another tensor may stand for; names those left."""
     stand_in = {name: info for info, name in reversed(plan.copies)}
     problems = []
@@ -86,10 +90,10 @@ def _missing(plan: ReadPlan, shapes: Mapping[str, Shape]) -> list[str]:
             continue
         if name in stand_in:
             plan.weights[name] = stand_in[name]
-        elif name.endswith(".encoder_layer_scalar"):
-            plan.shared_scalars.append(name)
+        elif (other := names.stand_in(name)) is not None:
+            plan.stand_ins[name] = other
         else:
-            problems.append(f"{to_hf(name)}: missing (shape {list(shapes[name])})")
+            problems.append(f"{names.to_hf(name)}: missing (shape {list(shapes[name])})")
     return problems
 
 
@@ -115,15 +119,15 @@ def _report(checkpoint: Checkpoint, problems: list[str]) -> str:
     return f"{checkpoint.source}: the weights do not fit config.json; {hint}\n" + "\n".join(lines)
 
 
-def _notes(plan: ReadPlan) -> list[str]:
+def _notes(plan: ReadPlan, names: WeightNames) -> list[str]:
     notes = []
     if plan.vision:
         size = gigabytes(sum(info.nbytes for info in plan.vision))
         notes.append(
             f"vision tower skipped ({len(plan.vision)} tensors, {size}): images are not supported yet, text is unaffected"
         )
-    if plan.shared_scalars:
-        notes.append("no separate layer scalars for the encoder in the checkpoint: the decoder's are used")
+    if plan.stand_ins:
+        notes.append(names.stand_in_note)
     return notes
 
 

@@ -23,10 +23,9 @@ from ...ops.cpu.repacker import Repacker
 from ..gguf.fields import read_gguf_config
 from ..gguf.file import GGUFFile
 from ..gguf.fill import FileRepacker, Filler, RepackPlan
-from ..gguf.names import place_weights
+from ..gguf.places import place_weights
 from ..gguf.write import check_target
 from ..loading.empty import empty_model
-from ..names import weight_shapes
 from ..safetensors_.file import atomic
 from .file import (
     ALIGN_DATA,
@@ -90,7 +89,7 @@ def write_packed(
 
 def _fill(file: GGUFFile, packer: Repacker) -> None:
     config = read_gguf_config(file)
-    places = place_weights(file, weight_shapes(config))
+    places = place_weights(file, config)
     Filler(file, places, empty_model(config, file.path), True, packer).matrices()
 
 

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from ...errors import UsageError
 from ...model.config import ModelConfig
-from ..names import copies_of, place_of, to_hf
+from ...model.names import WeightNames
+from ...model.registry import family_of, family_of_type
 from ..resolve import INDEX, inside
 from .file import save_file
 
@@ -47,9 +48,12 @@ def save_folder(
     if out.exists() and (not out.is_dir() or any(out.iterdir())) and not overwrite:
         raise UsageError(f"{out}: is there already; name an empty folder", param="out")
     fields = dict(config if isinstance(config, Mapping) else config.to_dict())
-    tensors = _tensors(model, tied=bool(fields.get("tie_word_embeddings", True)))
+    names = (
+        family_of_type(fields.get("model_type")) if isinstance(config, Mapping) else family_of(config)
+    ).names
+    tensors = _tensors(model, names, tied=bool(fields.get("tie_word_embeddings", True)))
     tensors.update(extra or {})
-    fields["dtype"] = str(dtype or model.get_parameter("embed_tokens.weight").dtype).removeprefix("torch.")
+    fields["dtype"] = str(dtype or model.get_parameter(names.embedding).dtype).removeprefix("torch.")
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as name:
         made = Path(name)
@@ -63,13 +67,13 @@ def save_folder(
     return out
 
 
-def _tensors(model: nn.Module, tied: bool) -> dict[str, Tensor]:
+def _tensors(model: nn.Module, names: WeightNames, tied: bool) -> dict[str, Tensor]:
     """Our weights under every name transformers wants them by."""
     named: dict[str, Tensor] = {}
     for name, tensor in model.state_dict().items():
-        if place_of(to_hf(name)).name != name:
+        if names.place_of(names.to_hf(name)).name != name:
             raise UsageError(f"weight {name!r} has no name in a checkpoint; merge adapters before exporting")
-        for hf_name in (to_hf(name), *(() if tied else copies_of(name))):
+        for hf_name in (names.to_hf(name), *(() if tied else names.copies_of(name))):
             named[hf_name] = tensor
     return named
 

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from ...errors import BadConfig, BadModelFile, OutOfMemory, UsageError
 from ...model.config import ModelConfig
-from ...model.diffusion_gemma.model import DiffusionGemma
+from ...model.protocol import Model
+from ...model.registry import family_of
 from ..loading.empty import meta_model
 from ..loading.loaded import DTYPE_WORDS, SMALL_MODEL, Loaded, Progress
 from ..loading.memory import available_memory, gigabytes
 from ..loading.plan import ReadPlan, make_plan
-from ..names import HEAD
 from ..resolve import Checkpoint, read_config
 from .file import DTYPES, SLICE_BYTES, Finite, TensorFile
 from .header import SafetensorsHeader, SafetensorsInfo, read_header
@@ -37,18 +37,17 @@ def load_safetensors(
     config = read_config(checkpoint)
     headers = [read_header(path) for path in checkpoint.files]
     model = _without_memory(config)
-    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    plan = make_plan(checkpoint, headers, shapes)
+    plan = make_plan(checkpoint, headers, config)
     count = sum(tensor.numel() for tensor in model.state_dict().values())
     chosen = _dtype(dtype, headers, device, count)
     _check_memory(checkpoint, count * chosen.itemsize, chosen, device)
     model = _materialise(checkpoint, model.to(chosen), device)
-    _read(plan, headers, model, _finite(check_finite, count), progress, untied=not config.tie_word_embeddings)
+    _read(plan, headers, model, _finite(check_finite, count), progress)
     generation = checkpoint.read_json("generation_config.json") or {}
     return Loaded(model.eval(), config, generation, checkpoint.folder, plan.notes)
 
 
-def _without_memory(config: ModelConfig) -> DiffusionGemma:
+def _without_memory(config: ModelConfig) -> Model:
     """The model on torch's meta device: shapes without storage."""
     try:
         return meta_model(config)
@@ -103,7 +102,7 @@ def _check_memory(checkpoint: Checkpoint, weights: int, dtype: torch.dtype, devi
     )
 
 
-def _materialise(checkpoint: Checkpoint, model: DiffusionGemma, device: torch.device) -> DiffusionGemma:
+def _materialise(checkpoint: Checkpoint, model: Model, device: torch.device) -> Model:
     try:
         return model.to_empty(device=device)
     except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
@@ -118,11 +117,11 @@ def _materialise(checkpoint: Checkpoint, model: DiffusionGemma, device: torch.de
 def _read(
     plan: ReadPlan,
     headers: list[SafetensorsHeader],
-    model: DiffusionGemma,
+    model: Model,
     finite: Finite,
     progress: Progress | None,
-    untied: bool,
 ) -> None:
+    untied, head = not model.config.tie_word_embeddings, family_of(model.config).names.head
     targets = model.state_dict(keep_vars=True)
     total, done = sum(info.nbytes for info in plan.weights.values()), 0
 
@@ -140,13 +139,13 @@ def _read(
         for info, name in plan.copies:
             stored = plan.weights[name]
             if info is not stored:
-                _check_copy(files, info, stored, whole=untied or finite == "all")
-    for name in plan.shared_scalars:
-        targets[name].copy_(targets[name.replace("encoder_layer_scalar", "layer_scalar")])
+                _check_copy(files, info, stored, head, whole=untied or finite == "all")
+    for name, other in plan.stand_ins.items():
+        targets[name].copy_(targets[other])
 
 
 def _check_copy(
-    files: dict[Path, TensorFile], copy: SafetensorsInfo, stored: SafetensorsInfo, whole: bool
+    files: dict[Path, TensorFile], copy: SafetensorsInfo, stored: SafetensorsInfo, head: str, whole: bool
 ) -> None:
     """A weight stored twice must be one weight. Compares every slice, or the first alone."""
     if copy.dtype != stored.dtype:
@@ -160,7 +159,7 @@ def _check_copy(
                 break
     if equal:
         return
-    if copy.name == HEAD:
+    if copy.name == head:
         why = "tie_word_embeddings in config.json says they are one; set it to false if the head is really separate"
     else:
         why = (

@@ -161,6 +161,7 @@ def _abilities(template: str) -> list[str]:
 def _info(service: Service) -> dict[str, Any]:
     session = service.session
     config = session.engine.config
+    active, experts = config.active_experts()
     kind = _architecture(service)
     own = {
         "context_length": session.engine.max_context,
@@ -169,8 +170,8 @@ def _info(service: Service) -> dict[str, Any]:
         "vocab_size": config.vocab_size,
         "attention.head_count": config.num_heads,
         "attention.head_count_kv": config.num_kv_heads,
-        "expert_count": config.num_experts,
-        "expert_used_count": config.top_k_experts,
+        "expert_count": experts,
+        "expert_used_count": active,
         "canvas_length": config.canvas_length,
     }
     return {

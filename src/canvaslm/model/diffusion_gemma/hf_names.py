@@ -1,4 +1,4 @@
-"""The names of weights: in Hugging Face checkpoints, and in our model.
+"""The names of DiffusionGemma's weights: in Hugging Face checkpoints, and in our model.
 
 Ours are the decoder's without the prefix `model.decoder.`; the encoder shares every weight with it but one scalar per
 layer, which we call `layers.N.encoder_layer_scalar`. Torch-free.
@@ -7,12 +7,10 @@ layer, which we call `layers.N.encoder_layer_scalar`. Torch-free.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
 
-if TYPE_CHECKING:
-    from ..model.config import ModelConfig
-
+from ..config import ModelConfig
+from ..names import Part, Place
+from .config import DiffusionGemmaConfig
 
 DECODER = "model.decoder."
 ENCODER = "model.encoder.language_model."
@@ -33,19 +31,6 @@ _LAYER_NORMS = (
     "post_feedforward_layernorm_1",
     "post_feedforward_layernorm_2",
 )
-
-Role = Literal["weight", "copy", "vision", "unknown"]
-Part = Literal[
-    "embedding", "attention", "dense MLP", "router", "experts", "self-conditioning", "norms", "head"
-]
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a checkpoint's tensor goes. `name` is ours; a "copy" should equal the weight of that name."""
-
-    role: Role
-    name: str = ""
 
 
 def place_of(hf_name: str) -> Place:
@@ -91,8 +76,10 @@ def copies_of(name: str) -> tuple[str, ...]:
     return (ENCODER + name,)
 
 
-def weight_shapes(c: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Shape of every weight of a model by our name: what `DiffusionGemma(c).state_dict()` has, without torch."""
+def weight_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Shape of every weight of a model by our name: what `DiffusionGemma(config).state_dict()` has, without torch."""
+    assert isinstance(config, DiffusionGemmaConfig)
+    c = config
     hidden = c.hidden_size
     shapes: dict[str, tuple[int, ...]] = {EMBEDDING: (c.vocab_size, hidden), "norm.weight": (hidden,)}
     shapes |= _prefixed("self_conditioning.", {"pre_norm.weight": (hidden,)} | _gated(c))
@@ -103,7 +90,7 @@ def weight_shapes(c: ModelConfig) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def _layer_shapes(c: ModelConfig, layer: int) -> dict[str, tuple[int, ...]]:
+def _layer_shapes(c: DiffusionGemmaConfig, layer: int) -> dict[str, tuple[int, ...]]:
     hidden, dim = c.hidden_size, c.head_dim_of(layer)
     query, key = c.num_heads * dim, c.kv_heads_of(layer) * dim
     shapes: dict[str, tuple[int, ...]] = {f"{norm}.weight": (hidden,) for norm in _LAYER_NORMS}
@@ -124,13 +111,18 @@ def _layer_shapes(c: ModelConfig, layer: int) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def _gated(c: ModelConfig) -> dict[str, tuple[int, ...]]:
+def _gated(c: DiffusionGemmaConfig) -> dict[str, tuple[int, ...]]:
     up, down = (c.intermediate_size, c.hidden_size), (c.hidden_size, c.intermediate_size)
     return {"gate_proj.weight": up, "up_proj.weight": up, "down_proj.weight": down}
 
 
 def _prefixed(prefix: str, shapes: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
     return {prefix + name: shape for name, shape in shapes.items()}
+
+
+def stand_in(name: str) -> str | None:
+    """The weight that fills another where a checkpoint has none: the encoder's scalar is then the decoder's."""
+    return name.replace("encoder_layer_scalar", "layer_scalar") if _ENCODER_SCALAR.fullmatch(name) else None
 
 
 def part_of(name: str) -> Part:
@@ -153,18 +145,19 @@ _PARTS: tuple[tuple[str, Part], ...] = (
     (".experts.", "experts"),
 )
 
+STAND_IN_NOTE = "no separate layer scalars for the encoder in the checkpoint: the decoder's are used"
+
 __all__ = [
     "DECODER",
     "EMBEDDING",
     "ENCODER",
     "HEAD",
+    "STAND_IN_NOTE",
     "VISION",
-    "Part",
-    "Place",
-    "Role",
     "copies_of",
     "part_of",
     "place_of",
+    "stand_in",
     "to_hf",
     "weight_shapes",
 ]

@@ -7,14 +7,6 @@ Names: the converter and loader of llama.cpp's pull requests 24423 and 24427, wh
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-
-from ...errors import BadModelFile
-from ..safetensors_.header import shown
-from .file import GGUFFile
-
-__all__ = ["ROPE_FREQS", "Places", "from_gguf", "gguf_order", "place_weights", "to_gguf"]
 
 # Dividing factors of the full layers' rotary frequencies: a table, not a weight.
 ROPE_FREQS = "rope_freqs.weight"
@@ -63,7 +55,6 @@ _HALVES = {"ffn_gate_exps.weight": 0, "ffn_up_exps.weight": 1}
 
 _OURS = re.compile(r"layers\.(0|[1-9]\d{0,4})\.(.+)")
 _GGUF = re.compile(r"blk\.(0|[1-9]\d{0,4})\.(.+)")
-_LISTED = 20
 
 
 def to_gguf(name: str) -> str:
@@ -93,70 +84,4 @@ def gguf_order(name: str) -> tuple[int, int]:
     return int(match[1]), list(_LAYER).index(match[2])
 
 
-@dataclass
-class Places:
-    """Which GGUF tensors fill which of our weights: one, or the gate and up halves (joined along dimension 1)."""
-
-    sources: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    shared_scalars: list[str] = field(default_factory=list)  # encoder scalars absent: the decoder's are used
-    notes: list[str] = field(default_factory=list)
-
-
-def place_weights(file: GGUFFile, shapes: Mapping[str, tuple[int, ...]]) -> Places:
-    """Accounts for every tensor of the file and every weight of the model (our name -> shape).
-
-    Raises BadModelFile with one list of all that is missing, left over, doubled or of the wrong shape.
-    """
-    places, problems = Places(), []
-    halves: dict[str, dict[int, str]] = {}
-    for name, info in file.tensors.items():
-        if name == ROPE_FREQS:
-            continue
-        found = from_gguf(name)
-        if found is None or found[0] not in shapes:
-            problems.append(f"{shown(name)}: left over, the model has no such weight")
-        elif found[0] in places.sources or (found[1] is None and found[0] in halves):
-            problems.append(f"{name}: a second tensor for the same weight")
-        else:
-            ours, half = found
-            expected = shapes[ours] if half is None else _half_shape(shapes[ours])
-            if info.shape != expected:
-                problems.append(f"{name}: shape {list(info.shape)}, the metadata says {list(expected)}")
-            if half is None:
-                places.sources[ours] = (name,)
-            else:
-                halves.setdefault(ours, {})[half] = name
-    for ours, pair in halves.items():
-        if ours in places.sources:
-            problems.append(f"{to_gguf(ours)}: stored whole and in halves")
-        elif len(pair) == 2:
-            places.sources[ours] = (pair[0], pair[1])
-    problems += _missing(places, shapes)
-    if problems:
-        raise BadModelFile(_report(file, problems))
-    if places.shared_scalars:
-        places.notes.append("no separate layer scalars for the encoder in the file: the decoder's are used")
-    return places
-
-
-def _half_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-    return (shape[0], shape[1] // 2, *shape[2:])
-
-
-def _missing(places: Places, shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
-    problems = []
-    for name in shapes:
-        if name in places.sources:
-            continue
-        if name.endswith(".encoder_layer_scalar"):
-            places.shared_scalars.append(name)
-        else:
-            problems.append(f"{to_gguf(name)}: missing (shape {list(shapes[name])})")
-    return problems
-
-
-def _report(file: GGUFFile, problems: list[str]) -> str:
-    lines = [f"  {problem}" for problem in problems[:_LISTED]]
-    if len(problems) > _LISTED:
-        lines.append(f"  and {len(problems) - _LISTED} more")
-    return f"{file.path}: the tensors do not fit the metadata; download it again\n" + "\n".join(lines)
+__all__ = ["ROPE_FREQS", "from_gguf", "gguf_order", "to_gguf"]
