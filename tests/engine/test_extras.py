@@ -164,3 +164,44 @@ def test_a_running_neighbour_lends_its_prefix(model: DiffusionGemma) -> None:
     assert (
         tokens_of([e for e in events if e.request_id == late_id]) == generate(model, late.tokens, PARAMS)[0]
     )
+
+
+def test_what_leaves_the_reference_equals_the_oracle_as_well(model: DiffusionGemma) -> None:
+    """Stopping at the EOS and what is sent early, over many seeds and in a crowd."""
+    requests, ends = [], set()
+    for seed in range(48):
+        params = replace(
+            PARAMS,
+            seed=seed,
+            confidence_threshold=(0.05, 0.3)[seed % 2],
+            eos_aware_stopping=seed % 3 > 0,
+            settle_steps=(0, 1, 2)[seed // 3 % 3],
+            settle_entropy=0.3,
+        )
+        requests.append(Request(PROMPT[seed % 7 :], params, ((), (21, 40), (5,))[seed // 2 % 3]))
+    engine = Engine(model, max_rows=8)
+    ids, events = [engine.submit(request) for request in requests], []
+    while engine.has_work:
+        events += engine.step()
+    for request_id, one in zip(ids, requests, strict=True):
+        mine = [e for e in events if e.request_id == request_id]
+        tokens, reports = generate(model, one.tokens, one.params, one.eos_token_ids)
+        assert tokens_of(mine) == tokens
+        end = mine[-1]
+        assert isinstance(end, Finished)
+        assert [(r.steps, r.stop) for r in end.canvases] == [(r.steps, r.stop) for r in reports]
+        assert [r.mean_entropy for r in end.canvases] == pytest.approx(
+            [r.mean_entropy for r in reports], abs=1e-5
+        )
+        ends |= {r.stop for r in reports} | {end.reason}
+    assert ends == {"converged", "max_steps", "stop", "length"}
+    assert any(isinstance(e, Settled) for e in events)
+    # Each option makes a difference that the oracle must know of.
+    for option, off in (("eos_aware_stopping", False), ("settle_steps", 0)):
+        using = [r for r in requests if getattr(r.params, option)]
+        changed = [
+            generate(model, r.tokens, r.params, r.eos_token_ids)
+            != generate(model, r.tokens, replace(r.params, **{option: off}), r.eos_token_ids)
+            for r in using
+        ]
+        assert any(changed), option
