@@ -14,6 +14,7 @@ import torch
 from .diffusion import PRESETS, check_params
 from .engine import Engine
 from .errors import UsageError
+from .model.registry import family_of
 from .ops import cpu
 from .text.chat import ChatTemplate
 from .text.parse import Delta, ReplyParser
@@ -35,9 +36,10 @@ from .types import (
 )
 from .weights.describe import format_of
 from .weights.generation import sampling_defaults, source_of, stop_tokens
+from .weights.gguf.fields import family_of_file
 from .weights.gguf.file import GGUFFile
 from .weights.loading.load import load_model
-from .weights.resolve import DEMO, Checkpoint, resolve
+from .weights.resolve import DEMO, Checkpoint, read_config, resolve
 
 Progress = Callable[[int, int], None]
 # A model this small gains nothing from more threads, and loses ten times its speed waiting for them on a busy machine.
@@ -123,10 +125,10 @@ def _is_exact(choice: str) -> bool:
 def _open_text(checkpoint: Checkpoint) -> tuple[Tokenizer, ChatTemplate]:
     if checkpoint.kind == "gguf":
         with GGUFFile(checkpoint.files[0]) as file:
-            metadata = file.plain("tokenizer.")
-        tokenizer = Tokenizer.from_gguf(metadata, checkpoint.source)
+            metadata, markers = file.plain("tokenizer."), family_of_file(file).markers
+        tokenizer = Tokenizer.from_gguf(metadata, checkpoint.source, markers)
         return tokenizer, ChatTemplate.from_gguf(metadata, tokenizer)
-    tokenizer = Tokenizer.from_folder(checkpoint.folder)
+    tokenizer = Tokenizer.from_folder(checkpoint.folder, family_of(read_config(checkpoint)).markers)
     return tokenizer, ChatTemplate.from_folder(checkpoint.folder, tokenizer)
 
 

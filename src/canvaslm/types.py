@@ -246,17 +246,14 @@ class ModelFacts:
 
 @dataclass(frozen=True)
 class ChatMarkers:
-    """The control tokens that a family's chat format is made of, by their text; "" where it has none.
+    """The control tokens of a family's chat format that matter outside its template, by their text.
 
     `control` are further texts that are control tokens even where a tokenizer file does not say so, or where they do
     not look like markers: text from users never becomes one of these.
     """
 
-    turn_start: str = "<|turn>"
     turn_end: str = "<turn|>"
     ends: tuple[str, ...] = ("<turn|>", "<|tool_response>")  # the model's turn ends with these, besides EOS
-    thought: tuple[str, str] = ("<|channel>", "<channel|>")
-    tool_call: tuple[str, str] = ("<|tool_call>", "<tool_call|>")
     control: tuple[str, ...] = ()
 
 

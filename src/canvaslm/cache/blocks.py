@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..model.config import ModelConfig
+from ..model.masks import block_of
 from ..ops.cpu.attention import BLOCK, KeyBlocks, append_blocks, attention, block_bytes
 from ..ops.cpu.memory import MemoryBlock
 from .parts import NO_LAYERS, NoLayers, Part, SharedSpan, layer_kinds
@@ -84,8 +85,17 @@ class BlockStore:
         append_blocks(k, v, self.dtype, group.table(layer, first, -(-end // BLOCK)), at - first * BLOCK)
 
     def encode(self, layer: int, q: Tensor, at: int, masks: dict[int | None, Tensor]) -> Tensor:
+        block = block_of(self.config)
+        if block is not None:
+            starts = range(0, q.shape[1], block)
+            parts = [self._encode_block(layer, q[:, i : i + block], at + i) for i in starts]
+            return torch.cat(parts, dim=1)
         keys, first = self._seen(layer, at, at + q.shape[1])
         return attention(q, keys, first_query=at - first, window=self.config.window_of(layer))[None]
+
+    def _encode_block(self, layer: int, q: Tensor, at: int) -> Tensor:
+        """A block of tokens, whose keys are written, sees all of itself and what comes before."""
+        return attention(q, self._seen(layer, at, at + q.shape[1])[0])[None]
 
     def denoise(self, layer: int, q: Tensor, k: Tensor, v: Tensor, at: int) -> Tensor:
         return attention(q, self._seen(layer, at, at)[0], (k, v))[None]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..model.config import ModelConfig
-from ..model.masks import encode_mask
+from ..model.masks import block_of, encode_mask
 from ..ops.attention import attend, dequantise_rows, quantise_rows
 from .parts import NO_LAYERS, Part, SharedSpan, layer_kinds
 
@@ -109,7 +109,7 @@ class PlainStore:
         keys, values = self._read(layer, first, stop, q.dtype)
         if window not in masks:
             positions = torch.arange(first, stop, device=q.device)[None]
-            masks[window] = encode_mask(positions[:, at - first :], positions, window)
+            masks[window] = encode_mask(positions[:, at - first :], positions, window, block_of(self.config))
         return attend(q[None], keys[None], values[None], masks[window])
 
     def denoise(self, layer: int, q: Tensor, k: Tensor, v: Tensor, at: int) -> Tensor:

@@ -82,11 +82,13 @@ class PrefixCache:
         live: Iterable[tuple[Sequence[int], KVCache]] = (),
         expected: int = 0,
         identity: str = "",
+        align: int = 1,
     ) -> KVCache | None:
         """A cache that holds the longest proper prefix of tokens found here or in a `live` sequence's, or None.
 
         One token at least is left to the caller, so that every prompt encodes something. `live` sequences must have
-        the same identity. tokens: of `symbols_of`, where any has a content key. `expected`: see KVCache.
+        the same identity. tokens: of `symbols_of`, where any has a content key. `expected`: see KVCache. `align`: only a multiple of so many tokens is
+        taken, where what is known of a token depends on the whole of its block.
         """
         wanted = np.asarray(tokens[:-1], dtype=np.int64)
         spans, count = self._remembered(self._roots.get(identity) or _new_root(), wanted)
@@ -95,6 +97,9 @@ class PrefixCache:
             if usable_here > count:
                 count = usable_here
                 spans = [cache.span(i) for i in range(-(-count // self._block))]
+        while count % align:
+            whole = (span.sliding is not None for span in spans)
+            count = usable(whole, count - count % align, self._block, self._reach)
         if not count:
             return None
         taken = self._new(expected)

@@ -90,12 +90,16 @@ def start_canvas(
     vocab_size: int,
     device: torch.device | str = "cpu",
     given: Mapping[int, int] | None = None,
+    mask_token: int | None = None,
 ) -> Canvas:
-    """One row of uniform random tokens over the whole vocabulary; `given` fixes places: {place: token id}.
+    """One row of noise: uniform random tokens over the whole vocabulary, or `mask_token`s where the model has one.
 
-    index: the 0-based number of the canvas within its answer.
+    `given` fixes places: {place: token id}. index: the 0-based number of the canvas within its answer.
     """
-    tokens = noise.tokens(noise.stream(seed, index, 0, noise.START), length, vocab_size)
+    if mask_token is None:
+        tokens = noise.tokens(noise.stream(seed, index, 0, noise.START), length, vocab_size)
+    else:
+        tokens = torch.full((length,), mask_token)
     frozen = torch.zeros(length, dtype=torch.bool)
     for place, token in (given or {}).items():
         tokens[place], frozen[place] = token, True

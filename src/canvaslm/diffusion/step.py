@@ -9,31 +9,41 @@ from torch import Tensor
 
 from ..ops import noise
 from ..ops.predict import Prediction
+from ..types import ModelFacts
 from .canvas import STOPS, Canvas
 from .rows import RowParams
 from .samplers import SAMPLERS
-from .stopping import stable_and_confident
+from .stopping import all_accepted, stable_and_confident
+
+_UNIFORM = ModelFacts()
 
 
-def advance(canvas: Canvas, prediction: Prediction, params: RowParams, vocab_size: int) -> Canvas:
-    """Accepts some of the sampled tokens, draws the other places anew, and decides which canvases are done.
+def advance(
+    canvas: Canvas,
+    prediction: Prediction,
+    params: RowParams,
+    vocab_size: int,
+    facts: ModelFacts = _UNIFORM,
+) -> Canvas:
+    """Accepts some of the sampled tokens, makes noise of the other places, and decides which canvases are done.
 
-    canvas, prediction, params: of the same R rows, tensors [R, C] (soft [R, C, H]). The result of a finished canvas is
+    canvas, prediction, params: of the same R rows, tensors [R, C] (soft [R, C, H]). facts: the model's. Where it keeps
+    what it accepted, such a place is frozen, and the argmax has its token. The result of a finished canvas is
     its `argmax`. Nothing is read from the device, and no row depends on another.
     Reference: `_denoising_step` in transformers' generation_diffusion_gemma.py.
     """
     prediction = _pin(prediction, canvas)
-    accepted = _accept(canvas, prediction, params) | canvas.frozen
+    accepted = _accept(canvas, _open_places(canvas, prediction, facts), params) | canvas.frozen
     greedy = params.column("temperature") == 0
     sampled = torch.where(greedy, prediction.argmax, prediction.sampled)
-    (keys,) = noise.streams(canvas.key, canvas.step, noise.RENOISE)
-    fresh = noise.tokens(keys, sampled.shape[-1], vocab_size)
-    changed = prediction.argmax != canvas.argmax
+    argmax = torch.where(accepted, sampled, prediction.argmax) if facts.keeps_accepted else prediction.argmax
+    changed = argmax != canvas.argmax
     first = canvas.step[:, None] == 0  # the argmax before the first step is noise, which no step has said
     moved = replace(
         canvas,
-        tokens=torch.where(accepted, sampled, fresh),
-        argmax=prediction.argmax,
+        tokens=torch.where(accepted, sampled, _noise(canvas, vocab_size, facts)),
+        argmax=argmax,
+        frozen=accepted if facts.keeps_accepted else canvas.frozen,
         step=canvas.step + 1,
         unchanged=torch.where(changed | first, 0, canvas.unchanged + 1),
         held=_held(canvas, prediction, changed, params),
@@ -45,7 +55,7 @@ def advance(canvas: Canvas, prediction: Prediction, params: RowParams, vocab_siz
         top_tokens=prediction.top_tokens,
         top_logprobs=prediction.top_logprobs,
     )
-    return replace(moved, stop=_decide(moved, params))
+    return replace(moved, stop=_decide(moved, params, facts))
 
 
 def settle(canvas: Canvas, params: RowParams) -> Canvas:
@@ -63,6 +73,21 @@ def settle(canvas: Canvas, params: RowParams) -> Canvas:
     start = (places < settled[:, None]) & live[:, None]
     tokens = torch.where(start, canvas.argmax, canvas.tokens)
     return replace(canvas, tokens=tokens, frozen=canvas.frozen | start, settled=settled)
+
+
+def _noise(canvas: Canvas, vocab_size: int, facts: ModelFacts) -> Tensor:
+    """What places that are not accepted become: int64 [R, C]."""
+    if facts.mask_token_id is not None:
+        return torch.full_like(canvas.tokens, facts.mask_token_id)
+    (keys,) = noise.streams(canvas.key, canvas.step, noise.RENOISE)
+    return noise.tokens(keys, canvas.tokens.shape[-1], vocab_size)
+
+
+def _open_places(canvas: Canvas, prediction: Prediction, facts: ModelFacts) -> Prediction:
+    """What a sampler judges. Where accepted places stay, the surest place is one of the others: each step accepts one."""
+    if not facts.keeps_accepted:
+        return prediction
+    return replace(prediction, logprob=prediction.logprob.masked_fill(canvas.frozen, -torch.inf))
 
 
 def _accept(canvas: Canvas, prediction: Prediction, params: RowParams) -> Tensor:
@@ -92,10 +117,13 @@ def _pin(prediction: Prediction, canvas: Canvas) -> Prediction:
     )
 
 
-def _decide(moved: Canvas, params: RowParams) -> Tensor:
+def _decide(moved: Canvas, params: RowParams, facts: ModelFacts) -> Tensor:
     """Why each row is finished, as an index into STOPS: int64 [R]."""
     assert moved.entropy is not None
-    done = stable_and_confident(moved.argmax, moved.unchanged, moved.entropy, params)
+    if facts.keeps_accepted:
+        done = all_accepted(moved.argmax, moved.frozen, params)
+    else:
+        done = stable_and_confident(moved.argmax, moved.unchanged, moved.entropy, params)
     last = moved.step >= params.column("max_denoising_steps")[:, 0]
     return torch.where(done, STOPS.index("converged"), torch.where(last, STOPS.index("max_steps"), 0))
 

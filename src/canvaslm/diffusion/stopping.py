@@ -23,10 +23,18 @@ def stable_and_confident(argmax: Tensor, unchanged: Tensor, entropy: Tensor, par
     return stable & (mean < params.column("confidence_threshold")[:, 0])
 
 
+def all_accepted(argmax: Tensor, accepted: Tensor, params: RowParams) -> Tensor:
+    """Which rows may end where accepted places stay: bool [R]. Every place is accepted, or, with
+    `eos_aware_stopping`, every one up to and including the draft's first EOS.
+    """
+    within = ~params.column("eos_aware_stopping").bool() | up_to_first_end(argmax, params.eos)
+    return (accepted | ~within).all(-1)
+
+
 def up_to_first_end(tokens: Tensor, eos: Tensor) -> Tensor:
     """Which places [R, C] come before a row's first EOS, or are it: all, where there is none. eos [R, E]: see RowParams."""
     ends = (tokens[..., None] == eos[:, None]).any(-1)
     return ends.cumsum(-1) - ends.long() == 0
 
 
-__all__ = ["stable_and_confident", "up_to_first_end"]
+__all__ = ["all_accepted", "stable_and_confident", "up_to_first_end"]

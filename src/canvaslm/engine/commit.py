@@ -20,7 +20,8 @@ def project(sequence: Sequence) -> Projection:
     """
     tokens, constraint = sequence.draft(), sequence.request.constraint
     if constraint is None:
-        return Projection(tuple(tokens), tuple(range(len(tokens))))
+        first = sequence.first_place
+        return Projection(tuple(tokens), tuple(range(first, first + len(tokens))))
     projection = constraint.project(sequence.constraint_state, _readout(sequence, tokens, constraint.top))
     if len(projection.places) != len(projection.tokens):
         raise EngineFailure(
@@ -37,7 +38,9 @@ def draft_event(sequence: Sequence) -> Draft:
     """The canvas as it stands after a step, copied from where it is."""
     canvas, params, step = _canvas(sequence), sequence.params, sequence.progress.step
     columns = (canvas.argmax, canvas.entropy, canvas.accepted, canvas.changed)
-    tokens, entropy, accepted, changed = (tuple(_values(column)) for column in columns)
+    tokens, entropy, accepted, changed = (
+        tuple(_values(column)[sequence.first_place :]) for column in columns
+    )
     return Draft(
         sequence.id, len(sequence.reports), step, params.max_denoising_steps,
         temperature(params, step - 1), tokens, entropy, accepted, changed,

@@ -16,6 +16,7 @@ from ..cache import PrefixCache
 from ..diffusion import Progress, RowParams, advance, check_params, progress, settle, start_canvas
 from ..errors import CanvasError, EngineFailure, PromptTooLong, UsageError
 from ..model import Model
+from ..model.masks import block_of
 from ..types import (
     Event,
     Failed,
@@ -58,7 +59,9 @@ class Engine:
         """
         self.config = model.config
         self.runner = Runner(model, deterministic=deterministic, kv_type=kv_type, exact=exact, mixed=mixed)
-        self.scheduler = Scheduler(max_rows, kv_memory)
+        # Contexts of some families can only be cut at multiples of a block.
+        self.block = block_of(model.config) or 1
+        self.scheduler = Scheduler(max_rows, kv_memory, self.block)
         self.prefixes = PrefixCache(prefix_memory, self.runner.new_cache)
         self.max_context = min(
             max_context or self.config.max_position_embeddings, self.config.max_position_embeddings
@@ -92,23 +95,29 @@ class Engine:
             # 32 bits: readers of JSON that know only doubles round what is above 2^53.
             params = replace(params, seed=secrets.randbits(32))
         constraint = request.constraint
+        if constraint is not None and self.block > 1:
+            raise UsageError(
+                f"constraints commit parts of canvases, which models of type {self.config.family} cannot continue",
+                "constraint",
+            )
         if constraint is not None:
             params = replace(params, settle_steps=0)  # what is sent early could not be projected any more
         self._check_tokens(request)
-        wanted = math.ceil(params.max_new_tokens / self.config.canvas_length)
-        fits = (self.max_context - len(request.tokens)) // self.config.canvas_length
+        lead = len(request.tokens) % self.block
+        wanted = math.ceil((lead + params.max_new_tokens) / self.config.canvas_length)
+        fits = (self.max_context - (len(request.tokens) - lead)) // self.config.canvas_length
         if fits < 1:
             raise PromptTooLong(
                 f"the prompt has {len(request.tokens)} tokens; with a canvas of {self.config.canvas_length} it does "
                 f"not fit the context of {self.max_context}: shorten it",
                 "messages",
             )
-        places = min(wanted, fits) * self.config.canvas_length
+        places = min(wanted, fits) * self.config.canvas_length - lead
         self._check_given(request, places)
         symbols = self.prefixes.symbols_of(request.tokens, request.content_keys)
         state = constraint.start() if constraint is not None else None
         limit = min(params.max_new_tokens, places)
-        sequence = Sequence(next(self._ids), request, params, limit, symbols, constraint_state=state)
+        sequence = Sequence(next(self._ids), request, params, limit, lead, symbols, constraint_state=state)
         sequence.kv_bytes = self.runner.cache_bytes(self._expected(sequence))
         self._check_memory(sequence)
         self.scheduler.add(sequence)
@@ -141,7 +150,8 @@ class Engine:
     def _expected(self, sequence: Sequence) -> int:
         """Tokens the sequence's cache may come to hold, the last canvas included."""
         places = self.config.canvas_length
-        return len(sequence.request.tokens) + places * math.ceil(sequence.max_tokens / places)
+        canvases = math.ceil((sequence.lead + sequence.max_tokens) / places)
+        return len(sequence.request.tokens) - sequence.lead + places * canvases
 
     def _check_memory(self, sequence: Sequence) -> None:
         limit = self.scheduler.kv_memory
@@ -184,11 +194,14 @@ class Engine:
             for s in self.scheduler.running
             if s.cache is not None and s.request.identity == identity
         ]
-        known = self.prefixes.take(sequence.symbols, live, expected, identity)
+        symbols, whole = sequence.symbols, len(tokens) - sequence.lead
+        if self.block > 1:  # its canvas may begin without anything to encode: the last block is taken, too
+            symbols = (*symbols[:whole], symbols[-1])
+        known = self.prefixes.take(symbols, live, expected, identity, self.block)
         sequence.cache = known or self.runner.new_cache(expected)
         sequence.cached_tokens = sequence.cache.length
         sequence.encoded = list(sequence.symbols[: sequence.cached_tokens])
-        sequence.pending = list(tokens[sequence.cached_tokens :])
+        sequence.pending = list(tokens[sequence.cached_tokens : whole])
         sequence.row_params = RowParams.of(
             sequence.params, sequence.request.eos_token_ids, self.runner.device
         )
@@ -197,12 +210,20 @@ class Engine:
     def _start_canvas(self, sequence: Sequence) -> None:
         """Lays out the next canvas, to be denoised as soon as nothing is left to encode before it."""
         index, places = len(sequence.reports), self.config.canvas_length
-        first = index * places
+        first = index * places - sequence.lead
         given = {p - first: t for p, t in sequence.request.given.items() if first <= p < first + places}
+        if index == 0:
+            given |= dict(enumerate(self._lead(sequence)))
         sequence.canvas = start_canvas(
-            sequence.seed, index, places, self.config.vocab_size, self.runner.device, given
-        )
+            sequence.seed, index, places, self.config.vocab_size, self.runner.device, given,
+            self.config.facts.mask_token_id,
+        )  # fmt: skip
         sequence.progress, sequence.sent, sequence.state = Progress(), 0, State.ENCODE
+
+    def _lead(self, sequence: Sequence) -> tuple[int, ...]:
+        """The end of the prompt that is no whole block."""
+        tokens = sequence.request.tokens
+        return tokens[len(tokens) - sequence.lead :]
 
     def _run(self, rows: list[Row]) -> list[Row]:
         """One pass; returns the rows whose canvases took a step. If it fails, each row runs by itself, so that only
@@ -233,7 +254,7 @@ class Engine:
             return []
         denoised = [row for row in rows if row.denoise]
         params = RowParams.join([_row_params(row.sequence) for row in denoised])
-        canvas = advance(*said, params, self.config.vocab_size)
+        canvas = advance(*said, params, self.config.vocab_size, self.config.facts)
         canvas = settle(canvas, params)
         for index, (row, known) in enumerate(zip(denoised, progress(canvas), strict=True)):
             row.sequence.canvas, row.sequence.progress = canvas.row(index), known
@@ -253,9 +274,10 @@ class Engine:
         sequence.clock.mark("first_draft")
         if sequence.request.drafts:
             self._events.append(draft_event(sequence))
-        if sequence.progress.settled > sequence.sent:
+        settled = sequence.progress.settled - sequence.first_place
+        if settled > sequence.sent:
             tokens, _ = sequence.cut(sequence.draft())
-            sent, sequence.sent = sequence.sent, sequence.progress.settled
+            sent, sequence.sent = sequence.sent, settled
             if early := tokens[sent : sequence.sent]:
                 self._events.append(Settled(sequence.id, len(sequence.reports), tuple(early)))
 
@@ -277,7 +299,7 @@ class Engine:
         elif not sequence.room or not self._fits_canvas(sequence):
             self._finish(sequence, "length")
         else:
-            sequence.pending = kept
+            sequence.pending = kept if len(sequence.reports) > 1 else [*self._lead(sequence), *kept]
             self._start_canvas(sequence)
 
     def _fits_canvas(self, sequence: Sequence) -> bool:

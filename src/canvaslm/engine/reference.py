@@ -30,16 +30,19 @@ def predict_plainly(
     model: Model, hidden: torch.Tensor, params: Params, canvas: Canvas, step: int
 ) -> Prediction:
     """Prediction [1, C] for one canvas's hidden states [C, H] at its 0-based step, from its whole logits [C, V]."""
+    facts = model.config.facts
     logits = model.logits(hidden) / temperature(params, step)
+    if facts.mask_token_id is not None:
+        logits[:, facts.mask_token_id] = -torch.inf
     kept = keep_top(logits, top_k(params, step))
     (random,) = draws_of(canvas.key, canvas.step, *logits.shape)
     judged = logits if params.top_k_tail_correction else kept
     entropy = -(judged.softmax(-1) * judged.log_softmax(-1).clamp(min=-1e30)).sum(-1)
     argmax = logits.argmax(-1)
     logprob = logits.log_softmax(-1).gather(-1, argmax[:, None]).squeeze(-1)
-    soft = model.soft_embedding(kept.softmax(-1))
-    columns = (sample(kept, random), argmax, entropy, logprob, soft)
-    return Prediction(*(column[None] for column in columns))
+    soft = model.soft_embedding(kept.softmax(-1))[None] if facts.self_conditioning else None
+    sampled = sample(kept, random)
+    return Prediction(sampled[None], argmax[None], entropy[None], logprob[None], soft)
 
 
 @torch.no_grad()
@@ -53,7 +56,7 @@ def generate(
 ) -> tuple[list[int], list[CanvasReport]]:
     """Committed tokens (cut after the first EOS) and one report per canvas. `params.seed` must be set.
 
-    `given`: as in `Request`.
+    `given`: as in `Request`. For families whose context is encoded causally, and whose logits are not shifted.
     """
     assert params.seed is not None
     places, device = model.config.canvas_length, model.device
@@ -61,7 +64,15 @@ def generate(
     context, output, reports = list(prompt), [], []
     for index in range(math.ceil(params.max_new_tokens / places)):
         fixed = {p - index * places: t for p, t in (given or {}).items() if p // places == index}
-        canvas = start_canvas(params.seed, index, places, model.config.vocab_size, device, fixed)
+        canvas = start_canvas(
+            params.seed,
+            index,
+            places,
+            model.config.vocab_size,
+            device,
+            fixed,
+            model.config.facts.mask_token_id,
+        )
         draft, report = _denoise(model, context, canvas, params, row)
         reports.append(report)
         ends = [i for i, token in enumerate(draft) if token in eos_token_ids]
@@ -85,7 +96,7 @@ def _denoise(
     while True:
         hidden = model.denoise(canvas.tokens, positions, memory, canvas.soft)[0]
         prediction = predict_plainly(model, hidden, params, canvas, step)
-        canvas = settle(advance(canvas, prediction, row, model.config.vocab_size), row)
+        canvas = settle(advance(canvas, prediction, row, model.config.vocab_size, model.config.facts), row)
         (known,) = progress(canvas)
         step = known.step
         if known.stop is not None:

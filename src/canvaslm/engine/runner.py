@@ -8,7 +8,6 @@ from torch import Tensor
 from ..cache import DenoiseContext, EncodeContext, KVCache, storage_type
 from ..diffusion import Canvas, temperature, top_k
 from ..model import Model, RowsContext
-from ..model.diffusion_gemma.fused import FusedTextLayer
 from ..ops.predict import Prediction, draws_of, predict
 from .scheduler import Row
 from .sequence import Sequence
@@ -41,7 +40,7 @@ class Runner:
         self.deterministic, self.exact, self.mixed = deterministic, exact, mixed
         self.places = model.config.canvas_length
         self.device, self.dtype = model.device, model.dtype
-        self.native = any(isinstance(layer, FusedTextLayer) for layer in model.layers)
+        self.native, self.facts = model.native, model.config.facts
         self.kv_type = storage_type(kv_type or self.dtype, self.native)
 
     def new_cache(self, expected: int = 0) -> KVCache:
@@ -94,7 +93,8 @@ class Runner:
     def _chunk(self, row: Row) -> Tensor:
         """The tokens a row encodes, padded to the smallest chunk."""
         chunk = row.sequence.pending[: row.count]
-        # Padding comes last: what is causal never sees it, and it is not counted in.
+        # Padding comes last, and is not counted in: nothing sees it where encoding is causal, nor where a chunk is whole
+        # blocks, since it begins one of its own.
         padded = chunk + [self.model.config.pad_token_id] * (SMALLEST_CHUNK - len(chunk))
         return torch.tensor(padded, device=self.device)
 
@@ -105,8 +105,12 @@ class Runner:
     def _predict(self, sequences: list[Sequence], canvas: Canvas, hidden: Tensor) -> Prediction:
         """What the model says of R canvases, of their states end to end [1, R * C, H]."""
         params = [(s.params, s.progress.step) for s in sequences]
+        hidden = hidden.view(len(canvas), self.places, -1)
+        if self.facts.logit_shift:
+            hidden = torch.cat((hidden[:, :1], hidden[:, :-1]), dim=1)
+        more_steps = any(step + 1 < p.max_denoising_steps for p, step in params)
         return predict(
-            hidden.view(len(canvas), self.places, -1),
+            hidden,
             self.model.head,
             self.model.embedding,
             softcap=self.model.config.softcap,
@@ -116,7 +120,8 @@ class Runner:
             draws=draws_of(canvas.key, canvas.step, self.places, self.model.config.vocab_size),
             exact=self.exact,
             top=max(s.top_wanted for s in sequences),
-            soft=any(step + 1 < p.max_denoising_steps for p, step in params),
+            soft=self.facts.self_conditioning and more_steps,
+            forbidden=self.facts.mask_token_id,
         )
 
 

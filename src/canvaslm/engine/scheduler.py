@@ -27,9 +27,11 @@ class Row:
 class Scheduler:
     """First come, first served, at most `max_rows` sequences and `kv_memory` bytes of keys and values at a time."""
 
-    def __init__(self, max_rows: int, kv_memory: int | None = None) -> None:
+    def __init__(self, max_rows: int, kv_memory: int | None = None, block: int = 1) -> None:
+        """block: prompts are cut at multiples of so many tokens."""
         self.max_rows, self.kv_memory = max_rows, kv_memory
-        self.budget = ENCODE_CHUNK  # tokens of prompts a step, of all sequences together; at least one chunk
+        self.chunk = max(block, ENCODE_CHUNK // block * block)
+        self.budget = self.chunk  # tokens of prompts a step, of all sequences together; at least one chunk
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []  # in order of admission
 
@@ -59,7 +61,7 @@ class Scheduler:
         for sequence in self.running:
             count = len(sequence.pending)
             if count and not sequence.reports:  # no canvas is finished: this is the prompt
-                count = min(count, ENCODE_CHUNK)
+                count = min(count, self.chunk)
                 if count > room:
                     continue
                 room -= count

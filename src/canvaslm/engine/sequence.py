@@ -29,6 +29,7 @@ class Sequence:
     request: Request
     params: Params  # checked, with the seed in use
     max_tokens: int  # that may be committed: what was asked for, less where the context ends before
+    lead: int = 0  # tokens at the prompt's end that stand, given, at the start of the first canvas
     symbols: tuple[int, ...] = ()  # the prompt's tokens as the prefix cache tells them apart
     state: State = State.WAITING
     cache: KVCache | None = None
@@ -61,10 +62,15 @@ class Sequence:
         """Tokens that may still be committed."""
         return self.max_tokens - len(self.output)
 
+    @property
+    def first_place(self) -> int:
+        """The live canvas's first place that belongs to the answer."""
+        return 0 if self.reports else self.lead
+
     def draft(self) -> list[int]:
-        """The argmax canvas, copied from where it is."""
+        """The argmax of the answer's places, copied from where it is."""
         assert self.canvas is not None
-        tokens: list[int] = self.canvas.argmax[0].tolist()
+        tokens: list[int] = self.canvas.argmax[0, self.first_place :].tolist()
         return tokens
 
     def cut(self, tokens: Iterable[int]) -> tuple[list[int], bool]:
@@ -79,7 +85,8 @@ class Sequence:
         self.cache.advance(count)
         start = len(self.encoded)
         # Committed tokens are themselves; only a prompt's may stand for something else.
-        self.encoded += self.symbols[start : start + count] or self.pending[:count]
+        known = self.symbols[start : start + count]
+        self.encoded += [*known, *self.pending[len(known) : count]]
         del self.pending[:count]
 
     def usage(self) -> Usage:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..ops.attention import attend
 from .config import ModelConfig
-from .masks import context_mask, encode_mask
+from .masks import block_of, context_mask, encode_mask
 
 
 class Context(Protocol):
@@ -69,7 +69,9 @@ class PlainContext:
 
     def encode_attention(self, layer: int, q: Tensor, k: Tensor, v: Tensor, positions: Tensor) -> Tensor:
         self.append(layer, k, v, positions)
-        mask = encode_mask(positions, self.positions[layer], self.config.window_of(layer))
+        mask = encode_mask(
+            positions, self.positions[layer], self.config.window_of(layer), block_of(self.config)
+        )
         return attend(q, self.keys[layer], self.values[layer], mask)
 
     def denoise_attention(self, layer: int, q: Tensor, k: Tensor, v: Tensor, positions: Tensor) -> Tensor:

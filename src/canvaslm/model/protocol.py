@@ -56,6 +56,11 @@ class Model(nn.Module):
         """
 
     @property
+    def native(self) -> bool:
+        """Whether attention runs on native kernels, which want keys and values in blocks of their own."""
+        return False
+
+    @property
     def dtype(self) -> torch.dtype:
         """The type of activations."""
         return self._last_weight().dtype

@@ -59,6 +59,7 @@ class PredictOptions:
     soft: bool
     top: int
     exact: bool
+    forbidden: int | None = None
 
     @property
     def cut(self) -> bool:
@@ -135,6 +136,7 @@ def predict(
     exact: bool = False,
     top_k: Sequence[int] | None = None,
     tail_correction: Sequence[bool] | None = None,
+    forbidden: int | None = None,
 ) -> Prediction:
     """Prediction for canvases of hidden states [R, C, H], each row at its own temperature.
 
@@ -145,10 +147,14 @@ def predict(
 
     top_k: R numbers; a row with 0 < k < V samples from, and embeds, the softmax over its places' k largest logits, and
     its entropy is of those, or with its tail_correction of all. Log-probabilities are of all in any case.
+    softcap 0: none. forbidden: a token that has no probability anywhere (a mask). Native kernels know none: with one,
+    this code runs.
     """
     ks = [k if 0 < k < head.shape[0] else 0 for k in top_k or [0] * len(draws)]
     tails = tail_correction or [False] * len(draws)
-    how = PredictOptions(temperature, draws, ks, tails, softcap, soft, min(top, head.shape[0]), exact)
+    how = PredictOptions(
+        temperature, draws, ks, tails, softcap, soft, min(top, head.shape[0]), exact, forbidden
+    )
     groups = [[i for i, k in enumerate(ks) if (k > 0) == cut] for cut in (False, True)]
     if not all(groups):
         return _predict(hidden, head, embedding, how)
@@ -158,7 +164,7 @@ def predict(
 
 def _predict(hidden: Tensor, head: Table, embedding: Table, how: PredictOptions) -> Prediction:
     """`predict` for rows that all have a top-k, or all have none."""
-    if isinstance(head, QuantVocabulary) and isinstance(embedding, QuantVocabulary):
+    if how.forbidden is None and isinstance(head, QuantVocabulary) and isinstance(embedding, QuantVocabulary):
         made: Prediction | None = head.predict(hidden, embedding, how=how)
         if made is not None:
             return made
@@ -175,6 +181,8 @@ def _predict(hidden: Tensor, head: Table, embedding: Table, how: PredictOptions)
         if how.softcap:
             logits = torch.tanh_(logits.div_(how.softcap)).mul_(how.softcap)
         logits = logits.div_(heat)
+        if how.forbidden is not None and start <= how.forbidden < start + logits.shape[1]:
+            logits[:, how.forbidden - start] = -torch.inf
         table = None
         if state.soft is not None:
             table = rows_of_head if embedding is head else _tile(embedding, start)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BadModelFile, UsageError
+from ..types import ChatMarkers
 from .decoding import StreamDecoder
 from .gguf_tokenizer import read_gguf
 from .markers import Special, looks_like_marker, merge_text
@@ -21,8 +22,8 @@ from .tokenizer_parts import TokenizerParts
 if TYPE_CHECKING:
     import tokenizers
 
-# A turn of the model ends with these, besides the EOS token; after the last one a tool would speak.
-END_MARKERS = ("<turn|>", "<|tool_response>")
+# What a tokenizer is read with when nobody says which family's it is.
+GEMMA = ChatMarkers()
 
 
 class Tokenizer:
@@ -32,7 +33,8 @@ class Tokenizer:
     (whether a prompt starts with BOS; templates write it themselves), `source` (file name, for messages).
     """
 
-    def __init__(self, parts: TokenizerParts) -> None:
+    def __init__(self, parts: TokenizerParts, markers: ChatMarkers = GEMMA) -> None:
+        self.markers = markers
         self.source = parts.source
         self.decoding = parts.decoding
         self.adds_bos = parts.adds_bos
@@ -47,26 +49,28 @@ class Tokenizer:
         self._backend = _sealed(parts.backend, self._control)
 
     def _control_texts(self, parts: TokenizerParts, named: Mapping[str, int]) -> set[str]:
-        texts = {t for t in parts.control if t in self._vocab}
+        texts = {t for t in (*parts.control, *self.markers.control) if t in self._vocab}
         texts |= {self._texts[i] for i in named.values()}
         return texts | {t for t in self._vocab if looks_like_marker(t)}
 
     @classmethod
-    def from_folder(cls, folder: str | Path) -> Tokenizer:
+    def from_folder(cls, folder: str | Path, markers: ChatMarkers = GEMMA) -> Tokenizer:
         """Reads `tokenizer.json` and `tokenizer_config.json` in `folder`.
 
         Raises NotFound without a tokenizer.json, BadModelFile where a file is broken
         or of an unsupported kind.
         """
-        return cls(read_folder(Path(folder)))
+        return cls(read_folder(Path(folder)), markers)
 
     @classmethod
-    def from_gguf(cls, metadata: Mapping[str, Any], source: str = "GGUF file") -> Tokenizer:
+    def from_gguf(
+        cls, metadata: Mapping[str, Any], source: str = "GGUF file", markers: ChatMarkers = GEMMA
+    ) -> Tokenizer:
         """Builds the tokenizer from a GGUF file's `tokenizer.ggml.*` metadata (plain Python values).
 
         Raises BadModelFile on broken or hostile entries and on a tokenizer model that is not supported.
         """
-        return cls(read_gguf(metadata, source))
+        return cls(read_gguf(metadata, source), markers)
 
     # -- the vocabulary --------------------------------------------------------------------------------------
 
@@ -82,8 +86,8 @@ class Tokenizer:
 
     @cached_property
     def eos_ids(self) -> tuple[int, ...]:
-        """Ids that end the model's turn: EOS, `<turn|>` and `<|tool_response>`, those that exist."""
-        ids = [self.eos_id, *(self._control.get(m) for m in END_MARKERS)]
+        """Ids that end the model's turn: EOS and the family's `ends`, those that exist."""
+        ids = [self.eos_id, *(self._control.get(m) for m in self.markers.ends)]
         return tuple(dict.fromkeys(i for i in ids if i is not None))
 
     def marker_id(self, marker: str) -> int | None:
@@ -189,4 +193,4 @@ def _sealed(backend: tokenizers.Tokenizer, control: Iterable[str]) -> tokenizers
     return backend
 
 
-__all__ = ["END_MARKERS", "Tokenizer"]
+__all__ = ["GEMMA", "Tokenizer"]

@@ -29,6 +29,7 @@ class FusedTextLayer(nn.Module):
     """Same arithmetic as the TextLayer it wraps, in a dozen calls; fp32 activations, CPU, inference only."""
 
     half_rope = True
+    native = True
 
     def __init__(self, layer: TextLayer) -> None:
         super().__init__()

@@ -46,6 +46,10 @@ class DiffusionGemma(Model):
             config.global_head_dim, config.global_rope_theta, config.partial_rotary_factor
         )
 
+    @property
+    def native(self) -> bool:
+        return any(getattr(layer, "native", False) for layer in self.layers)
+
     def embed(self, tokens: Tensor) -> Tensor:
         """Token ids [B, L] -> embeddings [B, L, H], times sqrt(H)."""
         return self.embed_tokens(tokens) * self.embedding_scale.to(tokens.device)

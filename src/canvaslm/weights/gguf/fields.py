@@ -23,6 +23,7 @@ __all__ = [
     "GENERATION_KEYS",
     "TokenizerFields",
     "architecture",
+    "family_of_file",
     "read_gguf_config",
     "read_gguf_generation",
     "read_tokenizer",
@@ -67,7 +68,8 @@ def architecture(file: GGUFFile) -> str:
     return _architecture_of(file)[0]
 
 
-def _family(file: GGUFFile) -> Family:
+def family_of_file(file: GGUFFile) -> Family:
+    """The family of a GGUF file's model. Raises BadModelFile for one that canvaslm does not run."""
     return _architecture_of(file)[1]
 
 
@@ -89,7 +91,7 @@ def _architecture_of(file: GGUFFile) -> tuple[str, Family]:
 
 def read_gguf_config(file: GGUFFile) -> ModelConfig:
     """The model's sizes. Raises BadModelFile naming the key that is missing, wrong or not supported."""
-    names = _family(file).gguf
+    names = family_of_file(file).gguf
     assert names is not None
     ids = _special_ids(file)
     try:
@@ -156,7 +158,7 @@ def _stop_ids(file: GGUFFile, ids: dict[str, int]) -> tuple[int, ...]:
     """End of text and end of turn: the family's end of turn ends an answer whether or not a key says so."""
     stops = [ids[name] for name in ("eos", "eot") if name in ids]
     tokens = file.array("tokenizer.ggml.tokens")
-    end_of_turn = None if tokens is None else tokens.find(_family(file).markers.turn_end)
+    end_of_turn = None if tokens is None else tokens.find(family_of_file(file).markers.turn_end)
     if end_of_turn is not None:
         stops.append(end_of_turn)
     return tuple(dict.fromkeys(stops))
