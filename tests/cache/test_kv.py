@@ -21,7 +21,7 @@ TOKENS = [(7 * i + i * i) % 60 + 2 for i in range(600)]
 
 
 def new_cache(model: DiffusionGemma, dtype: torch.dtype = torch.float32) -> KVCache:
-    return KVCache(model.config, "cpu", dtype, native=is_packed(model))
+    return KVCache(model.config, "cpu", dtype, store=model.store)
 
 
 def is_packed(model: DiffusionGemma) -> bool:
@@ -97,12 +97,12 @@ def test_int8_gives_whole_answers(model: DiffusionGemma) -> None:
 
 def test_what_is_kept_for_what_is_asked() -> None:
     for asked in (torch.float32, torch.bfloat16, torch.float16, torch.int16):
-        assert storage_type(asked, native=True) is torch.int16
-    assert storage_type(torch.int8, native=True) is torch.int8
+        assert storage_type(asked, store="blocks") is torch.int16
+    assert storage_type(torch.int8, store="blocks") is torch.int8
     for asked in (torch.float32, torch.bfloat16, torch.int8):
-        assert storage_type(asked, native=False) is asked
+        assert storage_type(asked, store="tensors") is asked
     with pytest.raises(UsageError, match=r"torch\.int16 here: choose float32, bfloat16 or int8"):
-        storage_type(torch.int16, native=False)
+        storage_type(torch.int16, store="tensors")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.int8])
@@ -116,15 +116,18 @@ def test_no_cache_grows_beyond_its_estimate(model: DiffusionGemma, length: int, 
     while engine.has_work:
         engine.step()
         most = max(most, sequence.cache.bytes if sequence.cache else 0)
+    in_blocks = engine.runner.model.store == "blocks"
     # Plain buffers of sliding layers are made for what a canvas sees; a chunk of 512 tokens
     # may be more than that.
-    assert 0 < most <= sequence.kv_bytes * (1 if engine.runner.native or length <= 200 else 2)
+    assert 0 < most <= sequence.kv_bytes * (1 if in_blocks or length <= 200 else 2)
 
 
 def test_int8_takes_half_of_16_bits() -> None:
     config = tiny_config(head_dim=256, global_head_dim=512)
     for tokens in (256, 5000):
-        halves = [KVCache.estimate(config, tokens, dtype, native=True) for dtype in (torch.int8, torch.int16)]
+        halves = [
+            KVCache.estimate(config, tokens, dtype, store="blocks") for dtype in (torch.int8, torch.int16)
+        ]
         assert halves[0] / halves[1] == pytest.approx(0.5, abs=0.02)
         assert KVCache.estimate(config, tokens, torch.int8) == pytest.approx(
             KVCache.estimate(config, tokens, torch.bfloat16) / 2, rel=0.02

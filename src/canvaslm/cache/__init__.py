@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from .contexts import DenoiseContext, EncodeContext
-from .kv import KVCache, storage_type
+from .kv import KVCache
 from .prefix import PrefixCache
+from .stores import storage_type
 
 __all__ = ["DenoiseContext", "EncodeContext", "KVCache", "PrefixCache", "storage_type"]

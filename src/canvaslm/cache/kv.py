@@ -12,14 +12,9 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from ..errors import UsageError
 from ..model.config import ModelConfig
-from .blocks import BlockStore
 from .parts import Part, SharedSpan, Store, usable
-from .plain import PlainStore
-
-# Tokens that may be written before any are counted in: a chunk of a prompt.
-_LONGEST_WRITE = 512
+from .stores import STORES, slack, storage_type
 
 
 class KVCache:
@@ -36,32 +31,21 @@ class KVCache:
         dtype: torch.dtype,
         expected: int = 0,
         *,
-        native: bool = False,
+        store: str = "tensors",
     ) -> None:
-        """dtype: see `storage_type`. `native` reads it with the native attention kernel (CPU, fp32 activations)."""
-        self.config, self.length, self.native = config, 0, native
-        self.device, self.dtype = torch.device(device), storage_type(dtype, native)
-        self.reach, self.slack = config.sliding_window - 1, _slack(config)
+        """store: a name of `STORES`, with the model the attention that reads it. dtype: see `storage_type`."""
+        self.config, self.length, self.store = config, 0, store
+        self.device, self.dtype = torch.device(device), storage_type(dtype, store)
+        self.reach, self.slack = config.sliding_window - 1, slack(config)
         self._store = self._new_store(expected)
 
     def _new_store(self, expected: int) -> Store:
-        if self.native:
-            return BlockStore(self.config, self.dtype)
-        slots, block = _slots(self.config, expected), min(256, 4 * self.config.canvas_length)
-        return PlainStore(self.config, self.device, self.dtype, slots, block, self.slack)
+        return STORES[self.store].new(self.config, self.device, self.dtype, expected)
 
     @staticmethod
-    def estimate(config: ModelConfig, tokens: int, dtype: torch.dtype, *, native: bool = False) -> int:
+    def estimate(config: ModelConfig, tokens: int, dtype: torch.dtype, *, store: str = "tensors") -> int:
         """Bytes that a cache of `tokens` tokens (canvas included) takes at most."""
-        dtype = storage_type(dtype, native)
-        if not native:
-            return PlainStore.estimate(config, dtype, _slots(config, tokens))
-        # Short chunks are padded to 16 tokens, which may reach beyond a very short canvas.
-        padded = tokens + max(0, 16 - config.canvas_length)
-        sliding = min(
-            padded, config.sliding_window + _slack(config) + max(_LONGEST_WRITE, config.canvas_length)
-        )
-        return BlockStore.estimate(config, dtype, padded, sliding)
+        return STORES[store].estimate(config, tokens, storage_type(dtype, store))
 
     @property
     def bytes(self) -> int:
@@ -123,30 +107,4 @@ class KVCache:
         return -(-count // self.block)
 
 
-def storage_type(dtype: torch.dtype, native: bool) -> torch.dtype:
-    """What keys and values are kept in when `dtype` is asked for. Raises UsageError for what cannot be.
-
-    Plain torch keeps the type itself, int8 with a scale per token and head. The native kernel computes in 16-bit whole
-    numbers with such scales, so it keeps those whatever floating-point type is asked for, or int8.
-    """
-    if native:
-        return torch.int8 if dtype is torch.int8 else torch.int16
-    if dtype is not torch.int8 and not dtype.is_floating_point:
-        raise UsageError(
-            f"keys and values cannot be kept in {dtype} here: choose float32, bfloat16 or int8", "kv_type"
-        )
-    return dtype
-
-
-def _slack(config: ModelConfig) -> int:
-    """Tokens a sliding layer keeps beyond what the next canvas sees."""
-    return max(config.sliding_window, 4 * config.canvas_length)
-
-
-def _slots(config: ModelConfig, tokens: int) -> list[int]:
-    """Tokens each layer has to hold at most, of a sequence of `tokens`, when they lie in one piece."""
-    sliding = min(tokens, config.sliding_window + 3 * _slack(config) + config.canvas_length)
-    return [sliding if config.is_sliding(i) else tokens for i in range(config.num_layers)]
-
-
-__all__ = ["KVCache", "storage_type"]
+__all__ = ["KVCache"]

@@ -30,8 +30,18 @@ def command(
         ),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    kernels: Annotated[
+        bool,
+        typer.Option(
+            "--kernels",
+            help="Instead of a model, list which kernel runs each quantised format on this machine.",
+        ),
+    ] = False,
 ) -> None:
     """Show a model's architecture, sizes, memory, tokenizer and sampling defaults, without loading its weights."""
+    if kernels:
+        _show_kernels(model, json)
+        return
     from ..weights.describe import describe
     from ..weights.resolve import resolve
 
@@ -42,6 +52,19 @@ def command(
         print(json_module.dumps(as_json(description, os.environ), indent=2))
     else:
         print(as_text(description, os.environ))
+
+
+def _show_kernels(model: str | None, json: bool) -> None:
+    from .show_kernels import kernels_json, kernels_text
+
+    if model is not None:
+        raise UsageError("--kernels is about this machine: leave the model out", param="kernels")
+    if json:
+        import json as json_module
+
+        print(json_module.dumps(kernels_json(), indent=2))
+    else:
+        print(kernels_text())
 
 
 def sampling(description: Description, environment: Mapping[str, str]) -> dict[str, tuple[Any, str]]:

@@ -40,15 +40,15 @@ class Runner:
         self.deterministic, self.exact, self.mixed = deterministic, exact, mixed
         self.places = model.config.canvas_length
         self.device, self.dtype = model.device, model.dtype
-        self.native, self.facts = model.native, model.config.facts
-        self.kv_type = storage_type(kv_type or self.dtype, self.native)
+        self.facts = model.config.facts
+        self.kv_type = storage_type(kv_type or self.dtype, model.store)
 
     def new_cache(self, expected: int = 0) -> KVCache:
-        return KVCache(self.model.config, self.device, self.kv_type, expected, native=self.native)
+        return KVCache(self.model.config, self.device, self.kv_type, expected, store=self.model.store)
 
     def cache_bytes(self, tokens: int) -> int:
         """What the keys and values of so many tokens take at most."""
-        return KVCache.estimate(self.model.config, tokens, self.kv_type, native=self.native)
+        return KVCache.estimate(self.model.config, tokens, self.kv_type, store=self.model.store)
 
     def passes(self, rows: list[Row]) -> list[list[Row]]:
         """A step's rows, as the passes to make of them: one, unless the engine was asked for others."""

@@ -55,10 +55,14 @@ class Model(nn.Module):
         Returns the canvases' final-normed states [B, L - encoded, H].
         """
 
-    @property
-    def native(self) -> bool:
-        """Whether attention runs on native kernels, which want keys and values in blocks of their own."""
-        return False
+    # How keys and values are stored for the attention of these layers: a name of `cache.stores`.
+    store: str = "tensors"
+
+    def fuse(self) -> None:
+        """Once the weights are there: puts faster twins in the place of layers whose weights all lie as those want them.
+
+        A twin whose attention reads keys and values of a kind of its own says so in `store`. By default nothing is done.
+        """
 
     @property
     def dtype(self) -> torch.dtype:

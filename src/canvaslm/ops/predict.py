@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -164,10 +165,11 @@ def predict(
 
 def _predict(hidden: Tensor, head: Table, embedding: Table, how: PredictOptions) -> Prediction:
     """`predict` for rows that all have a top-k, or all have none."""
-    if how.forbidden is None and isinstance(head, QuantVocabulary) and isinstance(embedding, QuantVocabulary):
-        made: Prediction | None = head.predict(hidden, embedding, how=how)
-        if made is not None:
-            return made
+    # A vocabulary brings the kernel that it was made for; that kernel reads an embedding of its own kind alone.
+    kernel: Any = getattr(head, "predict_kernel", None) if how.forbidden is None else None
+    if kernel is not None and getattr(embedding, "predict_kernel", None) == kernel:
+        made: Prediction = kernel(hidden, head, embedding, how)
+        return made
     rows, places, _ = hidden.shape
     heat = torch.tensor(list(how.temperature), device=hidden.device).repeat_interleave(places)[:, None]
     whole = not how.cut

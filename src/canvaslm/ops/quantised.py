@@ -1,11 +1,12 @@
 """Layers whose weights stay in their quantised format, in plain torch: unpacked a slice at a time, where they are used.
 
-They run anywhere and hold no second copy of a weight. `ops.layers` has the fast ones with the same signatures.
+They run anywhere and hold no second copy of a weight. `ops.cpu.layers` has the fast ones with the same signatures.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -62,7 +63,12 @@ class QuantExperts(nn.Module):
 
 
 class QuantVocabulary(nn.Module):
-    """A quantised table [vocabulary, hidden]: embeds tokens, and serves `ops.predict` tile by tile."""
+    """A quantised table [vocabulary, hidden]: embeds tokens, and serves `ops.predict` tile by tile.
+
+    A subclass may bring a `predict_kernel` (hidden, head, embedding, options) -> Prediction for tables of its kind.
+    """
+
+    predict_kernel: ClassVar[Callable[..., Any] | None] = None
 
     def __init__(self, table: QuantTensor) -> None:
         super().__init__()
@@ -86,10 +92,6 @@ class QuantVocabulary(nn.Module):
         raw = self.table.raw.view(self.table.row_count, -1)[tokens.flatten()]
         rows = QuantTensor(self.table.format, (tokens.numel(), self.shape[1]), raw)
         return rows.dequantise().view(*tokens.shape, -1)
-
-    def predict(self, hidden: Tensor, embedding: QuantVocabulary, **options: Any) -> Any:
-        """A prediction by kernels of its own, or None: then `ops.predict` goes through the tiles."""
-        return None
 
     def tile(self, start: int, stop: int) -> Tensor:
         """Rows start..stop in fp32."""

@@ -18,7 +18,6 @@ from canvaslm.ops.norm import RMSNorm
 from canvaslm.ops.predict import Prediction, draw, predict
 from canvaslm.ops.quantised import QuantExperts, QuantLinear, QuantVocabulary
 from canvaslm.types import Committed, Finished, Params, Request
-from canvaslm.weights.gguf import load as gguf_load
 from canvaslm.weights.gguf.load import load_quantised
 from canvaslm.weights.loading.load import load_model
 from tests.tiny import tiny_model, write_tiny_gguf
@@ -62,7 +61,7 @@ def relative(a: torch.Tensor | None, b: torch.Tensor | None) -> float:
 
 @pytest.fixture
 def plain(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gguf_load.cpu, "available", lambda: False)
+    monkeypatch.setattr(cpu, "available", lambda: False)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -350,7 +350,7 @@ def test_foreign_memory_must_fit() -> None:
 
 
 def test_without_kernels_it_is_not_looked_at(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gguf_load.cpu, "available", lambda: False)
+    monkeypatch.setattr(cpu, "available", lambda: False)
     assert not any("packed" in note for note in load_quantised(model).notes)
 
 

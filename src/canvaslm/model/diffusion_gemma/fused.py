@@ -5,36 +5,56 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ...ops.backend import for_format
 from ...ops.cpu import elementwise
-from ...ops.cpu.layers import RepackedExpertsLayer, RepackedLinear, RepackedMLP
+from ...ops.cpu.backend import NAME
 from ...ops.cpu.repacked import RepackedMatrix
 from ...ops.norm import RMSNorm
 from ..context import Context, attend_context
-from ..protocol import RouterLog
+from ..protocol import Model, RouterLog
 from .text import SelfConditioning, TextLayer
 
 
-def can_fuse(layer: TextLayer) -> bool:
-    """Whether all large weights of a layer are packed, so that `FusedTextLayer` can take its place."""
+def fuse(model: Model) -> None:
+    """Puts native twins in the place of all layers that are repacked throughout, and of what stands around them.
+
+    Keys and values are then stored as these layers' attention reads them. A model of other layers stays as it is.
+    """
+    if not any(map(_repacked, model.modules())):
+        return
+    for i, layer in enumerate(model.layers):
+        if isinstance(layer, TextLayer) and _can_fuse(layer):
+            model.layers[i] = FusedTextLayer(layer)
+            attention = for_format("attention", model.device, str(layer.self_attn.q_proj.format))
+            assert attention is not None
+            model.store = attention.make()
+    assert isinstance(model.norm, RMSNorm) and isinstance(model.self_conditioning, SelfConditioning)
+    model.add_module("norm", FusedNorm(model.norm))
+    if model.self_conditioning.fused is not None:
+        model.add_module("self_conditioning", FusedSelfConditioning(model.self_conditioning))
+
+
+def _can_fuse(layer: TextLayer) -> bool:
+    """Whether all large weights of a layer are repacked, so that `FusedTextLayer` can take its place."""
     attention = layer.self_attn
     projections = (attention.q_proj, attention.k_proj, attention.o_proj, attention.v_proj)
-    return (
-        all(isinstance(p, RepackedLinear) for p in projections if p is not None)
-        and isinstance(layer.mlp.fused, RepackedMLP)
-        and isinstance(layer.experts, RepackedExpertsLayer)
-    )
+    large = (*(p for p in projections if p is not None), layer.mlp.fused, layer.experts)
+    return all(map(_repacked, large))
+
+
+def _repacked(module: nn.Module | None) -> bool:
+    """Whether a module's weights lie as the CPU's kernels want them."""
+    return getattr(module, "backend", None) == NAME
 
 
 class FusedTextLayer(nn.Module):
     """Same arithmetic as the TextLayer it wraps, in a dozen calls; fp32 activations, CPU, inference only."""
 
     half_rope = True
-    native = True
 
     def __init__(self, layer: TextLayer) -> None:
         super().__init__()
         self.plain = layer
-        assert isinstance(layer.experts, RepackedExpertsLayer)
         self.experts = layer.experts
         router = layer.router
         self.eps = router.eps
@@ -138,7 +158,7 @@ class FusedSelfConditioning(nn.Module):
 
     def __init__(self, plain: SelfConditioning) -> None:
         super().__init__()
-        assert isinstance(plain.fused, RepackedMLP)
+        assert plain.fused is not None
         self.fused, self.pre_norm = plain.fused, FusedNorm(plain.pre_norm)
 
     def forward(self, embedded: Tensor, soft: Tensor | None = None) -> Tensor:
@@ -148,4 +168,4 @@ class FusedSelfConditioning(nn.Module):
         return elementwise.rms_norm(embedded, None, self.pre_norm.eps)
 
 
-__all__ = ["FusedNorm", "FusedSelfConditioning", "FusedTextLayer", "can_fuse"]
+__all__ = ["FusedNorm", "FusedSelfConditioning", "FusedTextLayer", "fuse"]

@@ -13,6 +13,7 @@ from ...ops.rotary import rotary_frequencies, rotary_table
 from ..context import Context
 from ..protocol import Model, RouterLog
 from .config import DiffusionGemmaConfig
+from .fused import fuse
 from .text import SelfConditioning, TextLayer
 
 Rope = tuple[Tensor, Tensor]
@@ -45,10 +46,6 @@ class DiffusionGemma(Model):
         self._full_frequencies = rotary_frequencies(
             config.global_head_dim, config.global_rope_theta, config.partial_rotary_factor
         )
-
-    @property
-    def native(self) -> bool:
-        return any(getattr(layer, "native", False) for layer in self.layers)
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Token ids [B, L] -> embeddings [B, L, H], times sqrt(H)."""
@@ -100,6 +97,10 @@ class DiffusionGemma(Model):
         if x.shape[1] == 0:
             return x
         return self.norm(last(x, positions, rope, context, encoded=0, router_log=router_log))
+
+    def fuse(self) -> None:
+        """See `Model.fuse`."""
+        fuse(self)
 
     def _enter(self, tokens: Tensor, encoded: int, soft: Tensor | None) -> Tensor:
         """Embeddings [B, L, H]; those of canvases mixed with the last step's prediction."""

@@ -6,12 +6,9 @@ costs. CPU only; inputs and outputs are fp32. Each asks a `Repacker` for its wei
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor, nn
 
 from ..formats.quant_tensor import QuantTensor
-from ..predict import Prediction
 from ..quantised import QuantVocabulary
 from . import products
 from .head import SoftTable
@@ -23,10 +20,13 @@ from .repacker import Repacker
 class RepackedLinear(nn.Module):
     """`QuantLinear` on native kernels."""
 
-    def __init__(self, name: str, weight: QuantTensor, packer: Repacker) -> None:
+    backend = "cpu"
+
+    def __init__(self, name: str, weight: QuantTensor, repacker: Repacker) -> None:
         super().__init__()
         self.out_features, self.in_features = weight.shape
-        self.weight = packer.matrix(name, weight, dense_kind(weight.format))
+        self.format = weight.format
+        self.weight = repacker.matrix(name, weight, dense_kind(weight.format))
 
     def forward(self, x: Tensor) -> Tensor:
         out = products.matmul(self.weight, x.reshape(-1, self.in_features))
@@ -39,12 +39,14 @@ class RepackedLinear(nn.Module):
 class RepackedExpertsLayer(nn.Module):
     """`QuantExperts` on native kernels: one call a layer."""
 
+    backend = "cpu"
+
     def __init__(
-        self, name: str, gate_up: tuple[QuantTensor, ...], down: QuantTensor, packer: Repacker
+        self, name: str, gate_up: tuple[QuantTensor, ...], down: QuantTensor, repacker: Repacker
     ) -> None:
         super().__init__()
-        self.gate_up = packer.stacked(f"{name}.gate_up", gate_up)
-        self.down = packer.stacked(f"{name}.down", (down,))
+        self.gate_up = repacker.stacked(f"{name}.gate_up", gate_up)
+        self.down = repacker.stacked(f"{name}.down", (down,))
 
     def forward(self, x: Tensor, index: Tensor, weights: Tensor) -> Tensor:
         return products.experts(x, index, weights, self.gate_up, self.down)
@@ -56,13 +58,15 @@ class RepackedExpertsLayer(nn.Module):
 class RepackedMLP(nn.Module):
     """down(gelu(gate x) * up x) in one call."""
 
+    backend = "cpu"
+
     def __init__(
-        self, name: str, gate: QuantTensor, up: QuantTensor, down: QuantTensor, packer: Repacker
+        self, name: str, gate: QuantTensor, up: QuantTensor, down: QuantTensor, repacker: Repacker
     ) -> None:
         super().__init__()
         both = (_stack(gate), _stack(up))
-        self.gate_up = packer.stacked(f"{name}.gate_up", both, dense_kind(gate.format))
-        self.down = packer.stacked(f"{name}.down", (_stack(down),), dense_kind(down.format))
+        self.gate_up = repacker.stacked(f"{name}.gate_up", both, dense_kind(gate.format))
+        self.down = repacker.stacked(f"{name}.down", (_stack(down),), dense_kind(down.format))
 
     def forward(self, x: Tensor) -> Tensor:
         return products.gated_mlp(x.reshape(-1, self.gate_up.k), self.gate_up, self.down).view_as(x)
@@ -74,19 +78,15 @@ class RepackedMLP(nn.Module):
 class RepackedVocabulary(QuantVocabulary):
     """`QuantVocabulary` on native kernels: rows stay as the file has them, the head is repacked."""
 
-    def __init__(self, name: str, table: QuantTensor, packer: Repacker) -> None:
+    predict_kernel = staticmethod(predict_repacked)
+
+    def __init__(self, name: str, table: QuantTensor, repacker: Repacker) -> None:
         super().__init__(table)
         self.rows = RowTable(table.format, table.raw, *self.shape)
-        self.head = packer.matrix(f"{name}.head", table, dense_kind(table.format))
+        self.head = repacker.matrix(f"{name}.head", table, dense_kind(table.format))
         self.soft_table = SoftTable.build(
-            self.rows, lambda kind: packer.transposed(f"{name}.soft", self.rows, kind)
+            self.rows, lambda kind: repacker.transposed(f"{name}.soft", self.rows, kind)
         )
-
-    def predict(self, hidden: Tensor, embedding: QuantVocabulary, **options: Any) -> Prediction | None:
-        """`ops.predict.predict` with this table as the head, where kernels for it exist."""
-        if not isinstance(embedding, RepackedVocabulary):
-            return None
-        return predict_repacked(hidden, self, embedding, **options)
 
     def forward(self, tokens: Tensor) -> Tensor:
         return products.gather(self.rows, tokens)

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from ..predict import Prediction, PredictOptions
 from . import head as native
-
-if TYPE_CHECKING:
-    from .layers import RepackedVocabulary
+from .repacked import RepackedMatrix
 
 # Places predicted at once: the logits stored for their soft embedding take 512 KiB each at 262,144 columns, 256 MiB in all.
 # Pieces of 256 to 1024 places take the same time.
@@ -22,8 +20,15 @@ PLACES = 512
 CANDIDATES = 256 << 20
 
 
+class NativeVocabulary(Protocol):
+    """A table [V, H] as the matrix that makes logits, and as the one that makes soft embeddings."""
+
+    head: RepackedMatrix
+    soft_table: native.SoftTable
+
+
 def predict_repacked(
-    hidden: Tensor, head: RepackedVocabulary, embedding: RepackedVocabulary, how: PredictOptions
+    hidden: Tensor, head: NativeVocabulary, embedding: NativeVocabulary, how: PredictOptions
 ) -> Prediction:
     """As `predict`, for rows that all have a top-k or all have none; hidden fp32 on the CPU.
 
@@ -88,8 +93,8 @@ def _at_once(how: PredictOptions) -> int:
 
 def _predict(
     places: _Places,
-    head: RepackedVocabulary,
-    embedding: RepackedVocabulary,
+    head: NativeVocabulary,
+    embedding: NativeVocabulary,
     how: PredictOptions,
     soft: Tensor | None,
 ) -> tuple[Tensor, ...]:
@@ -127,4 +132,4 @@ def _ranked(logits: native.StoredLogits, top: int) -> tuple[Tensor, Tensor]:
     return torch.stack(tokens), torch.stack(values)
 
 
-__all__ = ["predict_repacked"]
+__all__ = ["NativeVocabulary", "predict_repacked"]

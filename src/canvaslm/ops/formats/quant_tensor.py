@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .dequantize import DEQUANTISE
+from .quantize import QUANTISE
 from .table import FORMATS, GGML_TYPE_NAMES, Format, format_by_id
 
 __all__ = [
@@ -63,6 +65,12 @@ class QuantTensor:
         each = self.nbytes // self.shape[0]
         return QuantTensor(self.format, self.shape[1:], self.raw[index * each : (index + 1) * each])
 
+    def to(self, device: torch.device) -> QuantTensor:
+        """The same bytes on a device; itself where they are there."""
+        return (
+            self if self.raw.device == device else QuantTensor(self.format, self.shape, self.raw.to(device))
+        )
+
     def dequantise(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """The values, [*shape] in `dtype`."""
         return dequantise(self.format, self.raw, self.shape, dtype=dtype)
@@ -88,8 +96,6 @@ def dequantise(
     if out is None:
         out = torch.empty(tuple(shape), dtype=dtype, device=raw.device)
     flat, blocks = out.view(-1, layout.block), raw.reshape(-1, layout.size)
-    from .dequantize import DEQUANTISE
-
     step = max(1, 4 * SLICE_VALUES // layout.block)
     for start in range(0, len(blocks), step):
         flat[start : start + step] = DEQUANTISE[format](blocks[start : start + step])
@@ -100,14 +106,12 @@ def quantise(format: str, values: Tensor) -> Tensor:
     """Packed bytes of values [..., columns] (any float dtype) -> uint8 [..., row bytes].
 
     Q8_0, Q5_1, Q5_0 and Q4_0 are bit for bit those of ggml's reference quantisers; the K-quants search their
-    scales (see `formats_pack`). Raises ValueError for a format that is not written, or rows that blocks do not divide.
+    scales (see `quantize`). Raises ValueError for a format that is not written, or rows that blocks do not divide.
     """
     layout = _layout(format)
     if not layout.writable:
         raise ValueError(f"{format} can be read, not written")
     width = layout.row_bytes(values.shape[-1])
-    from .quantize import QUANTISE
-
     blocks = values.reshape(-1, layout.block)
     packed = torch.empty(len(blocks), layout.size, dtype=torch.uint8, device=values.device)
     step = max(1, SLICE_VALUES // layout.block)

@@ -127,7 +127,7 @@ def _six_bits(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _join_scale_min(scales: Tensor, minima: Tensor) -> Tensor:
-    """Eight 6-bit scales and minima -> 12 bytes: the inverse of `formats_unpack.dequantise_scale_min`."""
+    """Eight 6-bit scales and minima -> 12 bytes: the inverse of `dequantize.dequantise_scale_min`."""
     first = scales[:, :4] | ((scales[:, 4:] >> 4) << 6)
     second = minima[:, :4] | ((minima[:, 4:] >> 4) << 6)
     third = (scales[:, 4:] & 15) | ((minima[:, 4:] & 15) << 4)

@@ -42,6 +42,7 @@ class Format:
         return math.prod(shape[:-1]) * self.row_bytes(shape[-1])
 
 
+# A row more, with a function of the same name in `dequantize.DEQUANTISE`, is a format that loads and runs on plain torch.
 FORMATS: dict[str, Format] = {
     f.name: f
     for f in (
@@ -70,9 +71,7 @@ GGML_TYPE_NAMES: dict[int, str] = {f.type_id: f.name for f in FORMATS.values()} 
     40: "NVFP4", 41: "Q1_0",
 }  # fmt: skip
 
-_BY_ID = {f.type_id: f for f in FORMATS.values()}
-
 
 def format_by_id(type_id: int) -> Format | None:
     """The format with ggml's number `type_id`, or None when canvaslm does not read it."""
-    return _BY_ID.get(type_id)
+    return next((format for format in FORMATS.values() if format.type_id == type_id), None)

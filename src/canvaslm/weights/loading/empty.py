@@ -51,18 +51,18 @@ def empty_model(config: ModelConfig, where: object) -> Model:
         raise BadModelFile(f"{where}: its sizes give tensors that no machine holds ({error})") from error
 
 
-def fill_with_memory(model: nn.Module, dtype: torch.dtype) -> None:
-    """Gives what is left on the meta device memory on the CPU, unset. As `to_empty`, which takes half a second to find
+def fill_with_memory(model: nn.Module, dtype: torch.dtype, device: torch.device) -> None:
+    """Gives what is left on the meta device memory on `device`, unset. As `to_empty`, which takes half a second to find
     out how tensors of symbolic shapes would lie.
     """
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
-            memory = torch.empty(parameter.shape, dtype=dtype)
+            memory = torch.empty(parameter.shape, dtype=dtype, device=device)
             setattr(module, name, nn.Parameter(memory, requires_grad=parameter.requires_grad))
         for name, buffer in module.named_buffers(recurse=False):
             if buffer.is_meta:
                 kept = dtype if buffer.is_floating_point() else buffer.dtype
-                setattr(module, name, torch.empty(buffer.shape, dtype=kept))
+                setattr(module, name, torch.empty(buffer.shape, dtype=kept, device=device))
 
 
 __all__ = ["empty_model", "fill_with_memory", "meta_model"]

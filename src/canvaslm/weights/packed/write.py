@@ -17,13 +17,14 @@ from typing import IO, Any
 import torch
 
 from ...errors import BadModelFile, UsageError
+from ...model.config import ModelConfig
 from ...ops import cpu
 from ...ops.cpu.repacked import BorrowedMemory, RepackedExperts, RepackedMatrix, repacked_bytes
 from ...ops.cpu.repacker import Repacker
 from ..gguf.fields import read_gguf_config
 from ..gguf.file import GGUFFile
-from ..gguf.fill import FileRepacker, Filler, RepackPlan
-from ..gguf.places import place_weights
+from ..gguf.fill import FileRepacker, Filler, RepackPlan, table_names
+from ..gguf.places import Places, place_weights
 from ..gguf.write import check_target
 from ..loading.empty import empty_model
 from ..safetensors_.file import atomic
@@ -66,8 +67,10 @@ def write_packed(
         raise UsageError(f"packing needs the native kernels: {cpu.problem()}")
     with GGUFFile(model) as file:
         path = packed_path(file.path) if out is None else out
+        config = read_gguf_config(file)
+        places = place_weights(file, config)
         plan = RepackPlan()
-        _fill(file, plan)
+        _fill(file, config, places, plan)
         if not plan.weights:
             raise UsageError(
                 f"{model}: holds no quantised weights, nothing in it would be packed", param="model"
@@ -79,18 +82,16 @@ def write_packed(
         check_target(path, size, force=force, sources=file.paths)
         with atomic(path) as descriptor, os.fdopen(descriptor, "wb", buffering=0) as stream:
             stream.write(head)
-            writer = _Writer(file, plan, stream, progress)
-            _fill(file, writer)
+            writer = _Writer(file, table_names(places), plan, stream, progress)
+            _fill(file, config, places, writer)
             stream.seek(0)
             stream.write(_header(plan, source, writer.digest.hexdigest()))
             os.fsync(stream.fileno())
     return WrittenPacked(file.path, path, size, len(plan.weights))
 
 
-def _fill(file: GGUFFile, packer: Repacker) -> None:
-    config = read_gguf_config(file)
-    places = place_weights(file, config)
-    Filler(file, places, empty_model(config, file.path), True, packer).matrices()
+def _fill(file: GGUFFile, config: ModelConfig, places: Places, repacker: Repacker) -> None:
+    Filler(file, places, empty_model(config, file.path), torch.device("cpu"), repacker).matrices()
 
 
 def _fingerprint(file: GGUFFile) -> str:
@@ -128,8 +129,15 @@ def _header(plan: RepackPlan, source: str, data: str) -> bytes:
 class _Writer(FileRepacker):
     """Packs each weight into one buffer, and writes that out."""
 
-    def __init__(self, file: GGUFFile, plan: RepackPlan, stream: IO[bytes], progress: Report | None) -> None:
-        super().__init__(file, drop=True)
+    def __init__(
+        self,
+        file: GGUFFile,
+        tables: frozenset[str],
+        plan: RepackPlan,
+        stream: IO[bytes],
+        progress: Report | None,
+    ) -> None:
+        super().__init__(file, drop=True, tables=tables)
         largest = max(nbytes for _, nbytes in plan.weights.values())
         self._buffer = torch.empty(largest, dtype=torch.uint8)
         self._plan, self._stream, self._progress = plan, stream, progress
