@@ -12,6 +12,7 @@ import pytest
 from canvaslm.cli.show import command
 from canvaslm.demo.config import MODEL_FOLDER
 from canvaslm.errors import BadConfig, NotFound, UsageError
+from canvaslm.ops import cpu
 from canvaslm.types import Params
 from canvaslm.weights.gguf.quantize import write_gguf
 from canvaslm.weights.gguf.source import open_source
@@ -111,3 +112,33 @@ def test_errors_carry_their_exit_codes(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(BadConfig) as bad:
         command(str(broken))
     assert bad.value.exit_code == 6
+
+
+@pytest.mark.skipif(not cpu.available(), reason="no native kernels here")
+def test_kernels_of_this_machine(capsys: pytest.CaptureFixture[str]) -> None:
+    command(kernels=True)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "Kernels on cpu"
+    assert any(f"native kernels ({cpu.isa()}" in line for line in lines)
+    table = {line.split()[0]: line for line in lines if line.startswith("  ") and line.strip()}
+    assert table["format"].split() == ["format", "linear", "gated_mlp", "experts", "predict", "attention"]
+    assert table["Q5_1"].split()[1:4] == ["cpu", "as", "Q8_0"]
+    command(kernels=True, json=True)
+    found = json.loads(capsys.readouterr().out)["devices"]["cpu"]
+    assert found["formats"]["Q4_K"]["experts"] == {"backend": "cpu", "how": "as Q4_K"}
+
+
+def test_kernels_without_native_ones(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cpu, "available", lambda: False)
+    command(kernels=True, json=True)
+    found = json.loads(capsys.readouterr().out)["devices"]["cpu"]
+    assert found["backends"] == {"cpu": "not available here", "torch": "plain PyTorch"}
+    assert found["formats"]["Q4_K"]["linear"] == {"backend": "torch", "how": ""}
+    assert found["formats"]["Q4_K"]["gated_mlp"] is None
+
+
+def test_kernels_are_no_models(folder: Path) -> None:
+    with pytest.raises(UsageError, match="leave the model out"):
+        command(str(folder), kernels=True)
