@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 
 from canvaslm.cli.docs import app_names, main, page
+from canvaslm.cli.parameter_table import with_table
+from canvaslm.errors import UsageError
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "cli.md"
 
@@ -19,6 +21,20 @@ def test_every_command_and_exit_code_is_on_the_page() -> None:
         assert f"### canvaslm {name}\n" in text
     for code in (0, 1, 2, 3, 4, 5, 6, 130):
         assert f"\n| {code} | " in text
+
+
+def test_the_table_of_parameters_is_what_the_program_says() -> None:
+    path = PAGE.with_name("sampling.md")
+    text = path.read_text(encoding="utf-8")
+    assert text == with_table(text), f"run: python -m canvaslm.cli.docs {path}"
+    with pytest.raises(UsageError, match="lost the marks"):
+        with_table("# Sampling\n")
+
+
+def test_unknown_pages_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path / "tales.md")]) == 2
+    assert "tales.md" in capsys.readouterr().err
+    assert not (tmp_path / "tales.md").exists()
 
 
 def test_check_fails_on_an_old_page_and_writes_nothing(

@@ -41,6 +41,16 @@ def test_quiet_leaves_standard_error_empty(program: Program) -> None:
     assert program("run", "-p", "hi", "-q").err == ""
 
 
+def test_an_old_name_of_a_sampler_works_and_is_told(program: Program) -> None:
+    shown = program("run", "-p", "hi", "--sampler", "confidence_threshold")
+    assert (shown.code, shown.err.splitlines()[0]) == (
+        0,
+        "note: the sampler confidence_threshold is called probability_threshold now; the old name works",
+    )
+    assert program("run", "-p", "hi", "-q", "--sampler", "confidence_threshold").err == ""
+    assert "note" not in program("run", "-p", "hi", "--sampler", "probability_threshold").err
+
+
 @pytest.mark.parametrize("seed", [[], ["--seed", "-1"]])
 def test_a_random_seed_is_printed(program: Program, seed: list[str]) -> None:
     assert "seed 1234" in program("run", "-p", "hi", *seed).err

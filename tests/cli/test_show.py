@@ -87,7 +87,15 @@ def test_variables(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
     found = json.loads(capsys.readouterr().out)["sampling"]
     assert found["max_denoising_steps"] == {"value": 48, "from": "environment CANVASLM_PRESET (quality)"}
     assert found["stability_threshold"] == {"value": 3, "from": "environment CANVASLM_STABILITY_THRESHOLD"}
-    for variable, value in (("CANVASLM_T_MIN", "warm"), ("CANVASLM_PRESET", "best")):
+    monkeypatch.setenv("CANVASLM_EOS_AWARE_STOPPING", "0")
+    command(str(folder), json=True)
+    found = json.loads(capsys.readouterr().out)["sampling"]
+    assert found["eos_aware_stopping"] == {"value": False, "from": "environment CANVASLM_EOS_AWARE_STOPPING"}
+    for variable, value in (
+        ("CANVASLM_T_MIN", "warm"),
+        ("CANVASLM_T_MAX", "500"),
+        ("CANVASLM_PRESET", "best"),
+    ):
         monkeypatch.setenv(variable, value)
         with pytest.raises(UsageError, match=f"{variable}='{value}'"):
             command(str(folder))

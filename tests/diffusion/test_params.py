@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
+from typing import get_type_hints
 
 import pytest
 
 from canvaslm.diffusion import PARAMETERS, PRESETS, SAMPLERS, Params, check_params
-from canvaslm.diffusion.params import check_preset, nearest, old_names
+from canvaslm.diffusion.params import SamplingOptions, check_preset, nearest, old_names
 from canvaslm.errors import UsageError
 
 
@@ -17,10 +18,41 @@ def test_the_table_has_every_field_with_its_type_and_default() -> None:
         assert about.default == getattr(Params(), name)
         assert about.kind in (bool, int, float, str)
         assert about.default is None or isinstance(about.default, about.kind)
-        assert about.help and about.explained("`{}`")
+        assert about.help and about.explained("`{}`".format)
         numeric = about.kind in (int, float)
         assert numeric == (about.low is not None) == (about.high is not None)
     assert PARAMETERS["seed"].kind is int
+
+
+def test_typed_options_are_the_fields() -> None:
+    assert get_type_hints(SamplingOptions) == {name: about.kind | None for name, about in PARAMETERS.items()}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("top_k", "64", 64), ("seed", "-1", -1), ("t_max", "1", 1.0), ("eos_aware_stopping", "0", False),
+        ("eos_aware_stopping", "Yes", True), ("sampler", "ancestral", "ancestral"),
+        ("sampler", "confidence_threshold", "probability_threshold"),
+    ],
+)  # fmt: skip
+def test_texts_are_read(name: str, text: str, value: object) -> None:
+    found = PARAMETERS[name].read(text)
+    assert (found, type(found)) == (value, type(value))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("top_k", "6.5", "should be a whole number"), ("t_max", "warm", "should be a number"),
+        ("eos_aware_stopping", "maybe", "should be true or false"), ("t_max", "nan", "out of range: 0.001"),
+        ("top_k", "-1", "top_k = -1 is out of range: 0 to 1000000"), ("sampler", "x", "unknown sampler 'x'"),
+    ],
+)  # fmt: skip
+def test_texts_that_stand_for_nothing(name: str, text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message) as caught:
+        PARAMETERS[name].read(text)
+    assert caught.value.param == name
 
 
 def test_defaults_are_allowed() -> None:

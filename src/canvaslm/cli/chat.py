@@ -49,7 +49,7 @@ def command(
     display.checked()
     chosen = sampling.chosen()
     session = loading.open(display.quiet)
-    notes(session, display)
+    notes(session, display, chosen)
     chat = Chat(session, display, chosen, talk.system, talk.thinking)
     interactive = sys.stdin.isatty()
     if interactive:

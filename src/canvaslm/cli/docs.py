@@ -1,12 +1,14 @@
-"""docs/cli.md, written from the commands themselves: `python -m canvaslm.cli.docs docs/cli.md`.
+"""The pages of docs/ that are made from the program: `python -m canvaslm.cli.docs` writes all, from the root.
 
-`--check` writes nothing and fails if the file is not what would be written; a test does the same.
+Of files that are named, only those are written. `--check` writes nothing and fails if one is not what would
+be written; tests do the same. docs/cli.md is made here, from the commands themselves.
 """
 
 from __future__ import annotations
 
 import inspect
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from ..errors import CanvasError
 from .chat import COMMANDS as CHAT_COMMANDS
 from .main import COMMANDS, app, load_command
 from .options import LLAMA_CPP, LLAMA_CPP_NOTHING
+from .parameter_table import with_table
 
 _HEAD = """\
 # The command line
@@ -132,20 +135,41 @@ def _llama_cpp() -> str:
     return "\n".join([*head, *rows, ""])
 
 
+def http_page() -> str:
+    """docs/http.md. Needs the packages of the server."""
+    from ..server.openapi import schema_of_server
+    from ..server.reference import markdown
+
+    return markdown(schema_of_server())
+
+
+# File name -> the whole page, from what stands there now.
+PAGES: dict[str, Callable[[str], str]] = {
+    "cli.md": lambda _: page(),
+    "http.md": lambda _: http_page(),
+    "sampling.md": with_table,
+}
+
+
 def main(arguments: list[str]) -> int:
-    """Writes the page to the file named, or with --check compares."""
-    names = [argument for argument in arguments if argument != "--check"]
-    path = Path(names[0] if names else "docs/cli.md")
-    if "--check" not in arguments:
-        path.write_text(page(), encoding="utf-8")
-        return 0
-    if path.is_file() and path.read_text(encoding="utf-8") == page():
-        return 0
-    print(f"{path} is out of date: python -m canvaslm.cli.docs {path}", file=sys.stderr)
-    return 1
+    """Writes the files named, or all, or with --check compares."""
+    named = [Path(argument) for argument in arguments if argument != "--check"]
+    stale = 0
+    for path in named or [Path("docs") / name for name in PAGES]:
+        if path.name not in PAGES:
+            print(f"{path}: nothing is known of a page {path.name}: {', '.join(PAGES)}", file=sys.stderr)
+            return 2
+        old = path.read_text(encoding="utf-8") if path.is_file() else ""
+        new = PAGES[path.name](old)
+        if "--check" not in arguments:
+            path.write_text(new, encoding="utf-8")
+        elif new != old:
+            print(f"{path} is out of date: python -m canvaslm.cli.docs {path}", file=sys.stderr)
+            stale = 1
+    return stale
 
 
-__all__ = ["app_names", "main", "page"]
+__all__ = ["PAGES", "app_names", "http_page", "main", "page"]
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

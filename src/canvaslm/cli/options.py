@@ -1,4 +1,4 @@
-"""Flags that several commands share, each group a dataclass; names are those of `Params`.
+"""Flags that several commands share, each group a dataclass; those for sampling are made from the table.
 
     @grouped
     def command(sampling: Sampling, model: Annotated[...] = None): ...
@@ -13,30 +13,33 @@ from __future__ import annotations
 import functools
 import inspect
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 
 import typer
 
+from ..diffusion.params import PARAMETERS, PRESETS, Parameter, Params, check_params, check_preset
 from ..errors import UsageError
 
 if TYPE_CHECKING:
     from ..session import Session
 
 _MODEL, _SAMPLING, _DISPLAY = "Model", "Sampling", "Display"
+_METAVARS: Mapping[type, str] = {int: "N", float: "X", str: "NAME"}
+
+Group = TypeVar("Group")
+
+
+def _dashed(name: str) -> str:
+    """The flag of a parameter."""
+    return "--" + name.replace("_", "-")
+
 
 # Flags of llama.cpp's diffusion programs -> ours. Read everywhere, not listed in the help.
 LLAMA_CPP = {
     "--diffusion-visual": "--live",
-    "--diffusion-steps": "--max-denoising-steps",
-    "--diffusion-eb-max-steps": "--max-denoising-steps",
-    "--diffusion-eb-t-max": "--t-max",
-    "--diffusion-eb-t-min": "--t-min",
-    "--diffusion-eb-entropy-bound": "--entropy-bound",
-    "--diffusion-eb-confidence": "--confidence-threshold",
-    "--n-predict": "--max-new-tokens",
-    "--predict": "--max-new-tokens",
+    **{theirs: _dashed(about.name) for about in PARAMETERS.values() for theirs in about.llama_cpp},
     "--system-prompt": "--system",
     "-sys": "--system",
 }
@@ -117,168 +120,72 @@ class Loading:
         return open_session(self, quiet)
 
 
-# Also flags of commands that have no others of `Sampling`.
-TopK = Annotated[
-    int | None,
-    typer.Option(
-        "--top-k", min=0, metavar="N", rich_help_panel=_SAMPLING,
-        help="Likeliest tokens that a place is sampled from; 0: all.",
-    ),
-]  # fmt: skip
-TopKStart = Annotated[
-    int | None,
-    typer.Option(
-        "--top-k-start", min=0, metavar="N", rich_help_panel=_SAMPLING,
-        help="The top-k of a canvas's first step, falling to --top-k-end; the two win over --top-k. 0: off.",
-    ),
-]  # fmt: skip
-TopKEnd = Annotated[
-    int | None,
-    typer.Option(
-        "--top-k-end", min=0, metavar="N", rich_help_panel=_SAMPLING, help="The top-k of a canvas's last step."
-    ),
-]  # fmt: skip
-TailCorrection = Annotated[
-    bool | None,
-    typer.Option(
-        "--top-k-tail-correction/--no-top-k-tail-correction", rich_help_panel=_SAMPLING,
-        help="With a top-k: judge how certain a place is by all tokens, not by those kept.",
-    ),
-]  # fmt: skip
+def flag(about: Parameter) -> Any:
+    """The type and the flag of a sampling parameter; None, its default, means that it was not set."""
+    help = about.explained(_dashed)
+    if about.choices:
+        help = f"{help.rstrip('.')}: {_either(about.choices)}."
+    negation = f"/--no-{_dashed(about.name)[2:]}" if about.kind is bool else ""
+    option = typer.Option(
+        _dashed(about.name) + negation, *about.flags, metavar=_METAVARS.get(about.kind), min=about.low,
+        max=about.high, rich_help_panel=_SAMPLING, help=help,
+    )  # fmt: skip
+    return Annotated[about.kind | None, option]
 
 
-@dataclass(frozen=True)
+def _either(names: Iterable[str]) -> str:
+    """ "a, b or c"."""
+    *most, last = names
+    return f"{', '.join(most)} or {last}" if most else last
+
+
+def _preset_help() -> str:
+    """Each preset with what it sets: "fast (16 steps)"."""
+    told = [
+        f"{preset} ({', '.join(f'{value} {PARAMETERS[name].unit or name}' for name, value in values.items())})"
+        for preset, values in PRESETS.items()
+    ]
+    return f"{_either(told)}; single flags win over it."
+
+
+def sampled(*names: str) -> Callable[[type[Group]], type[Group]]:
+    """Makes a class a group of flags: its own fields, and one for each of the sampling parameters named."""
+
+    def group(made: type[Group]) -> type[Group]:
+        for name in names:
+            made.__annotations__[name] = flag(PARAMETERS[name])
+            setattr(made, name, None)
+        return dataclass(frozen=True)(made)
+
+    return group
+
+
+@sampled("top_k", "top_k_start", "top_k_end", "top_k_tail_correction")
 class Truncation:
     """The top-k alone, for commands whose other sampling parameters come from the checkpoint or from requests."""
 
-    top_k: TopK = None
-    top_k_start: TopKStart = None
-    top_k_end: TopKEnd = None
-    top_k_tail_correction: TailCorrection = None
+    if TYPE_CHECKING:
+
+        def __init__(self, **values: Any) -> None: ...
 
     def chosen(self) -> dict[str, Any]:
         """What was set: fields of `Params`. Raises UsageError if they cannot be."""
-        from ..diffusion import check_params
-        from ..types import Params
-
-        values = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
+        values = {name: value for name, value in vars(self).items() if value is not None}
         check_params(Params(**values))
         return values
 
 
-@dataclass(frozen=True)
+@sampled(*PARAMETERS)
 class Sampling:
     """How answers are sampled; None leaves a parameter to the preset, then to the checkpoint."""
 
+    if TYPE_CHECKING:
+
+        def __init__(self, **values: Any) -> None: ...
+
     preset: Annotated[
-        str | None,
-        typer.Option(
-            "--preset", metavar="NAME", rich_help_panel=_SAMPLING,
-            help="fast (16 steps), balanced or quality (48 steps); single flags win over it.",
-        ),
-    ] = None  # fmt: skip
-    max_new_tokens: Annotated[
-        int | None,
-        typer.Option(
-            "--max-new-tokens", "-n", min=1, metavar="N", rich_help_panel=_SAMPLING,
-            help="Tokens that the answer may have; it is written in whole canvases and then cut.",
-        ),
-    ] = None  # fmt: skip
-    seed: Annotated[
-        int | None,
-        typer.Option(
-            "--seed", "-s", min=-1, metavar="N", rich_help_panel=_SAMPLING,
-            help="The same seed gives the same answer. -1, or none: random; it is printed.",
-        ),
-    ] = None  # fmt: skip
-    max_denoising_steps: Annotated[
-        int | None,
-        typer.Option(
-            "--max-denoising-steps", "--steps", min=1, metavar="N", rich_help_panel=_SAMPLING,
-            help="Denoise steps that a canvas may take.",
-        ),
-    ] = None  # fmt: skip
-    temperature: Annotated[
-        float | None,
-        typer.Option(
-            "--temperature", "--temp", min=0.0, metavar="X", rich_help_panel=_SAMPLING,
-            help="Scales the schedule from t-max to t-min; 0 takes the likeliest token.",
-        ),
-    ] = None  # fmt: skip
-    t_max: Annotated[
-        float | None,
-        typer.Option(
-            "--t-max", metavar="X", rich_help_panel=_SAMPLING, help="Temperature of a canvas's first step."
-        ),
+        str | None, typer.Option("--preset", metavar="NAME", rich_help_panel=_SAMPLING, help=_preset_help())
     ] = None
-    t_min: Annotated[
-        float | None,
-        typer.Option(
-            "--t-min", metavar="X", rich_help_panel=_SAMPLING, help="Temperature of a canvas's last step."
-        ),
-    ] = None
-    top_k: TopK = None
-    top_k_start: TopKStart = None
-    top_k_end: TopKEnd = None
-    top_k_tail_correction: TailCorrection = None
-    sampler: Annotated[
-        str | None,
-        typer.Option(
-            "--sampler", metavar="NAME", rich_help_panel=_SAMPLING,
-            help="entropy_bound, probability_threshold or ancestral.",
-        ),
-    ] = None  # fmt: skip
-    entropy_bound: Annotated[
-        float | None,
-        typer.Option(
-            "--entropy-bound",
-            metavar="X",
-            rich_help_panel=_SAMPLING,
-            help="Nats accepted a step (sampler entropy_bound).",
-        ),
-    ] = None
-    accept_threshold: Annotated[
-        float | None,
-        typer.Option(
-            "--accept-threshold", metavar="X", rich_help_panel=_SAMPLING,
-            help="Probability from which a token is accepted (sampler probability_threshold).",
-        ),
-    ] = None  # fmt: skip
-    stability_threshold: Annotated[
-        int | None,
-        typer.Option(
-            "--stability-threshold", metavar="N", rich_help_panel=_SAMPLING,
-            help="Steps that a draft must stay the same before its canvas may end early.",
-        ),
-    ] = None  # fmt: skip
-    confidence_threshold: Annotated[
-        float | None,
-        typer.Option(
-            "--confidence-threshold", metavar="X", rich_help_panel=_SAMPLING,
-            help="Mean entropy, in nats, below which a canvas may end early.",
-        ),
-    ] = None  # fmt: skip
-    eos_aware_stopping: Annotated[
-        bool | None,
-        typer.Option(
-            "--eos-aware-stopping/--no-eos-aware-stopping", rich_help_panel=_SAMPLING,
-            help="Judge only what stands before the draft's end when a canvas may end early.",
-        ),
-    ] = None  # fmt: skip
-    settle_steps: Annotated[
-        int | None,
-        typer.Option(
-            "--settle-steps", metavar="N", rich_help_panel=_SAMPLING,
-            help="Freeze and print the start of a draft once it was certain for N steps; 0: whole canvases only.",
-        ),
-    ] = None  # fmt: skip
-    settle_entropy: Annotated[
-        float | None,
-        typer.Option(
-            "--settle-entropy", metavar="X", rich_help_panel=_SAMPLING,
-            help="Nats below which a place is certain for --settle-steps.",
-        ),
-    ] = None  # fmt: skip
     from_environment: frozenset[str] = field(default=frozenset(), metadata={"flag": False})
 
     def chosen(self) -> dict[str, Any]:
@@ -286,19 +193,12 @@ class Sampling:
 
         A preset given as a flag beats single parameters that stand in the environment. Raises UsageError.
         """
-        names = [f.name for f in fields(self) if f.metadata.get("flag", True)]
-        values = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        given = {name: getattr(self, name) for name in ("preset", *PARAMETERS)}
+        values = {name: value for name, value in given.items() if value is not None}
         if self.preset is not None and "preset" not in self.from_environment:
-            ruled = self._preset()
+            ruled = check_preset(self.preset)
             values = {k: v for k, v in values.items() if not (k in ruled and k in self.from_environment)}
         return values
-
-    def _preset(self) -> Mapping[str, Any]:
-        from ..diffusion import PRESETS
-
-        if self.preset not in PRESETS:
-            raise UsageError(f"unknown preset {self.preset!r}: choose one of {', '.join(PRESETS)}", "preset")
-        return PRESETS[self.preset]
 
 
 @dataclass(frozen=True)
@@ -410,7 +310,9 @@ __all__ = [
     "Sampling",
     "Talk",
     "Truncation",
+    "flag",
     "grouped",
+    "sampled",
     "translated",
     "wants_debug",
 ]

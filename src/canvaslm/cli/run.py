@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..diffusion.params import old_names
 from ..errors import CanvasError, UsageError
 from ..types import Reply
 from .options import Display, Loading, Sampling, Talk, grouped
@@ -68,7 +70,7 @@ def command(
         puzzle = show_puzzle(chosen.get("seed"), display)
         asked, display = puzzle.prompt, paced(display)
     session = loading.open(display.quiet)
-    notes(session, display)
+    notes(session, display, chosen)
     reply = answer(
         session, asked, display, as_object, system=talk.system, thinking=talk.thinking, raw=raw, **chosen
     )
@@ -99,10 +101,10 @@ def read_prompt(prompt: str | None, file: str | None) -> str | None:
     return None if prompt is None else os.fsencode(prompt).decode("utf-8", "replace")
 
 
-def notes(session: Session, display: Display) -> None:
-    """What was remarkable about loading the model."""
+def notes(session: Session, display: Display, chosen: Mapping[str, Any]) -> None:
+    """What was remarkable about loading the model, and what of the parameters chosen has another name now."""
     if not display.quiet:
-        for note in session.notes:
+        for note in (*session.notes, *old_names(chosen).values()):
             log(f"note: {note}")
 
 

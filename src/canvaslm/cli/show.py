@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..diffusion import PARAMETERS, PRESETS, Params
 from ..errors import UsageError
 
 if TYPE_CHECKING:
@@ -73,7 +74,6 @@ def sampling(description: Description, environment: Mapping[str, str]) -> dict[s
     Variables are those of `canvaslm run`'s flags, CANVASLM_ and the parameter in capitals; a flag there beats them.
     Raises UsageError for a variable that holds no such value.
     """
-    from ..types import Params
     from ..weights.generation import sampling_defaults, source_of
 
     chosen, origin = sampling_defaults(description.generation, source_of(description.kind))
@@ -83,7 +83,7 @@ def sampling(description: Description, environment: Mapping[str, str]) -> dict[s
     for name, source in origin.items():
         value, variable = getattr(params, name), f"CANVASLM_{name.upper()}"
         if environment.get(variable):
-            found[name] = (_typed(variable, environment[variable], value), f"environment {variable}")
+            found[name] = (_read(variable, environment[variable], name), f"environment {variable}")
         elif name in preset:
             found[name] = (preset[name], f"environment {_PRESET} ({environment[_PRESET]})")
         else:
@@ -95,21 +95,17 @@ def _preset(environment: Mapping[str, str]) -> Mapping[str, Any]:
     name = environment.get(_PRESET)
     if not name:
         return {}
-    from ..diffusion import PRESETS
-
     if name not in PRESETS:
         raise UsageError(f"{_PRESET}={name!r}: choose one of {', '.join(PRESETS)}", param="preset")
     return PRESETS[name]
 
 
-def _typed(variable: str, text: str, default: Any) -> Any:
-    """The variable's text as the type of the parameter's default (the seed has none: a whole number)."""
-    kind = int if default is None else type(default)
+def _read(variable: str, text: str, name: str) -> Any:
+    """The value of a parameter that the variable's text stands for."""
     try:
-        return kind(text)
-    except ValueError as error:
-        wanted = "a whole number" if kind is int else "a number"
-        raise UsageError(f"{variable}={text!r}: should be {wanted}") from error
+        return PARAMETERS[name].read(text)
+    except UsageError as error:
+        raise UsageError(f"{variable}={text!r}: {error}", name) from error
 
 
 def as_json(description: Description, environment: Mapping[str, str]) -> dict[str, Any]:

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from .schedule import temperature, top_k
     from .step import advance, settle
 
-# Public names that need torch: name -> module that has it. No module may be called as one of them: Python would
-# put it in the name's place.
+# Public names that need torch: name -> module that has it. No module may be called as one of them: Python
+# would put it in the name's place.
 _LAZY = {
     "SAMPLERS": "samplers",
     "Canvas": "canvas",

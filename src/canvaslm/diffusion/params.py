@@ -8,10 +8,10 @@ of `generation_config.json`. Entropies are in nats.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from types import NoneType
-from typing import Any, get_args, get_type_hints
+from typing import Any, TypedDict, get_args, get_type_hints
 
 from ..errors import UsageError
 
@@ -21,10 +21,10 @@ class Parameter:
     """What is known about one sampling parameter.
 
     `kind` is bool, int, float or str. `low` and `high` bound numbers, both inclusive; `choices` are all texts
-    there are, `old_choices` names that some had before. In `help`, {name} stands for another parameter, which
-    `explained` spells as the reader writes it. `presets`: preset -> the value it sets. `flags`: further names on
-    the command line, and `llama_cpp` those that llama.cpp's programs have. `stored`: `generation_config.json` may
-    set it, at its top; `gguf` is the key of the same in GGUF files.
+    there are, `old_choices` names that some had before. In `help`, {name} stands for another parameter.
+    `presets`: preset -> the value it sets. `flags`: further names on the command line, and `llama_cpp` those
+    that llama.cpp's programs have. `stored`: it may be set at the top of `generation_config.json`; `gguf` is
+    the key of the same in GGUF files.
     """
 
     name: str = ""
@@ -42,9 +42,9 @@ class Parameter:
     stored: bool = False
     gguf: str = ""
 
-    def explained(self, spelling: str = "{}") -> str:
-        """The help, with names of parameters put into `spelling`, as in "`{}`"."""
-        return self.help.format_map({name: spelling.format(name) for name in PARAMETERS})
+    def explained(self, spelt: Callable[[str], str] = str) -> str:
+        """The help, with names of other parameters `spelt` as the reader writes them."""
+        return self.help.format_map({name: spelt(name) for name in PARAMETERS})
 
     def current(self, value: Any) -> Any:
         """The value, under its present name if it is an old one."""
@@ -58,14 +58,31 @@ class Parameter:
             if self.current(value) not in self.choices:
                 known = ", ".join(self.choices)
                 raise UsageError(f"unknown {self.name} {value!r}: choose one of {known}", self.name)
-        elif self.kind is bool:
-            if not isinstance(value, bool):
-                raise UsageError(f"{self.name} should be true or false, found {value!r}", self.name)
-        elif isinstance(value, bool) or not isinstance(value, int if self.kind is int else (int, float)):
-            wanted = "a whole number" if self.kind is int else "a number"
-            raise UsageError(f"{self.name} should be {wanted}, found {value!r}", self.name)
+        elif not self._has_kind(value):
+            raise UsageError(f"{self.name} should be {self.wanted}, found {value!r}", self.name)
         elif self.low is not None and self.high is not None and not self.low <= value <= self.high:
             raise UsageError(f"{self.name} = {value} is out of range: {self.range}", self.name)
+
+    def read(self, text: str) -> Any:
+        """The value that a text stands for, as on the command line. Raises UsageError if there is none."""
+        try:
+            value = _TRUTHS[text.strip().lower()] if self.kind is bool else self.kind(text)
+        except (ValueError, KeyError):
+            raise UsageError(f"should be {self.wanted}", self.name) from None
+        self.check(value)
+        return self.current(value)
+
+    @property
+    def wanted(self) -> str:
+        """What a value should be, in words."""
+        kinds = {bool: "true or false", int: "a whole number", float: "a number"}
+        return kinds.get(self.kind, f"one of {', '.join(self.choices)}")
+
+    def _has_kind(self, value: Any) -> bool:
+        """Python counts truth values among the whole numbers; here they are none."""
+        if isinstance(value, bool):
+            return self.kind is bool
+        return isinstance(value, (int, float) if self.kind is float else self.kind)
 
     @property
     def range(self) -> str:
@@ -73,6 +90,12 @@ class Parameter:
         if self.low is None or self.high is None:
             return ""
         return f"{plain(self.low)} to {plain(self.high)}"
+
+
+_TRUTHS = {
+    **dict.fromkeys(("1", "true", "t", "yes", "y", "on"), True),
+    **dict.fromkeys(("0", "false", "f", "no", "n", "off"), False),
+}
 
 
 def plain(number: float) -> str:
@@ -140,11 +163,11 @@ class Params:
     )  # fmt: skip
     entropy_bound: float = parameter(
         0.1, "Nats accepted a step (sampler entropy_bound); higher is faster and rougher.",
-        low=0, high=1e6, unit="nats", llama_cpp=("--diffusion-eb-entropy-bound",),
+        low=0, high=1_000_000, unit="nats", llama_cpp=("--diffusion-eb-entropy-bound",),
     )  # fmt: skip
     accept_threshold: float = parameter(
         0.9, "Probability from which a token is accepted (sampler probability_threshold).",
-        low=0, high=1, unit="probability",
+        low=0, high=1,
     )  # fmt: skip
     stability_threshold: int = parameter(
         1, "Steps that a draft must stay the same before its canvas may end early.",
@@ -152,7 +175,7 @@ class Params:
     )  # fmt: skip
     confidence_threshold: float = parameter(
         0.005, "Mean entropy, in nats, below which a canvas may end early.",
-        low=0, high=1e6, unit="nats", llama_cpp=("--diffusion-eb-confidence",), stored=True,
+        low=0, high=1_000_000, unit="nats", llama_cpp=("--diffusion-eb-confidence",), stored=True,
         gguf="diffusion.eb_confidence_threshold",
     )  # fmt: skip
     # These are off by default: they leave the reference's algorithm.
@@ -166,7 +189,7 @@ class Params:
     )  # fmt: skip
     settle_entropy: float = parameter(
         0.05, "Nats below which a place is certain for {settle_steps}.",
-        low=0, high=1e6, unit="nats",
+        low=0, high=1_000_000, unit="nats",
     )  # fmt: skip
 
 
@@ -180,9 +203,9 @@ def _table() -> dict[str, Parameter]:
 
 PARAMETERS: dict[str, Parameter] = _table()
 
-# Named trade-offs for users who do not want to know more: preset -> the parameters it sets. The number of steps
-# is an upper bound: a canvas that settles stops earlier, so `quality` costs little more than `balanced` on easy
-# text.
+# Named trade-offs for users who do not want to know more: preset -> the parameters it sets. The number of
+# steps is an upper bound: a canvas that settles stops earlier, so `quality` costs little more than `balanced`
+# on easy text.
 PRESETS: dict[str, dict[str, Any]] = {}
 for _about in PARAMETERS.values():
     for _preset, _value in _about.presets.items():
@@ -222,8 +245,34 @@ def old_names(values: Mapping[str, Any]) -> dict[str, str]:
     return {
         name: f"the {name} {value} is called {PARAMETERS[name].current(value)} now; the old name works"
         for name, value in values.items()
-        if name in PARAMETERS and PARAMETERS[name].current(value) != value
+        if name in PARAMETERS and isinstance(value, str) and value in PARAMETERS[name].old_choices
     }
+
+
+class SamplingOptions(TypedDict, total=False):
+    """The fields of `Params` as options that may be left out, for type checkers and editors.
+
+    None leaves one out as well. Types alone: the program reads nothing of it. A test holds it to the table.
+    """
+
+    max_new_tokens: int | None
+    seed: int | None
+    max_denoising_steps: int | None
+    temperature: float | None
+    t_max: float | None
+    t_min: float | None
+    top_k: int | None
+    top_k_start: int | None
+    top_k_end: int | None
+    top_k_tail_correction: bool | None
+    sampler: str | None
+    entropy_bound: float | None
+    accept_threshold: float | None
+    stability_threshold: int | None
+    confidence_threshold: float | None
+    eos_aware_stopping: bool | None
+    settle_steps: int | None
+    settle_entropy: float | None
 
 
 def nearest(name: str, known: Iterable[str] = tuple(PARAMETERS)) -> str | None:
@@ -236,6 +285,7 @@ __all__ = [
     "PRESETS",
     "Parameter",
     "Params",
+    "SamplingOptions",
     "check_params",
     "check_preset",
     "nearest",

@@ -6,14 +6,29 @@ answer's `warnings`.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeAlias
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    PrivateAttr,
+    create_model,
+    model_validator,
+)
 
-from ..diffusion import PARAMETERS
+from ..diffusion.params import PARAMETERS, PRESETS, Parameter, old_names
 from .problems import unsupported
 
 _SHOWN = 16  # unknown fields named in the warnings
+
+
+def limits(name: str) -> Any:
+    """The range and the description of a sampling parameter that is a number."""
+    about = PARAMETERS[name]
+    return Field(ge=about.low, le=about.high, description=about.explained())
 
 
 def _whole(value: Any) -> Any:
@@ -24,14 +39,16 @@ def _whole(value: Any) -> Any:
 WHOLE = BeforeValidator(_whole)
 Int = Annotated[int, WHOLE]
 Number = Annotated[float, Field(allow_inf_nan=False)]
-Seed = Annotated[
-    int, Field(ge=-1, le=2**63 - 1, description="-1, or none: a random one, which the answer names."), WHOLE
-]
-Count = Annotated[int, Field(ge=1, le=2**24), WHOLE]
+Count = Annotated[int, limits("max_new_tokens"), WHOLE]
+Temperature = Annotated[Number, limits("temperature")]
 Stop = str | list[str]
 Tools = list[dict[str, Any]]
-Sampler = Literal["entropy_bound", "probability_threshold", "ancestral"]
-Preset = Literal["fast", "balanced", "quality"]
+if TYPE_CHECKING:
+    Sampler: TypeAlias = str
+    Preset: TypeAlias = str
+else:
+    Sampler = Literal[PARAMETERS["sampler"].choices]
+    Preset = Literal[tuple(PRESETS)]
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
 # Clients send these with every request, and nothing they wish for with them changes the answer here.
@@ -49,7 +66,7 @@ class Open(BaseModel):
     model_config = ConfigDict(extra="allow", strict=True)
 
     def ignored(self) -> list[dict[str, str]]:
-        """A warning for each field that was ignored."""
+        """A warning for each field that was ignored, or has another name now."""
         extra = [name for name in self.model_extra or {} if name not in HARMLESS]
         told = [
             {"param": name[:64], "message": f"unknown field {name[:64]!r} was ignored"}
@@ -66,52 +83,36 @@ class AnswerSchema(BaseModel):
     model_config = ConfigDict(extra="allow")
 
 
-class Diffusion(Open):
+# Parameters whose field has a name or a meaning of its own in each dialect.
+_OF_THE_DIALECTS = ("max_new_tokens", "temperature", "top_k")
+_SAMPLING = tuple(name for name in PARAMETERS if name not in _OF_THE_DIALECTS)
+
+
+def field_of(about: Parameter) -> tuple[Any, Any]:
+    """The type and the default (None: not set) of the field for a sampling parameter."""
+    if about.choices:
+        kind: Any = Annotated[Literal[about.choices], BeforeValidator(about.current)]
+    elif about.kind is bool:
+        kind = bool
+    elif about.kind is int:
+        kind = Annotated[int, Field(ge=about.low, le=about.high), WHOLE]
+    else:
+        kind = Annotated[Number, Field(ge=about.low, le=about.high)]
+    return kind | None, Field(None, description=about.explained())
+
+
+if TYPE_CHECKING:
+    _Sampling = Open
+else:
+    _Sampling = create_model(
+        "_Sampling", __base__=Open, **{name: field_of(PARAMETERS[name]) for name in _SAMPLING}
+    )
+
+
+class Diffusion(_Sampling):
     """Parameters of the sampler, named as in `generation_config.json`."""
 
-    seed: Seed | None = None
     preset: Preset | None = Field(None, description="A named trade-off; single parameters win over it.")
-    max_denoising_steps: Annotated[int, Field(ge=1, le=10_000), WHOLE] | None = Field(
-        None, description="Denoise steps that a canvas may take."
-    )
-    sampler: Annotated[Sampler, BeforeValidator(PARAMETERS["sampler"].current)] | None = Field(
-        None, description="Which sampled tokens a step accepts."
-    )
-    entropy_bound: Annotated[Number, Field(ge=0, le=1e6)] | None = Field(
-        None, description="Nats accepted a step (sampler entropy_bound)."
-    )
-    accept_threshold: Annotated[Number, Field(ge=0, le=1)] | None = Field(
-        None, description="Probability from which a token is accepted (sampler probability_threshold)."
-    )
-    t_min: Annotated[Number, Field(ge=1e-3, le=100)] | None = Field(
-        None, description="A canvas's last temperature."
-    )
-    t_max: Annotated[Number, Field(ge=1e-3, le=100)] | None = Field(
-        None, description="A canvas's first temperature."
-    )
-    top_k_start: Annotated[int, Field(ge=0, le=10**6), WHOLE] | None = Field(
-        None,
-        description="The top-k of a canvas's first step, falling to top_k_end; the two win over a top_k. 0: off.",
-    )
-    top_k_end: Annotated[int, Field(ge=0, le=10**6), WHOLE] | None = Field(
-        None, description="The top-k of a canvas's last step."
-    )
-    top_k_tail_correction: bool | None = Field(
-        None, description="With a top-k: judge how certain a place is by all tokens, not by those kept."
-    )
-    stability_threshold: Annotated[int, Field(ge=0, le=1000), WHOLE] | None = Field(
-        None, description="Steps that a draft must stay the same before its canvas may end early."
-    )
-    confidence_threshold: Annotated[Number, Field(ge=0, le=1e6)] | None = Field(
-        None, description="Mean entropy in nats below which a canvas may end early."
-    )
-    eos_aware_stopping: bool | None = Field(None, description="Look no further than the draft's first EOS.")
-    settle_steps: Annotated[int, Field(ge=0, le=1000), WHOLE] | None = Field(
-        None, description="Send, and freeze, what has been certain for so many steps; 0: whole canvases only."
-    )
-    settle_entropy: Annotated[Number, Field(ge=0, le=1e6)] | None = Field(
-        None, description="Nats below which a place counts as certain for settle_steps."
-    )
     thinking: bool | dict[str, Any] | None = Field(None, description='true, or {"type": "enabled"}.')
     reasoning_effort: Effort | None = Field(
         None, description='All but "none" and "minimal" switch thinking on.'
@@ -120,6 +121,20 @@ class Diffusion(Open):
         None, description="Only `enable_thinking` has an effect."
     )
     chat_template: Any = Field(None, description="Refused: templates come with the model alone.")
+
+    _old_names: dict[str, str] = PrivateAttr(default_factory=dict)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _note_old_names(cls, data: Any, read: ModelWrapValidatorHandler[Self]) -> Self:
+        made = read(data)
+        if isinstance(data, dict):
+            made._old_names = old_names(data)
+        return made
+
+    def ignored(self) -> list[dict[str, str]]:
+        told = [{"param": name, "message": message} for name, message in self._old_names.items()]
+        return [*super().ignored(), *told]
 
     def sampling(self) -> dict[str, Any]:
         """Fields of `Params` that the client set."""
@@ -151,9 +166,8 @@ class Truncated(Diffusion):
     ignored, with a warning that names `top_k_start` and `top_k_end`.
     """
 
-    top_k: Annotated[int, Field(ge=-1, le=10**6), WHOLE] | None = Field(
-        None,
-        description="Likeliest tokens that a place is sampled from and conditioned on; 0 or -1: all, as by default.",
+    top_k: Annotated[int, Field(ge=-1, le=PARAMETERS["top_k"].high), WHOLE] | None = Field(
+        None, description=f"{PARAMETERS['top_k'].explained()} So does -1."
     )
 
     def sampling(self) -> dict[str, Any]:
@@ -172,12 +186,6 @@ def idle(name: str) -> dict[str, str]:
     return {"param": name, "message": told}
 
 
-_SAMPLING = (
-    *("seed", "max_denoising_steps", "sampler", "entropy_bound", "accept_threshold", "t_min", "t_max"),
-    *("top_k_start", "top_k_end", "top_k_tail_correction"),
-    *("stability_threshold", "confidence_threshold", "eos_aware_stopping", "settle_steps", "settle_entropy"),
-)
-
 __all__ = [
     "WHOLE",
     "AnswerSchema",
@@ -189,9 +197,11 @@ __all__ = [
     "Open",
     "Preset",
     "Sampler",
-    "Seed",
     "Stop",
+    "Temperature",
     "Tools",
     "Truncated",
+    "field_of",
     "idle",
+    "limits",
 ]

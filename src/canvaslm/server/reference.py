@@ -8,6 +8,8 @@ from __future__ import annotations
 import html
 from typing import Any
 
+from ..diffusion.params import plain
+
 PAGE_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 _STYLE = (
     "body{font:16px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#222;background:#fff}"
@@ -134,7 +136,10 @@ def _range(field: dict[str, Any]) -> str:
 
 
 def _number(value: float | None) -> str:
-    return "" if value is None else str(value) if isinstance(value, int) else f"{value:g}"
+    if value is None:
+        return ""
+    exact = isinstance(value, int) or abs(value) < 2**53
+    return plain(value) if exact else f"{value:g}"
 
 
 def _resolved(schema: dict[str, Any], node: dict[str, Any]) -> dict[str, Any]:

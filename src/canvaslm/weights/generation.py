@@ -4,27 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import fields
 from typing import Any, Final
 
+from ..diffusion.params import PARAMETERS
 from ..errors import BadConfig
-from ..types import Params
 
 FILE: Final = "generation_config.json"
 METADATA: Final = "GGUF metadata"
 
-# Name in the file -> type. The names are those of `Params`.
-_TOP: dict[str, type] = {
-    "max_new_tokens": int,
-    "max_denoising_steps": int,
-    "t_min": float,
-    "t_max": float,
-    "stability_threshold": int,
-    "confidence_threshold": float,
-}
-# Sampler class in the file -> (our sampler, fields of the class).
-_SAMPLERS: dict[str, tuple[str, dict[str, type]]] = {
-    "EntropyBoundSamplerConfig": ("entropy_bound", {"entropy_bound": float}),
+# Sampler class in the file -> (our sampler, fields of the class, which are parameters of ours).
+_SAMPLERS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "EntropyBoundSamplerConfig": ("entropy_bound", ("entropy_bound",)),
 }
 
 
@@ -37,11 +27,11 @@ def sampling_defaults(
     ignored. Raises BadConfig naming a field of the wrong type or an unknown sampler.
     """
     chosen: dict[str, Any] = {}
-    for name, kind in _TOP.items():
-        if generation.get(name) is not None:
-            chosen[name] = _number(name, generation[name], kind)
+    for name, about in PARAMETERS.items():
+        if about.stored and generation.get(name) is not None:
+            chosen[name] = _number(name, generation[name], about.kind)
     chosen.update(_sampler(generation.get("sampler_config")))
-    origin = {f.name: source if f.name in chosen else "default" for f in fields(Params)}
+    origin = {name: source if name in chosen else "default" for name in PARAMETERS}
     return chosen, origin
 
 
@@ -69,8 +59,8 @@ def _sampler(config: Any) -> dict[str, Any]:
     if stray:
         raise BadConfig(f"{FILE}: sampler_config.{stray[0]} is not a field of {name} (upgrade canvaslm?)")
     values = {
-        field: _number(f"sampler_config.{field}", config[field], kind)
-        for field, kind in known.items()
+        field: _number(f"sampler_config.{field}", config[field], PARAMETERS[field].kind)
+        for field in known
         if config.get(field) is not None
     }
     return {"sampler": sampler, **values}

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ...diffusion.params import PARAMETERS
 from ...errors import BadConfig, BadModelFile
 from ...model.config import ModelConfig
 from ...model.registry import Family, families, family_of_architecture
@@ -35,13 +36,9 @@ _TOKEN_TYPES = range(1, 7)
 _BYTE = 6
 BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>")
 
-# GGUF key -> name in generation_config.json.
+# GGUF key -> (name in generation_config.json, type).
 GENERATION_KEYS: dict[str, tuple[str, type]] = {
-    "diffusion.eb_max_steps": ("max_denoising_steps", int),
-    "diffusion.eb_t_min": ("t_min", float),
-    "diffusion.eb_t_max": ("t_max", float),
-    "diffusion.eb_stability_threshold": ("stability_threshold", int),
-    "diffusion.eb_confidence_threshold": ("confidence_threshold", float),
+    about.gguf: (name, about.kind) for name, about in PARAMETERS.items() if about.gguf
 }
 ENTROPY_BOUND = "diffusion.eb_entropy_bound"
 

@@ -177,6 +177,17 @@ def test_schema_and_sampler_agree() -> None:
     assert set(Preset.__args__) == set(PRESETS)  # type: ignore[attr-defined]
 
 
+def test_an_old_name_of_a_sampler_works_and_is_told(client: httpx.Client) -> None:
+    new = ask(client, sampler="probability_threshold")
+    old = ask(client, sampler="confidence_threshold")
+    assert old["choices"][0]["message"] == new["choices"][0]["message"]
+    assert "warnings" not in new
+    (warning,) = old["warnings"]
+    assert warning["param"] == "sampler"
+    assert "confidence_threshold is called probability_threshold now" in warning["message"]
+    assert refused(client, sampler="magic")["param"] == "sampler"
+
+
 def test_what_is_unknown_is_ignored_and_named(client: httpx.Client) -> None:
     answer = ask(
         client, favourite_colour="blue", top_p=0.5, user="me", metadata={"a": "b"}, frequency_penalty=0

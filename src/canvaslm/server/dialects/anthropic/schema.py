@@ -20,11 +20,12 @@ from ...fields import (
     Int,
     Number,
     Open,
+    Temperature,
     Tools,
     idle,
 )
 from ...problems import Problem, unsupported
-from ..openai.schema import NOT_YET, Temperature
+from ..openai.schema import NOT_YET
 
 _THINKING = ("enabled", "adaptive", "disabled", "between_tools")
 _IGNORED = "Accepted and ignored, with a warning: a canvas is sampled as a whole."

@@ -14,11 +14,12 @@ from ...fields import (
     Int,
     Number,
     Open,
+    Temperature,
     Tools,
     idle,
 )
 from ...problems import unsupported
-from ..openai.schema import NOT_YET, Temperature
+from ..openai.schema import NOT_YET
 
 _StopString = Annotated[str, Field(min_length=1, max_length=MAX_LENGTH)]
 # How Ollama loads a model, and which context it gives it: settings of the server here.

@@ -11,11 +11,12 @@ from ...fields import (
     Count,
     Effort,
     Open,
+    Temperature,
     Tools,
     Truncated,
 )
 from ...problems import Problem, unsupported
-from .schema import NOT_YET, Temperature
+from .schema import NOT_YET
 
 
 class Reasoning(Open):

@@ -14,15 +14,13 @@ from ...fields import (
     Number,
     Open,
     Stop,
+    Temperature,
     Tools,
     Truncated,
     idle,
 )
 from ...problems import unsupported
 
-Temperature = Annotated[
-    Number, Field(ge=0, le=100, description="Scales the schedule t_max..t_min; 0 takes the likeliest token.")
-]
 _IGNORED = "Accepted and ignored, with a warning unless it is neutral: a canvas is sampled as a whole."
 NOT_YET = "is not supported yet: constrained answers are still to come; ask for it in the prompt"
 
