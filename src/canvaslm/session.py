@@ -2,53 +2,80 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self, Unpack
 
 import torch
 
-from .diffusion import PRESETS, check_params
-from .engine import Engine
+from .diffusion import PARAMETERS, check_params
+from .diffusion.params import check_preset, nearest
+from .engine import Driver, Engine
 from .errors import UsageError
 from .model.registry import family_of
 from .ops import cpu
+from .ops.cpu.loader import default_threads
+from .ops.threads import Threads
 from .text.chat import ChatTemplate
-from .text.parse import Delta, ReplyParser
 from .text.tokenizer import Tokenizer
+from .text.transcript import ReplyBuilder, Transcript
 from .types import (
-    Committed,
-    Draft,
     Event,
     Failed,
     Finished,
-    FinishReason,
+    GenerateOptions,
+    LoadingOptions,
     Message,
     Messages,
     Params,
     Reply,
     Request,
-    Settled,
-    ToolCall,
+    StreamOptions,
 )
 from .weights.describe import format_of
 from .weights.generation import sampling_defaults, source_of, stop_tokens
 from .weights.gguf.fields import family_of_file
 from .weights.gguf.file import GGUFFile
+from .weights.loading.empty import meta_model
 from .weights.loading.load import load_model
+from .weights.loading.loaded import Loaded
 from .weights.resolve import DEMO, Checkpoint, read_config, resolve
 
 Progress = Callable[[int, int], None]
-# A model this small gains nothing from more threads, and loses ten times its speed waiting for them on a busy machine.
+# A model this small gains nothing from more threads, and loses ten times its speed waiting for them on a busy
+# machine.
 ONE_THREAD_BELOW = 10_000_000
-_PARAM_NAMES = frozenset(f.name for f in fields(Params))
+_SEEDS = 2**63
 
 
-def load(
-    source: str | Path | None = None,
+def load(source: str | Path | None = None, **options: Unpack[LoadingOptions]) -> Session:
+    """Opens a checkpoint: a folder, a `.safetensors` or `.gguf` file, a hub id; None is the demo model that ships.
+
+    `device`: "cpu" (the default), "cuda", "cuda:1". `dtype` names a floating-point type ("float32", "bfloat16",
+    "float16"); None chooses. `threads` None takes all processors, or one for models below 10 M parameters; it
+    holds while this session runs. `progress(done, total)` is called with bytes while weights are read.
+    `max_rows` (16): sequences denoised at once. `max_context`: tokens. `kv_memory`, `prefix_memory`: bytes for
+    the keys and values of running sequences (None: no limit) and of remembered ones (0: none are).
+    `deterministic`: sums in one order, whatever else runs. `kv_type` is "float32", "bfloat16" or "int8";
+    `self_conditioning` "exact" lets native kernels leave nothing out of the soft embedding ("auto" is the
+    default).
+
+    Raises NotFound, Offline, BadModelFile, OutOfMemory, UsageError.
+
+    >>> session = canvaslm.load(max_rows=4)
+    >>> session.name
+    'demo'
+    """
+    _check_names(options, LoadingOptions.__annotations__)
+    return _load(source, **options)
+
+
+def _load(
+    source: str | Path | None,
     *,
     device: str = "cpu",
     dtype: str | None = None,
@@ -62,30 +89,18 @@ def load(
     kv_type: str | None = None,
     self_conditioning: str = "auto",
 ) -> Session:
-    """Opens a checkpoint: a folder, a `.safetensors` or `.gguf` file, a hub id; None is the demo model that ships.
-
-    `dtype` names a floating-point type ("float32", "bfloat16", "float16"); None chooses (see `weights.load_model`).
-    `threads` None takes all processors, or one for models below 10 M parameters. `progress(done, total)` is called with
-    bytes while weights are read. For `max_rows` and what follows see `Engine`.
-    `kv_type` is "float32", "bfloat16" or "int8" (see `cache.storage_type`); `self_conditioning` "exact" lets native
-    kernels leave nothing out of the soft embedding. Raises NotFound, Offline, BadModelFile, OutOfMemory, UsageError.
-    """
-    if threads is not None:
-        if not 1 <= threads <= 1024:
-            raise UsageError(f"threads = {threads} is out of range: 1 to 1024", "threads")
-        torch.set_num_threads(threads)
+    if threads is not None and not 1 <= threads <= 1024:
+        raise UsageError(f"threads = {threads} is out of range: 1 to 1024", "threads")
     checkpoint = resolve(source)
-    if threads is not None and checkpoint.kind == "gguf" and cpu.available():
-        cpu.set_threads(threads)
-    is_demo = checkpoint.source == DEMO
     # Beside the weights, which wait for the disk: a vocabulary of 262,144 tokens takes a second.
-    with ThreadPoolExecutor(1) as beside:
+    with ThreadPoolExecutor(1) as beside, _threads(threads, checkpoint).in_use():
         text = beside.submit(_open_text, checkpoint)
         loaded = load_model(checkpoint, device=device, dtype=dtype, progress=progress)
-    if threads is None and sum(p.numel() for p in loaded.model.parameters()) < ONE_THREAD_BELOW:
-        torch.set_num_threads(1)
+    if threads is None and _is_tiny(loaded):
+        threads = 1
     tokenizer, template = text.result()
     given, origins = sampling_defaults(loaded.generation, source_of(checkpoint.kind))
+    is_demo = checkpoint.source == DEMO
     return Session(
         Engine(
             loaded.model,
@@ -106,7 +121,33 @@ def load(
         notes=tuple(loaded.notes),
         is_demo=is_demo,
         format=format_of(checkpoint),
+        threads=_threads(threads, checkpoint),
     )
+
+
+def _threads(count: int | None, checkpoint: Checkpoint) -> Threads:
+    """As many for torch, and for the native kernels, which serve GGUF files alone."""
+    if checkpoint.kind != "gguf" or not cpu.available():
+        return Threads(count)
+    return Threads(count, count or default_threads())
+
+
+def _is_tiny(loaded: Loaded) -> bool:
+    """Whether one thread is best. Repacked weights are no parameters: then the shapes of all are counted."""
+    if sum(p.numel() for p in loaded.model.parameters()) >= ONE_THREAD_BELOW:
+        return False
+    shapes = meta_model(loaded.config)
+    return sum(p.numel() for p in shapes.parameters()) < ONE_THREAD_BELOW
+
+
+def _check_names(options: Mapping[str, Any], known: Iterable[str]) -> None:
+    """Raises UsageError that names the first unknown option, and the known one that it looks like."""
+    names = list(known)
+    for name in options:
+        if name not in names:
+            like = nearest(name, names)
+            hint = f"did you mean {like!r}?" if like else f"known are {', '.join(sorted(names))}"
+            raise UsageError(f"unknown option {name!r}: {hint}", name)
 
 
 def _kv_type(name: str | None) -> torch.dtype | None:
@@ -138,6 +179,10 @@ class Session:
 
     `params` are the checkpoint's sampling defaults, `origins` says where each came from. `format` is what its weights
     are stored as ("BF16", "Q4_K_M"), whatever they were unpacked to; empty if that is not known.
+
+    >>> with canvaslm.load() as session:
+    ...     session.generate("capital of France", seed=0).text
+    'Paris'
     """
 
     engine: Engine
@@ -150,55 +195,162 @@ class Session:
     notes: tuple[str, ...] = ()
     is_demo: bool = False
     format: str = ""
+    threads: Threads = field(default_factory=Threads)
+    driver: Driver = field(init=False, repr=False)
 
-    def generate(self, messages: Messages, **options: Any) -> Reply:
-        """The whole answer. Options as in `stream`. Raises what made a request fail."""
-        tokens: list[int] = []
-        text, thinking = "", ""
-        calls: list[ToolCall] = []
-        for event in self.stream(messages, **options):
-            if isinstance(event, Failed):
-                raise event.error
-            if isinstance(event, Draft):
-                continue
-            text, thinking = text + event.text, thinking + event.thinking
-            calls += event.tool_calls
-            if isinstance(event, Committed | Settled):
-                tokens += event.tokens
-        assert isinstance(event, Finished)
-        return Reply(
-            text, thinking, tuple(calls), event.reason, event.usage, event.timings, event.seed, tuple(tokens),
-            event.canvases,
-        )  # fmt: skip
+    def __post_init__(self) -> None:
+        self.driver = Driver(self.engine, self.threads.in_use)
+        self._closed = False
 
-    def stream(self, messages: Messages, **options: Any) -> Iterator[Event]:
-        """Yields Draft (with `drafts=True`), Committed, and one Finished or Failed. Closing it cancels the request.
+    def __enter__(self) -> Self:
+        return self
 
-        messages: a prompt, or Messages / OpenAI-style dicts. Options: `system`, `thinking`, `tools` (OpenAI-style
-        definitions), `raw` (the prompt is not put through the chat template), `drafts`, `preset`, and every field of
-        `Params`. Raises UsageError naming the option at fault.
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Cancels what runs and frees the keys and values that were remembered. Nothing can be asked after it."""
+        self._closed = True
+        self.driver.close()
+        self.engine.prefixes.clear()
+
+    def generate(self, messages: Messages, **options: Unpack[GenerateOptions]) -> Reply:
+        """The whole answer. Options as in `stream`. Raises what made a request fail.
+
+        >>> reply = session.generate("capital of France", seed=0)
+        >>> reply.text, reply.finish_reason
+        ('Paris', 'stop')
         """
-        request = self.prepare(messages, **options)
-        transcript = Transcript(self.tokenizer)
-        with closing(self.engine.run(request)) as events:  # type: ignore[type-var]
-            for event in events:
-                yield transcript.read(event)
+        answer = ReplyBuilder()
+        for event in self.stream(messages, **options):
+            answer.add(event)
+        return answer.reply()
 
-    def prepare(
+    def stream(self, messages: Messages, **options: Unpack[StreamOptions]) -> Generator[Event, None, None]:
+        """Yields Draft (with `drafts=True`), Settled, Committed, and one Finished or Failed.
+
+        Closing it cancels the request. Several streams of one session may be read in turn, one inside another too:
+        their canvases are then denoised together.
+
+        messages: a prompt, or Messages / OpenAI-style dicts. Options: `system`; `thinking`; `tools` (OpenAI-style
+        definitions); `raw` (the prompt is not put through the chat template); `stop` (a text, or several, before
+        which the answer ends); `logprobs` (log-probabilities of the answer's tokens and of so many others at each
+        place, 0 to 20); `given` ({place of the answer: token id}, fixed); `drafts`; `preset`; and every
+        field of `Params`. Raises UsageError naming the option at fault.
+
+        >>> for event in session.stream("capital of France", seed=0):
+        ...     print(type(event).__name__, repr(event.text))
+        Committed 'Paris'
+        Finished ''
+        """
+        request, transcript = self._request(messages, options)
+        with closing(self.driver.events(request)) as events:
+            for event in events:
+                read = transcript.read(event)
+                if transcript.stopped:
+                    events.cancel()
+                yield read
+
+    def generate_many(
         self,
-        messages: Messages,
+        prompts: Iterable[Messages],
         *,
-        system: str | None = None,
-        thinking: bool = False,
-        tools: list[dict[str, Any]] | None = None,
-        raw: bool = False,
-        drafts: bool = False,
-        preset: str | None = None,
-        **params: Any,
-    ) -> Request:
+        in_flight: int | None = None,
+        ordered: bool = True,
+        **options: Unpack[GenerateOptions],
+    ) -> Generator[Reply, None, None]:
+        """The answers to many prompts, which are denoised together: in the order of the prompts, or as they come.
+
+        `prompts` may be endless: no more than `in_flight` of them (None: as many as the engine has rows) run at a
+        time. `reply.index` is the number of its prompt. With a `seed`, prompt number i has the seed plus i. Raises
+        what made a request fail; the others are then cancelled.
+
+        >>> for reply in session.generate_many(["capital of France", "capital of Japan"], seed=0):
+        ...     print(reply.index, reply.text)
+        0 Paris
+        1 Tokyo
+        """
+        answers: dict[int, ReplyBuilder] = {}
+        done: dict[int, Reply] = {}
+        following = 0
+        with closing(self.stream_many(prompts, in_flight=in_flight, **options)) as events:
+            for index, event in events:
+                answers.setdefault(index, ReplyBuilder()).add(event)
+                if not isinstance(event, Finished):
+                    continue
+                reply = answers.pop(index).reply(index)
+                if not ordered:
+                    yield reply
+                    continue
+                done[index] = reply
+                while following in done:
+                    yield done.pop(following)
+                    following += 1
+
+    def stream_many(
+        self, prompts: Iterable[Messages], *, in_flight: int | None = None, **options: Unpack[StreamOptions]
+    ) -> Generator[tuple[int, Event], None, None]:
+        """(number of the prompt, event) of many prompts, as they come. See `generate_many` and `stream`.
+
+        >>> prompts = ["capital of France", "capital of Japan"]
+        >>> texts = ["", ""]
+        >>> for index, event in session.stream_many(prompts, seed=0):
+        ...     texts[index] += event.text
+        >>> texts
+        ['Paris', 'Tokyo']
+        """
+        if isinstance(prompts, str | Mapping) or not isinstance(prompts, Iterable):
+            raise UsageError("prompts should be several prompts; for one there is generate", "prompts")
+        if in_flight is not None and in_flight < 1:
+            raise UsageError(f"in_flight = {in_flight} is out of range: at least 1", "in_flight")
+        transcripts: dict[int, Transcript] = {}
+
+        def requests() -> Iterator[Request]:
+            for index, messages in enumerate(prompts):
+                request, transcripts[index] = self._request(messages, _numbered(options, index))
+                yield request
+
+        count = in_flight or self.engine.scheduler.max_rows
+        with closing(self.driver.events_of_many(requests(), count)) as events:
+            for index, event in events:
+                transcript = transcripts[index]
+                read = transcript.read(event)
+                if isinstance(event, Finished | Failed):
+                    del transcripts[index]
+                elif transcript.stopped:
+                    self.driver.cancel(event.request_id)
+                yield index, read
+
+    def prepare(self, messages: Messages, **options: Unpack[StreamOptions]) -> Request:
         """The engine's request for messages and options: text becomes token ids here, and nowhere later."""
-        tokens = self.encode(messages, system=system, thinking=thinking, tools=tools, raw=raw)
-        return Request(tuple(tokens), self.merge(preset, params), self.eos_token_ids, drafts=drafts)
+        return self._request(messages, options)[0]
+
+    def _request(self, messages: Messages, options: StreamOptions) -> tuple[Request, Transcript]:
+        """The engine's request, and what turns its events into text."""
+        if self._closed:
+            raise UsageError("the session is closed: load the model again")
+        _check_names(options, StreamOptions.__annotations__)
+        params = {name: options.get(name) for name in PARAMETERS}
+        best = _best(options.get("logprobs"))
+        transcript = Transcript(self.tokenizer, stop=options.get("stop"), logprobs=best is not None)
+        tokens = self.encode(
+            messages,
+            system=options.get("system"),
+            thinking=options.get("thinking", False),
+            tools=options.get("tools"),
+            raw=options.get("raw", False),
+        )
+        request = Request(
+            tuple(tokens),
+            self.merge(options.get("preset"), params),
+            self.eos_token_ids,
+            given=_given(options.get("given")),
+            drafts=options.get("drafts", False),
+            top_logprobs=best,
+        )
+        return request, transcript
 
     def encode(
         self,
@@ -220,15 +372,10 @@ class Session:
 
     def merge(self, preset: str | None, params: Mapping[str, Any]) -> Params:
         """The checkpoint's defaults, then the preset, then params that are not None; checked."""
-        stray = sorted(set(params) - _PARAM_NAMES)
-        if stray:
-            raise UsageError(
-                f"unknown option {stray[0]!r}: known are {', '.join(sorted(_PARAM_NAMES))}", stray[0]
-            )
-        if preset is not None and preset not in PRESETS:
-            raise UsageError(f"unknown preset {preset!r}: choose one of {', '.join(PRESETS)}", "preset")
+        _check_names(params, PARAMETERS)
+        chosen = check_preset(preset) if preset is not None else {}
         given = {name: value for name, value in params.items() if value is not None}
-        return check_params(replace(self.params, **{**PRESETS.get(preset or "", {}), **given}))
+        return check_params(replace(self.params, **{**chosen, **given}))
 
     def token_text(self, token: int) -> str:
         """How one token reads by itself."""
@@ -240,52 +387,36 @@ def _turns(messages: Messages, system: str | None) -> Iterable[Message | Mapping
         yield Message("system", system)
     if isinstance(messages, str):
         yield Message("user", messages)
-    else:
+    elif isinstance(messages, Iterable) and not isinstance(messages, bytes | Mapping):
         yield from messages
+    else:
+        found = type(messages).__name__
+        raise UsageError(f"messages should be a prompt or a list of messages, found {found}", "messages")
 
 
-class Transcript:
-    """Turns one request's token events into text events: answer, thinking and tool calls apart."""
-
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._text = ""  # the answer so far
-        self._before = ""  # the answer before the live canvas
-        self._parser = ReplyParser(tokenizer)
-        self._fork = self._parser.copy()  # as it was when the live canvas began
-        self._calls = False
-
-    def read(self, event: Event) -> Event:
-        """The same event with its text filled in."""
-        if isinstance(event, Draft):
-            return replace(event, text=self._draft(event.tokens))
-        if isinstance(event, Committed | Settled):
-            delta = self._note(self._parser.feed(event.tokens))
-            self._text += delta.text
-            if isinstance(event, Committed):
-                self._fork, self._before = self._parser.copy(), self._text
-            return replace(event, text=delta.text, thinking=delta.thinking, tool_calls=delta.tool_calls)
-        if isinstance(event, Finished):
-            delta = self._note(self._parser.close())
-            reason: FinishReason = "tool_calls" if self._calls and event.reason == "stop" else event.reason
-            usage = replace(event.usage, reasoning_tokens=self._parser.counts.reasoning_tokens)
-            return replace(
-                event,
-                reason=reason,
-                usage=usage,
-                text=delta.text,
-                thinking=delta.thinking,
-                tool_calls=delta.tool_calls,
-            )
-        return event
-
-    def _note(self, delta: Delta) -> Delta:
-        self._calls = self._calls or bool(delta.tool_calls)
-        return delta
-
-    def _draft(self, tokens: tuple[int, ...]) -> str:
-        """The answer's text if the draft were final."""
-        parser = self._fork.copy()
-        return self._before + parser.feed(tokens).text + parser.close().text
+def _best(logprobs: int | None) -> int | None:
+    """Log-probabilities of how many tokens beside the answer's own; None for none at all."""
+    if logprobs is None or logprobs is False:
+        return None
+    if not isinstance(logprobs, int):
+        raise UsageError(f"logprobs should be a whole number, found {logprobs!r}", "logprobs")
+    return 0 if logprobs is True else logprobs
 
 
-__all__ = ["Session", "Transcript", "load"]
+def _given(given: Mapping[int, int] | None) -> Mapping[int, int]:
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping) or not all(isinstance(n, int) for n in (*given, *given.values())):
+        raise UsageError("given should be a table of places and token ids, as {0: 17}", "given")
+    return given
+
+
+def _numbered(options: StreamOptions, index: int) -> StreamOptions:
+    """The options of prompt number `index` of several: a seed that is given goes up by one for each."""
+    seed = options.get("seed")
+    if not isinstance(seed, int) or seed < 0:
+        return options
+    return {**options, "seed": (seed + index) % _SEEDS}
+
+
+__all__ = ["Session", "load"]

@@ -6,10 +6,11 @@ in nats, times in seconds.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypedDict
 
+from .diffusion.options import SamplingOptions
 from .diffusion.params import Params
 
 FinishReason = Literal["stop", "length", "tool_calls", "cancelled"]
@@ -121,6 +122,19 @@ class ToolCall:
 
 
 @dataclass(frozen=True)
+class TokenLogprob:
+    """A token of the answer, its log-probability in nats at the step that settled it, and the best at its place.
+
+    `data` are the token's bytes; each of `top` is (token, bytes, log-probability), best first.
+    """
+
+    token: str
+    data: bytes
+    logprob: float
+    top: tuple[tuple[str, bytes, float], ...] = ()
+
+
+@dataclass(frozen=True)
 class Draft:
     """The argmax canvas after one denoise step. Per-place tuples have the canvas's length."""
 
@@ -149,6 +163,7 @@ class Settled:
     text: str = ""
     thinking: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
+    token_logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -170,6 +185,7 @@ class Committed:
     top_logprobs: tuple[
         tuple[tuple[int, float], ...], ...
     ] = ()  # per token: (token id, log-probability), best first
+    token_logprobs: tuple[TokenLogprob, ...] = ()  # of the tokens of `text`, filled in by the session
 
 
 @dataclass(frozen=True)
@@ -186,6 +202,7 @@ class Finished:
     text: str = ""
     thinking: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
+    token_logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -201,7 +218,11 @@ Event = Draft | Settled | Committed | Finished | Failed
 
 @dataclass(frozen=True)
 class Message:
-    """One chat turn. Roles: system (or developer), user, assistant, tool."""
+    """One chat turn. Roles: system (or developer), user, assistant, tool.
+
+    >>> session.generate([canvaslm.Message("user", "capital of France")], seed=0).text
+    'Paris'
+    """
 
     role: str
     content: str
@@ -212,7 +233,17 @@ class Message:
 
 @dataclass(frozen=True)
 class Reply:
-    """A whole answer. `tokens` are the committed ids, thoughts and markers included."""
+    """A whole answer. `tokens` are the committed ids, thoughts and markers included.
+
+    `logprobs` has the tokens of `text`, if they were asked for; `index` is the number of the prompt in
+    `Session.generate_many`.
+
+    >>> reply = session.generate("capital of France", seed=0, logprobs=0)
+    >>> reply.usage.completion_tokens == len(reply.tokens)
+    True
+    >>> "".join(token.token for token in reply.logprobs)
+    'Paris'
+    """
 
     text: str
     thinking: str
@@ -223,6 +254,8 @@ class Reply:
     seed: int
     tokens: tuple[int, ...]
     canvases: tuple[CanvasReport, ...]
+    logprobs: tuple[TokenLogprob, ...] = ()
+    index: int = 0
 
 
 @dataclass(frozen=True)
@@ -259,6 +292,42 @@ class ChatMarkers:
 
 Messages = str | Sequence[Message | Mapping[str, Any]]
 
+
+class GenerateOptions(SamplingOptions, total=False):
+    """Options of `Session.generate`: what is said beside the messages, and the fields of `Params`."""
+
+    system: str | None  # a system message put before the others
+    thinking: bool  # the model thinks first
+    tools: list[dict[str, Any]] | None  # OpenAI-style definitions
+    raw: bool  # the prompt is not put through the chat template
+    preset: str | None
+    stop: str | Sequence[str] | None  # texts before which the answer ends
+    logprobs: int | None  # log-probabilities of the tokens, and of so many others at each place
+    given: Mapping[int, int] | None  # {place of the answer: token id}
+
+
+class StreamOptions(GenerateOptions, total=False):
+    """Options of `Session.stream`."""
+
+    drafts: bool  # Draft events, too
+
+
+class LoadingOptions(TypedDict, total=False):
+    """Options of `load`."""
+
+    device: str
+    dtype: str | None
+    threads: int | None
+    progress: Callable[[int, int], None] | None
+    max_rows: int
+    max_context: int | None
+    kv_memory: int | None
+    prefix_memory: int
+    deterministic: bool
+    kv_type: str | None
+    self_conditioning: str
+
+
 __all__ = [
     "CanvasReport",
     "CanvasStop",
@@ -271,6 +340,8 @@ __all__ = [
     "Failed",
     "FinishReason",
     "Finished",
+    "GenerateOptions",
+    "LoadingOptions",
     "Message",
     "Messages",
     "ModelFacts",
@@ -280,7 +351,9 @@ __all__ = [
     "Reply",
     "Request",
     "Settled",
+    "StreamOptions",
     "Timings",
+    "TokenLogprob",
     "ToolCall",
     "Usage",
 ]

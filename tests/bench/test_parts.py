@@ -10,7 +10,7 @@ import torch
 from canvaslm.bench.arithmetic import PARTS, REST, is_packed, weight_bytes
 from canvaslm.bench.parts import DENOISE, ENCODE, Instrument, PartClock
 from canvaslm.bench.steps import Stepper
-from canvaslm.engine import Engine
+from canvaslm.engine import Driver, Engine
 from canvaslm.engine import runner as runner_module
 from canvaslm.ops import cpu
 from canvaslm.types import Committed, Params, Request
@@ -95,10 +95,10 @@ def test_nothing_is_left_behind_and_no_token_changes() -> None:
     engine = Engine(tiny_model())
     request = Request((1, 2, 3), Params(max_new_tokens=16, max_denoising_steps=6, seed=5))
     before = traces(engine)
-    plain = [e.tokens for e in engine.run(request) if isinstance(e, Committed)]
+    plain = [e.tokens for e in Driver(engine).events(request) if isinstance(e, Committed)]
     with Instrument(engine):
         assert traces(engine)["hooks"] > before["hooks"]
-        watched = [e.tokens for e in engine.run(request) if isinstance(e, Committed)]
+        watched = [e.tokens for e in Driver(engine).events(request) if isinstance(e, Committed)]
     assert watched == plain
     assert traces(engine) == before
 

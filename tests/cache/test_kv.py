@@ -10,7 +10,7 @@ import torch
 
 import canvaslm
 from canvaslm.cache import DenoiseContext, EncodeContext, KVCache, storage_type
-from canvaslm.engine import Engine
+from canvaslm.engine import Driver, Engine
 from canvaslm.errors import UsageError
 from canvaslm.model.diffusion_gemma import DiffusionGemma
 from canvaslm.ops.cpu.memory import MemoryBlock
@@ -89,7 +89,7 @@ def test_int8_gives_whole_answers(model: DiffusionGemma) -> None:
     params = Params(max_new_tokens=40, max_denoising_steps=4, seed=1)
     engine = Engine(model, kv_type=torch.int8)
     assert engine.runner.kv_type is torch.int8
-    answers = [list(engine.run(Request(tuple(TOKENS[:50]), params))) for _ in range(2)]
+    answers = [list(Driver(engine).events(Request(tuple(TOKENS[:50]), params))) for _ in range(2)]
     assert all(isinstance(events[-1], Finished) for events in answers)
     assert answers[1][-1].usage.cached_tokens == 49
     assert [e.tokens for e in answers[0][:-1]] == [e.tokens for e in answers[1][:-1]]

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from canvaslm.diffusion import RowParams, advance, progress, start_canvas
-from canvaslm.engine import Engine
+from canvaslm.engine import Driver, Engine
 from canvaslm.engine.reference import generate, predict_plainly
 from canvaslm.errors import EngineFailure
 from canvaslm.model import PlainContext
@@ -59,7 +59,11 @@ class Keep:
 
 
 def run(model: DiffusionGemma, constraint: Constraint | None, **changes: Any) -> list[Event]:
-    return list(Engine(model).run(Request(PROMPT, **{"params": PARAMS, "constraint": constraint, **changes})))
+    return list(
+        Driver(Engine(model)).events(
+            Request(PROMPT, **{"params": PARAMS, "constraint": constraint, **changes})
+        )
+    )
 
 
 def commits(events: Sequence[Event]) -> list[tuple[int, ...]]:
@@ -123,7 +127,7 @@ def test_it_is_the_same_alone_and_in_a_crowd(model: DiffusionGemma) -> None:
     while engine.has_work:
         events += engine.step()
     for request_id, request in zip(ids, requests, strict=True):
-        alone = commits(list(Engine(model).run(request)))
+        alone = commits(list(Driver(Engine(model)).events(request)))
         assert commits([e for e in events if e.request_id == request_id]) == alone
 
 
@@ -220,7 +224,7 @@ def test_a_long_addition_ends_where_the_context_does(model: DiffusionGemma) -> N
     """What is put in counts: the context is never exceeded, and a canvas that does not fit is not begun."""
     engine = Engine(model, max_context=64)
     params = replace(PARAMS, max_new_tokens=1000)
-    *_, end = engine.run(Request(PROMPT, params, constraint=Keep(adds=(5,) * 5)))
+    *_, end = Driver(engine).events(Request(PROMPT, params, constraint=Keep(adds=(5,) * 5)))
     assert isinstance(end, Finished)
     assert (end.reason, end.usage.completion_tokens) == ("length", 2 * 16)
 

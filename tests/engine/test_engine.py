@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from canvaslm.engine import Engine
+from canvaslm.engine import Driver, Engine
 from canvaslm.engine.reference import generate
 from canvaslm.errors import EngineFailure, PromptTooLong, UsageError
 from canvaslm.model.diffusion_gemma import DiffusionGemma
@@ -162,9 +162,9 @@ def test_the_prefix_cache_forgets_the_least_recently_used(model: DiffusionGemma)
 
 
 def test_drafts_come_only_when_asked_and_describe_the_canvas(model: DiffusionGemma) -> None:
-    quiet = list(Engine(model).run(request(1)))
+    quiet = list(Driver(Engine(model)).events(request(1)))
     assert not any(isinstance(e, Draft) for e in quiet)
-    events = list(Engine(model).run(replace(request(1), drafts=True)))
+    events = list(Driver(Engine(model)).events(replace(request(1), drafts=True)))
     drafts = [e for e in events if isinstance(e, Draft)]
     reports = events[-1].canvases
     assert [(d.canvas, d.step) for d in drafts] == [
@@ -180,7 +180,7 @@ def test_drafts_come_only_when_asked_and_describe_the_canvas(model: DiffusionGem
 
 def test_closing_the_iterator_cancels(model: DiffusionGemma) -> None:
     engine = Engine(model)
-    events = engine.run(replace(request(1), drafts=True))
+    events = Driver(engine).events(replace(request(1), drafts=True))
     next(events)
     events.close()
     assert not engine.has_work
@@ -188,23 +188,23 @@ def test_closing_the_iterator_cancels(model: DiffusionGemma) -> None:
 
 def test_given_places_never_change(model: DiffusionGemma) -> None:
     given = {0: 33, 7: 12, 15: 1}
-    for event in Engine(model).run(replace(request(2), given=given, drafts=True)):
+    for event in Driver(Engine(model)).events(replace(request(2), given=given, drafts=True)):
         if isinstance(event, Draft) and event.canvas == 0:
             assert all(event.tokens[place] == token for place, token in given.items())
 
 
 def test_temperature_zero_ignores_the_sample(model: DiffusionGemma) -> None:
     """At temperature 0 what is accepted is the argmax; the seed still draws the noise."""
-    for event in Engine(model).run(replace(request(3, temperature=0), drafts=True)):
+    for event in Driver(Engine(model)).events(replace(request(3, temperature=0), drafts=True)):
         assert not isinstance(event, Failed)
 
 
 def test_a_random_seed_is_reported_and_repeats(model: DiffusionGemma) -> None:
     engine = Engine(model)
-    first = list(engine.run(replace(request(1), params=replace(PARAMS, seed=-1))))
-    again = list(engine.run(replace(request(1), params=replace(PARAMS, seed=first[-1].seed))))
+    first = list(Driver(engine).events(replace(request(1), params=replace(PARAMS, seed=-1))))
+    again = list(Driver(engine).events(replace(request(1), params=replace(PARAMS, seed=first[-1].seed))))
     assert tokens_of(first, 0) == tokens_of(again, 1)
-    other = list(engine.run(replace(request(1), params=replace(PARAMS, seed=None))))
+    other = list(Driver(engine).events(replace(request(1), params=replace(PARAMS, seed=None))))
     assert other[-1].seed != first[-1].seed
 
 
@@ -255,5 +255,5 @@ def test_other_samplers_run_and_repeat(model: DiffusionGemma, sampler: str) -> N
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_runs(dtype: torch.dtype) -> None:
-    end = list(Engine(tiny_model().to(dtype)).run(Request((3, 4, 5), PARAMS)))[-1]
+    end = list(Driver(Engine(tiny_model().to(dtype))).events(Request((3, 4, 5), PARAMS)))[-1]
     assert isinstance(end, Finished)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from canvaslm.cache import KVCache
-from canvaslm.engine import Engine
+from canvaslm.engine import Driver, Engine
 from canvaslm.engine.reference import generate
 from canvaslm.errors import UsageError
 from canvaslm.model.diffusion_gemma import DiffusionGemma
@@ -33,7 +33,7 @@ def model() -> DiffusionGemma:
 
 
 def run(model: DiffusionGemma, request: Request, **options: object) -> list[Event]:
-    return list(Engine(model, **options).run(request))
+    return list(Driver(Engine(model, **options)).events(request))
 
 
 def tokens_of(events: list[Event]) -> list[int]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec
 
 from ..errors import UsageError
 from ..session import Session
@@ -24,6 +25,8 @@ from .steps import (
     step_report,
     warm_up,
 )
+
+P = ParamSpec("P")
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,20 @@ class StepOptions:
         return fitting
 
 
+def _with_its_threads(
+    make: Callable[Concatenate[Session, P], Document],
+) -> Callable[Concatenate[Session, P], Document]:
+    """Measures with as many threads as the session's own runs have."""
+
+    @wraps(make)
+    def made(session: Session, /, *rest: P.args, **options: P.kwargs) -> Document:
+        with session.threads.in_use():
+            return make(session, *rest, **options)
+
+    return made
+
+
+@_with_its_threads
 def load_document(
     session: Session,
     prompts: Sequence[Prompt],
@@ -70,6 +87,7 @@ def load_document(
     return _document("load", session, options.to_dict(len(prompts)), results)
 
 
+@_with_its_threads
 def step_document(
     session: Session,
     options: StepOptions,

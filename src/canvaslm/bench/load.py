@@ -8,12 +8,12 @@ Prompts become token ids before the clock starts, and tokens no text: this measu
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-from ..engine import Engine
+from ..engine import Driver, Engine
 from ..session import Session
 from ..types import Committed, Event, Failed, Finished, Request
 from .arithmetic import denoise_macs, encode_macs, weight_bytes
@@ -97,22 +97,21 @@ def drive(
 ) -> tuple[list[Sample], float]:
     """Keeps `concurrency` requests in flight until all are done: (samples in the order of
     their ends, wall seconds)."""
-    waiting = list(reversed(requests))
-    running_requests: dict[int, _RunningRequest] = {}
+    running: dict[int, _RunningRequest] = {}
     samples: list[Sample] = []
+
+    def timed() -> Iterator[Request]:
+        for number, request in enumerate(requests):
+            running[number] = _RunningRequest(time.perf_counter())
+            yield request
+
     begin = time.perf_counter()
-    while waiting or running_requests:
-        while waiting and len(running_requests) < concurrency:
-            now = time.perf_counter()
-            running_requests[engine.submit(waiting.pop())] = _RunningRequest(now)
-        events = engine.step()
-        now = time.perf_counter()
-        for event in events:
-            sample = _note(running_requests[event.request_id], event, now)
-            if sample is not None:
-                del running_requests[event.request_id]
-                samples.append(sample)
-                tick(1)
+    for number, event in Driver(engine).events_of_many(timed(), concurrency):
+        sample = _note(running[number], event, time.perf_counter())
+        if sample is not None:
+            del running[number]
+            samples.append(sample)
+            tick(1)
     return samples, time.perf_counter() - begin
 
 

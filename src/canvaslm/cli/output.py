@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import Any, Protocol, TextIO
 
 from ..types import (
@@ -33,46 +33,6 @@ def log(text: str, *, faint: bool = False) -> None:
     """A line on standard error; control characters shown, not sent. `faint` on a terminal: less important."""
     able = abilities(sys.stderr, os.environ)
     print(paint_lines(visible(text), Style(dim=faint and able.live), able), file=sys.stderr, flush=True)
-
-
-@dataclass
-class Answer:
-    """Collects the events of one request; `reply` is the whole once it has finished."""
-
-    text: str = ""
-    thinking: str = ""
-    tool_calls: list[ToolCall] = field(default_factory=list)
-    tokens: list[int] = field(default_factory=list)
-    steps_max: int = 0
-    reply: Reply | None = None
-
-    def feed(self, event: Event) -> None:
-        """Takes the next event. Raises what made the request fail."""
-        if isinstance(event, Failed):
-            raise event.error
-        if isinstance(event, Draft):
-            self.steps_max = event.steps_max
-            return
-        self.text += event.text
-        self.thinking += event.thinking
-        self.tool_calls += event.tool_calls
-        if isinstance(event, Finished):
-            self.reply = self._whole(event)
-        else:
-            self.tokens += event.tokens
-
-    def _whole(self, end: Finished) -> Reply:
-        return Reply(
-            self.text,
-            self.thinking,
-            tuple(self.tool_calls),
-            end.reason,
-            end.usage,
-            end.timings,
-            end.seed,
-            tuple(self.tokens),
-            end.canvases,
-        )
 
 
 class PlainAnswer:
@@ -161,7 +121,6 @@ def _rate(reply: Reply) -> float:
 
 
 __all__ = [
-    "Answer",
     "PlainAnswer",
     "Presenter",
     "as_json",

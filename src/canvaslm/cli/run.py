@@ -14,9 +14,10 @@ import typer
 
 from ..diffusion.params import old_names
 from ..errors import CanvasError, UsageError
+from ..text.transcript import ReplyBuilder
 from ..types import Reply
 from .options import Display, Loading, Sampling, Talk, grouped
-from .output import Answer, as_json, figures, log, tokens_in
+from .output import as_json, figures, log, tokens_in
 
 if TYPE_CHECKING:
     from ..demo.puzzle import Puzzle
@@ -112,15 +113,14 @@ def answer(session: Session, prompt: Any, display: Display, silent: bool = False
     """Streams one answer to the terminal or the pipe, and returns it whole. Raises what made it fail."""
     from .present import presenter
 
-    collected = Answer()
+    collected = ReplyBuilder()
     with presenter(session, display, silent) as show:
         wants_drafts = getattr(show, "wants_drafts", False)
-        with closing(session.stream(prompt, drafts=wants_drafts, **options)) as events:  # type: ignore[type-var]
+        with closing(session.stream(prompt, drafts=wants_drafts, **options)) as events:
             for event in events:
-                collected.feed(event)
+                collected.add(event)
                 show.feed(event)
-    assert collected.reply is not None, "a stream ends in Finished or Failed"
-    return collected.reply
+    return collected.reply()
 
 
 def paced(display: Display) -> Display:

@@ -113,6 +113,9 @@ class Params:
     """Sampling parameters of one request, and the table of them. `check_params` says whether they can be.
 
     The order is that of help and documentation.
+
+    >>> canvaslm.Params(max_new_tokens=64, temperature=0).max_denoising_steps
+    48
     """
 
     max_new_tokens: int = parameter(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .driver import Driver
 from .engine import Engine
 
-__all__ = ["Engine"]
+__all__ = ["Driver", "Engine"]

@@ -7,7 +7,6 @@ import logging
 import math
 import secrets
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
@@ -85,8 +84,7 @@ class Engine:
         for sequence in self.scheduler.denoising():
             if sequence.progress.stop is not None:
                 self._commit(sequence)
-        events, self._events = self._events, []
-        return events
+        return self.take_events()
 
     def submit(self, request: Request) -> int:
         """Queues a request and returns its id. Raises UsageError (PromptTooLong) for what can never run."""
@@ -133,19 +131,10 @@ class Engine:
     def has_work(self) -> bool:
         return bool(self.scheduler.running or self.scheduler.waiting or self._events)
 
-    def run(self, request: Request) -> Iterator[Event]:
-        """Submits one request and yields its events. Closing the iterator cancels the request."""
-        request_id = self.submit(request)
-        try:
-            while self.has_work:
-                for event in self.step():
-                    if event.request_id == request_id:
-                        yield event
-                        if isinstance(event, Finished | Failed):
-                            return
-        finally:
-            self.cancel(request_id)
-            self._events = [e for e in self._events if e.request_id != request_id]
+    def take_events(self) -> list[Event]:
+        """What has happened since events were last taken, as `step` returns it."""
+        events, self._events = self._events, []
+        return events
 
     def _expected(self, sequence: Sequence) -> int:
         """Tokens the sequence's cache may come to hold, the last canvas included."""

@@ -3,25 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from contextlib import closing
 from typing import Any
 
-from ..engine import Engine
-from ..errors import CanvasError
-from ..session import Session, Transcript
-from ..types import Committed, Failed, Finished
+from ..engine import Driver, Engine
+from ..session import Session
+from ..text.transcript import ReplyBuilder, Transcript
+from ..types import Finished, Reply
 from .answers import Answer, Conversation
-
-
-@dataclass
-class _Pending:
-    """A request on its way: its place in the list, what turns its events into text, what came so far."""
-
-    place: int
-    transcript: Transcript
-    text: str = ""
-    tokens: int = 0
-    steps: list[int] = field(default_factory=list)
 
 
 class SessionAnswerer:
@@ -31,39 +20,29 @@ class SessionAnswerer:
     """
 
     def __init__(self, session: Session, rows: int = 32) -> None:
-        self.session = session
+        self.session, self._rows = session, rows
         self.engine = Engine(session.engine.runner.model, max_rows=rows, prefix_memory=0)
+        self._driver = Driver(self.engine, session.threads.in_use)
 
     def __call__(
         self, conversations: Sequence[Conversation], seeds: Sequence[int], **params: Any
     ) -> Iterator[tuple[int, Answer]]:
         """Raises the engine's error when a request fails: an eval with holes is none."""
-        pending: dict[int, _Pending] = {}
-        for place, (conversation, seed) in enumerate(zip(conversations, seeds, strict=True)):
-            request = self.session.prepare(conversation, seed=seed, **params)
-            pending[self.engine.submit(request)] = _Pending(place, Transcript(self.session.tokenizer))
-        while pending:
-            for event in self.engine.step():
-                if isinstance(event, Failed):
-                    raise (
-                        event.error if isinstance(event.error, CanvasError) else CanvasError(str(event.error))
-                    )
-                if isinstance(event, Committed | Finished):
-                    answer = _read(pending[event.request_id], event)
-                    if answer is not None:
-                        yield pending.pop(event.request_id).place, answer
+        requests = (
+            self.session.prepare(conversation, seed=seed, **params)
+            for conversation, seed in zip(conversations, seeds, strict=True)
+        )
+        transcripts = [Transcript(self.session.tokenizer) for _ in conversations]
+        answers = [ReplyBuilder() for _ in conversations]
+        with closing(self._driver.events_of_many(requests, self._rows)) as events:
+            for place, event in events:
+                answers[place].add(transcripts[place].read(event))
+                if isinstance(event, Finished):
+                    yield place, _answer(answers[place].reply())
 
 
-def _read(pending: _Pending, event: Committed | Finished) -> Answer | None:
-    """Notes an event; the answer when it is the last one."""
-    read = pending.transcript.read(event)
-    assert isinstance(read, Committed | Finished)
-    pending.text += read.text
-    if isinstance(read, Finished):
-        return Answer(pending.text, pending.tokens, tuple(pending.steps))
-    pending.tokens += len(read.tokens)
-    pending.steps.append(read.report.steps)
-    return None
+def _answer(reply: Reply) -> Answer:
+    return Answer(reply.text, len(reply.tokens), tuple(canvas.steps for canvas in reply.canvases))
 
 
 __all__ = ["SessionAnswerer"]

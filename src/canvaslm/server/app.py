@@ -53,6 +53,9 @@ def create_app(
     `canvaslm.server.limits.Limits`: max_body, max_queue, max_n, read_timeout, write_timeout ...
 
     The application's state has `service`, and that the `bridge` with the engine thread. Raises UsageError.
+
+    >>> app = canvaslm.create_app(canvaslm.load, api_key="secret")
+    >>> # uvicorn.run(app, port=8080)
     """
     given = Limits(**limits)
     metrics = ServerMetrics()

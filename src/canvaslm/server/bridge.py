@@ -18,7 +18,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from ..errors import EngineFailure
 from ..types import (
     Committed,
     Draft,
@@ -30,12 +29,12 @@ from ..types import (
 from .problems import Problem, busy, loading
 
 if TYPE_CHECKING:
-    from ..engine import Engine
+    from ..engine import Driver, Engine
     from ..session import Session
 
 T = TypeVar("T")
-# Gets the engine, or None when its thread has ended.
-Command = Callable[["Engine | None"], object]
+# Gets the engine's driver, or None when its thread has ended.
+Command = Callable[["Driver | None"], object]
 log = logging.getLogger("canvaslm.server")
 _BACKLOG = 8  # unread events from which on a committed canvas displaces its draft
 
@@ -107,7 +106,7 @@ class RequestGroup:
         if stopped:
             self.stopped.add(index)
         if index in self._open:
-            self._bridge.post(lambda engine: engine.cancel(self.ids[index]) if engine and self.ids else None)
+            self._bridge.post(lambda driver: driver.cancel(self.ids[index]) if driver and self.ids else None)
 
     def close(self) -> None:
         """Cancels what runs and drops what is buffered."""
@@ -135,7 +134,6 @@ class Bridge:
         self._max_queue = max_queue
         self._observer = observer
         self._commands: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
-        self._groups: dict[int, tuple[RequestGroup, int]] = {}  # by the engine's request id; the thread's own
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._loaded: Session | None = None
@@ -185,7 +183,7 @@ class Bridge:
         """
         group = RequestGroup(self, requests)
         try:
-            await self.on_engine_thread(lambda engine: self._submit(engine, group))
+            await self._on_thread(lambda driver: self._submit(driver, group))
         except asyncio.CancelledError:
             group.close()  # the thread submits it all the same, and then sees this
             raise
@@ -193,14 +191,17 @@ class Bridge:
 
     async def on_engine_thread(self, question: Callable[[Engine], T]) -> T:
         """What a function says of the engine, run on its thread between two steps."""
+        return await self._on_thread(lambda driver: question(driver.engine))
+
+    async def _on_thread(self, question: Callable[[Driver], T]) -> T:
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[T] = loop.create_future()
 
-        def run(engine: Engine | None) -> None:
+        def run(driver: Driver | None) -> None:
             try:
-                if engine is None:
+                if driver is None:
                     raise Problem(503, "the server is shutting down", code="shutting_down")
-                result = question(engine)
+                result = question(driver)
             except BaseException as error:
                 _call(loop, _settle, answer, None, error)
             else:
@@ -234,14 +235,12 @@ class Bridge:
             log.error("the model could not be loaded: %s", type(error).__name__)
             self._end()
             return
-        engine = self._loaded.engine
-        while self._obey(engine):
-            if engine.has_work:
-                self._step(engine)
-            self.running, self.waiting = len(engine.scheduler.running), len(engine.scheduler.waiting)
-        for request_id in list(self._groups):
-            engine.cancel(request_id)
-        self._step(engine)
+        driver, scheduler = self._loaded.driver, self._loaded.engine.scheduler
+        while self._obey(driver):
+            if driver.has_work:
+                driver.step()
+            self.running, self.waiting = len(scheduler.running), len(scheduler.waiting)
+        driver.close()
         self._end()
 
     def _end(self) -> None:
@@ -254,9 +253,9 @@ class Bridge:
                 if command is not None:
                     command(None)
 
-    def _obey(self, engine: Engine) -> bool:
+    def _obey(self, driver: Driver) -> bool:
         """Runs what was posted, waiting for something if there is no other work; False once it is time to end."""
-        wait = not engine.has_work
+        wait = not driver.has_work
         while True:
             try:
                 command = self._commands.get(block=wait)
@@ -266,58 +265,38 @@ class Bridge:
                 return False
             wait = False
             try:
-                command(engine)
+                command(driver)
             except Exception as error:
                 log.error("a command to the engine failed: %s", type(error).__name__)
 
-    def _step(self, engine: Engine) -> None:
-        try:
-            events = engine.step()
-        except Exception as error:
-            log.error("the engine failed: %s", type(error).__name__)
-            events = self._all_fail(engine, error)
-        for event in events:
-            self._route(event)
-
-    def _all_fail(self, engine: Engine, error: Exception) -> list[Event]:
-        """An exception that the engine itself did not catch: nothing that runs can be trusted any more."""
-        failed: list[Event] = []
-        for request_id in list(self._groups):
-            with contextlib.suppress(Exception):
-                engine.cancel(request_id)
-            failed.append(Failed(request_id, EngineFailure(type(error).__name__)))
-        return failed
-
-    def _submit(self, engine: Engine, group: RequestGroup) -> None:
+    def _submit(self, driver: Driver, group: RequestGroup) -> None:
         """Submits all or nothing; where nothing, the places that were reserved are given back."""
         try:
             _ = self.session
             for index, request in enumerate(group.requests):
-                request_id = engine.submit(request)
-                group.ids.append(request_id)
-                self._groups[request_id] = group, index
+                group.ids.append(driver.submit(request, self._receiver(group, index)))
         except BaseException:
             for request_id in group.ids:
-                self._groups.pop(request_id)
-                engine.cancel(request_id)
+                driver.drop(request_id)
             group.ids.clear()
             self.release(len(group.requests))
             raise
         for request in group.requests:
             self._observer.accepted(request)
 
-    def _route(self, event: Event) -> None:
-        group, index = self._groups.get(event.request_id, (None, 0))
-        if group is None:
-            return
-        if isinstance(event, Finished) and event.reason == "cancelled" and index in group.stopped:
-            event = replace(event, reason="stop")
-        self._observer.event(event)
-        if isinstance(event, Finished | Failed):
-            del self._groups[event.request_id]
-            self.release(1)
-        if not _call(group.loop, group.put, index, event) and isinstance(event, Committed | Draft):
-            self.post(lambda engine: engine.cancel(event.request_id) if engine else None)
+    def _receiver(self, group: RequestGroup, index: int) -> Callable[[Event], None]:
+        """What takes the events of one request of a group to the group's loop."""
+
+        def receive(event: Event) -> None:
+            if isinstance(event, Finished) and event.reason == "cancelled" and index in group.stopped:
+                event = replace(event, reason="stop")
+            self._observer.event(event)
+            if isinstance(event, Finished | Failed):
+                self.release(1)
+            if not _call(group.loop, group.put, index, event) and isinstance(event, Committed | Draft):
+                self.post(lambda driver: driver.cancel(event.request_id) if driver else None)
+
+        return receive
 
 
 def _call(loop: asyncio.AbstractEventLoop, function: Callable[..., object], *arguments: Any) -> bool:

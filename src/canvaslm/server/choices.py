@@ -1,48 +1,51 @@
-"""Whole answers: what all pieces of a choice come to, their token counts and times."""
+"""Choices, the answers to one request of a client: one event of one of them, all of one together, figures of all."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from ..types import Finished, ToolCall
-from .logprobs import TokenLogprob
-from .reading import ChoiceEvent
-from .service import Answers
+from ..text.transcript import ReplyBuilder
+from ..types import Draft, Event, Failed, Finished, TokenLogprob, ToolCall
 
 
-@dataclass
-class CollectedChoice:
-    """One choice. `end` is there once it has finished."""
+@dataclass(frozen=True)
+class ChoiceEvent:
+    """An event of one choice, its text filled in, and what it adds to the answer."""
 
-    text: str = ""
-    thinking: str = ""
-    tool_calls: list[ToolCall] = field(default_factory=list)
-    logprobs: list[TokenLogprob] = field(default_factory=list)
-    end: Finished | None = None
-
-    def add(self, piece: ChoiceEvent) -> None:
-        """Takes the next piece."""
-        self.text += piece.text
-        self.thinking += piece.thinking
-        self.tool_calls += piece.tool_calls
-        self.logprobs += piece.logprobs
-        if isinstance(piece.event, Finished):
-            self.end = piece.event
+    choice: int
+    event: Event
 
     @property
-    def finished(self) -> Finished:
-        assert self.end is not None
-        return self.end
+    def text(self) -> str:
+        """Text to append; empty for drafts."""
+        return "" if isinstance(self.event, Draft | Failed) else self.event.text
+
+    @property
+    def thinking(self) -> str:
+        return "" if isinstance(self.event, Draft | Failed) else self.event.thinking
+
+    @property
+    def tool_calls(self) -> tuple[ToolCall, ...]:
+        return () if isinstance(self.event, Draft | Failed) else self.event.tool_calls
+
+    @property
+    def logprobs(self) -> tuple[TokenLogprob, ...]:
+        return () if isinstance(self.event, Draft | Failed) else self.event.token_logprobs
+
+    @property
+    def draft(self) -> str | None:
+        """The whole answer so far with the live canvas as it stands; None for all but drafts."""
+        return self.event.text if isinstance(self.event, Draft) else None
 
 
-async def gather(answers: Answers) -> list[CollectedChoice]:
-    """All choices, when all are done. Raises what one of them failed with."""
-    wholes = [CollectedChoice() for _ in answers.requests]
-    async for piece in answers:
-        wholes[piece.choice].add(piece)
-    return wholes
+async def gather(parts: AsyncIterable[ChoiceEvent], count: int) -> list[ReplyBuilder]:
+    """All of `count` choices, when all are done. Raises what one of them failed with."""
+    choices = [ReplyBuilder() for _ in range(count)]
+    async for part in parts:
+        choices[part.choice].add(part.event)
+    return choices
 
 
 @dataclass(frozen=True)
@@ -118,4 +121,4 @@ def _rate(count: int, seconds: float) -> float:
     return round(count / seconds, 3) if seconds > 0 else 0.0
 
 
-__all__ = ["CollectedChoice", "Tokens", "count_tokens", "gather", "openai_usage", "timings"]
+__all__ = ["ChoiceEvent", "Tokens", "count_tokens", "gather", "openai_usage", "timings"]

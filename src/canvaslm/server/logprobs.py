@@ -1,82 +1,10 @@
-"""Log-probabilities of the tokens that make up an answer's text."""
+"""Log-probabilities as the dialects word them."""
 
 from __future__ import annotations
 
-from collections import deque
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ..types import Committed, Event, Settled
-
-if TYPE_CHECKING:
-    from ..text.tokenizer import Tokenizer
-
-# Between these markers stands what is not the answer's text.
-_ASIDE = {"<|channel>": "<channel|>", "<|tool_call>": "<tool_call|>"}
-
-
-@dataclass(frozen=True)
-class TokenLogprob:
-    """A token of the answer, its log-probability in nats at the step that settled it, and the best at its place."""
-
-    token: str
-    data: bytes
-    logprob: float
-    top: tuple[tuple[str, bytes, float], ...] = ()
-
-
-class LogprobReader:
-    """Picks the tokens of the answer out of committed canvases and hands them out as far as the text has got."""
-
-    def __init__(self, tokenizer: Tokenizer, *, raw: bool = False) -> None:
-        """`raw`: everything but control tokens is text."""
-        self._tokenizer = tokenizer
-        self._ended = False
-        self._ends: set[int | None] = set() if raw else {*tokenizer.eos_ids, tokenizer.marker_id("<|turn>")}
-        ids = {tokenizer.marker_id(a): tokenizer.marker_id(b) for a, b in _ASIDE.items()}
-        self._asides = {} if raw else {a: b for a, b in ids.items() if a is not None}
-        self._until: int | None = None  # the marker that ends an aside
-        self._settled: list[int] = []  # tokens sent before their canvas was done
-        self._waiting: deque[TokenLogprob] = deque()
-        self._given = 0  # bytes handed out
-
-    def feed(self, event: Event) -> None:
-        """Takes the next event; only those that commit tokens matter."""
-        if isinstance(event, Settled):
-            self._settled += event.tokens
-        elif isinstance(event, Committed):
-            tokens, self._settled = [*self._settled, *event.tokens], []
-            tops = event.top_logprobs or ((),) * len(tokens)
-            for token, logprob, top in zip(tokens, event.logprobs, tops, strict=False):
-                if self._is_text(token):
-                    best = tuple((*self._shown(i), value) for i, value in top)
-                    self._waiting.append(TokenLogprob(*self._shown(token), logprob, best))
-
-    def take(self, passed: int | None) -> tuple[TokenLogprob, ...]:
-        """The tokens that begin within the first `passed` bytes of the answer; None: all."""
-        ready = []
-        while self._waiting and (passed is None or self._given < passed):
-            token = self._waiting.popleft()
-            self._given += len(token.data)
-            ready.append(token)
-        return tuple(ready)
-
-    def _is_text(self, token: int) -> bool:
-        self._ended = self._ended or token in self._ends
-        if self._ended:
-            return False
-        if self._until is not None:
-            if token == self._until:
-                self._until = None
-            return False
-        if token in self._asides:
-            self._until = self._asides[token]
-            return False
-        return not self._tokenizer.is_control(token)
-
-    def _shown(self, token: int) -> tuple[str, bytes]:
-        data = self._tokenizer.token_bytes(token)
-        return data.decode("utf-8", "replace"), data
+from ..types import TokenLogprob
 
 
 def as_content(tokens: tuple[TokenLogprob, ...]) -> dict[str, Any]:
@@ -111,4 +39,4 @@ def _finite(value: float) -> float:
     return value if value > -9999.0 else -9999.0
 
 
-__all__ = ["LogprobReader", "TokenLogprob", "as_columns", "as_content"]
+__all__ = ["as_columns", "as_content"]

@@ -24,12 +24,13 @@ from fastapi import Depends
 from starlette.requests import Request as HttpRequest
 
 from ..errors import CanvasError, PromptTooLong
+from ..text.transcript import Transcript
 from ..types import Failed, Finished, Request
 from .bridge import Bridge, RequestGroup
+from .choices import ChoiceEvent
 from .limits import Limits
 from .metrics import ServerMetrics
 from .problems import Problem, problem_of
-from .reading import ChoiceEvent, Reader
 
 if TYPE_CHECKING:
     from ..session import Session
@@ -71,9 +72,9 @@ class Answers:
     Raises what a choice failed with; the others are then cancelled.
     """
 
-    def __init__(self, group: RequestGroup, readers: Sequence[Reader]) -> None:
+    def __init__(self, group: RequestGroup, transcripts: Sequence[Transcript]) -> None:
         self.requests = group.requests
-        self._group, self._readers = group, readers
+        self._group, self._transcripts = group, transcripts
 
     @property
     def seed(self) -> int:
@@ -87,20 +88,21 @@ class Answers:
             async for index, event in self._group:
                 if isinstance(event, Failed):
                     raise event.error
-                piece = self._readers[index].read(index, event)
-                if self._readers[index].stopped and index not in self._group.stopped:
+                transcript = self._transcripts[index]
+                event = transcript.read(event)
+                if transcript.stopped and index not in self._group.stopped:
                     self._group.cancel(index, stopped=True)
-                if isinstance(piece.event, Finished) and piece.event.reason == "cancelled":
+                if isinstance(event, Finished) and event.reason == "cancelled":
                     raise Problem(
                         503, "the request was cancelled: the server is shutting down", code="cancelled"
                     )
-                yield piece
+                yield ChoiceEvent(index, event)
         finally:
             self.close()
 
     def stop_string(self, choice: int = 0) -> str | None:
         """The stop string that ended a choice; None while none has."""
-        return self._readers[choice].stop_string
+        return self._transcripts[choice].stop_string
 
     def close(self) -> None:
         """Cancels what still runs."""
@@ -142,7 +144,7 @@ class Service:
         self._check(wanted)
         self.bridge.reserve(wanted.count)
         try:
-            readers = [self._reader(wanted) for _ in range(wanted.count)]
+            transcripts = [self._transcript(wanted) for _ in range(wanted.count)]
             requests = await self.work(self._prepare, wanted)
         except BaseException as error:
             self.bridge.release(wanted.count)
@@ -150,7 +152,7 @@ class Service:
                 raise problem_of(error, wanted.names) from error
             raise
         try:
-            return Answers(await self.bridge.launch(requests), readers)
+            return Answers(await self.bridge.launch(requests), transcripts)
         except CanvasError as error:
             raise problem_of(error, wanted.names) from error
 
@@ -178,8 +180,8 @@ class Service:
         if wanted.count > self.limits.max_queue + self.session.engine.scheduler.max_rows:
             raise Problem(400, f"{wanted.count} answers at once are more than this server takes", param="n")
 
-    def _reader(self, wanted: GenerationRequest) -> Reader:
-        return Reader(
+    def _transcript(self, wanted: GenerationRequest) -> Transcript:
+        return Transcript(
             self.session.tokenizer,
             stop=wanted.stop,
             raw=wanted.messages is None,

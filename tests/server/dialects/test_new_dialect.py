@@ -42,7 +42,7 @@ async def say(body: ShoutBody, http: Request, service: Ready) -> Response:
     if body.stream:
         chunks = wording_errors(parts(answers), lambda problem: str(problem).encode())
         return Stream(chunks, answers.close, limits=service.limits, media_type="text/plain", pulse=b"")
-    (choice,) = await unless_gone(http, gather(answers))
+    (choice,) = await unless_gone(http, gather(answers, 1))
     return JsonAnswer({"shouted": choice.text.upper()})
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from canvaslm.engine import Engine
+from canvaslm.engine import Driver, Engine
 from canvaslm.model import PlainContext
 from canvaslm.model.diffusion_gemma import DiffusionGemma
 from canvaslm.model.diffusion_gemma.fused import FusedTextLayer
@@ -151,7 +151,11 @@ def test_a_fused_layer_mixes_both_kinds_of_tokens_in_one_row_only(files: dict[st
 def test_top_tokens_of_a_packed_head(files: dict[str, Path]) -> None:
     engine = Engine(load_quantised(files["Q8_0"]).model)
     params = Params(max_new_tokens=8, max_denoising_steps=3, seed=1)
-    (event,) = [e for e in engine.run(Request((5, 6, 7), params, top_logprobs=4)) if isinstance(e, Committed)]
+    (event,) = [
+        e
+        for e in Driver(engine).events(Request((5, 6, 7), params, top_logprobs=4))
+        if isinstance(e, Committed)
+    ]
     for token, logprob, best in zip(event.tokens, event.logprobs, event.top_logprobs, strict=True):
         assert len(best) == 4
         assert best[0][1] == pytest.approx(logprob, abs=0.02)  # the ranking reads logits kept in fp16

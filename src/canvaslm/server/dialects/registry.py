@@ -9,7 +9,7 @@ A route reads its body into a `GenerationRequest`, calls `service.start` and wor
         if body.stream:
             chunks = wording_errors(lines(answers), word_error)
             return Stream(chunks, answers.close, limits=service.limits, media_type="application/x-ndjson", pulse=b"")
-        (choice,) = await unless_gone(http, gather(answers))
+        (choice,) = await unless_gone(http, gather(answers, 1))
         return JsonAnswer(whole(choice))
 
 What it raises (`Problem`, any `CanvasError`) is answered in the envelope of the dialect whose path it is.

@@ -11,11 +11,11 @@ from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ....types import Finished, ToolCall
-from ...choices import CollectedChoice, gather
-from ...logprobs import TokenLogprob, as_content
+from ....text.transcript import ReplyBuilder
+from ....types import Finished, TokenLogprob, ToolCall
+from ...choices import ChoiceEvent, gather
+from ...logprobs import as_content
 from ...problems import Problem
-from ...reading import ChoiceEvent
 from ...responses import errors
 from ...sending import JsonAnswer, Stream, json_bytes, unless_gone, wording_errors
 from ...service import Answers, GenerationRequest, Ready, Service
@@ -90,7 +90,7 @@ async def _answer(
     if body.stream is not False:
         chunks = wording_errors(words.stream(), word_error)
         return Stream(chunks, answers.close, limits=service.limits, media_type=NDJSON, pulse=b"")
-    (whole,) = await unless_gone(http, gather(answers))
+    (whole,) = await unless_gone(http, gather(answers, len(answers.requests)))
     return JsonAnswer(words.whole(whole))
 
 
@@ -133,7 +133,7 @@ class LineWriter:
         self._logprobs = bool(body.logprobs)
         self._calls = 0
 
-    def whole(self, whole: CollectedChoice) -> dict[str, Any]:
+    def whole(self, whole: ReplyBuilder) -> dict[str, Any]:
         """The answer in one piece."""
         text = self._shape(whole.text, whole.thinking, self._numbered(whole.tool_calls))
         return {**self._head(), **text, **self._probable(whole.logprobs), **self._ending(whole.finished)}

@@ -11,12 +11,12 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
+from ....text.transcript import ReplyBuilder
 from ....types import Committed, Draft, Finished, ToolCall
-from ...choices import CollectedChoice, count_tokens, gather, openai_usage, timings
+from ...choices import ChoiceEvent, count_tokens, gather, openai_usage, timings
 from ...diffusion_view import after_canvas, after_step
 from ...logprobs import as_content
 from ...problems import Problem, openai_envelope
-from ...reading import ChoiceEvent
 from ...responses import ERRORS, streamed
 from ...sending import JsonAnswer, Stream, sse, unless_gone, wording_errors
 from ...service import Answers, GenerationRequest, Ready, Service
@@ -38,7 +38,7 @@ async def chat_completions(body: ChatRequest, http: Request, service: Ready) -> 
     if body.stream:
         chunks = wording_errors(chat.stream(), word_error)
         return Stream(chunks, answers.close, limits=service.limits)
-    return JsonAnswer(chat.whole(await unless_gone(http, gather(answers))))
+    return JsonAnswer(chat.whole(await unless_gone(http, gather(answers, len(answers.requests)))))
 
 
 def generation_request(body: ChatRequest) -> GenerationRequest:
@@ -78,7 +78,7 @@ class ChatWriter:
             "seed": answers.seed,
         }
 
-    def whole(self, choices: Sequence[CollectedChoice]) -> dict[str, Any]:
+    def whole(self, choices: Sequence[ReplyBuilder]) -> dict[str, Any]:
         """The answer in one piece."""
         ends = [choice.finished for choice in choices]
         return {
@@ -90,7 +90,7 @@ class ChatWriter:
             **({"warnings": self._warnings} if self._warnings else {}),
         }
 
-    def _choice(self, index: int, choice: CollectedChoice) -> dict[str, Any]:
+    def _choice(self, index: int, choice: ReplyBuilder) -> dict[str, Any]:
         message: dict[str, Any] = {"role": "assistant", "content": choice.text, "refusal": None}
         if choice.thinking:
             message |= {"reasoning_content": choice.thinking, "reasoning": choice.thinking}
@@ -107,11 +107,11 @@ class ChatWriter:
         extra: dict[str, Any] = {"warnings": self._warnings} if self._warnings else {}
         for index in range(len(self._answers.requests)):
             yield self._chunk(index, {"role": "assistant", "content": ""}, **extra)
-        wholes = [CollectedChoice() for _ in self._answers.requests]
+        wholes = [ReplyBuilder() for _ in self._answers.requests]
         async for piece in self._answers:
             whole = wholes[piece.choice]
             calls_before = len(whole.tool_calls)
-            whole.add(piece)
+            whole.add(piece.event)
             for chunk in self._chunks(piece, whole, calls_before):
                 yield chunk
         if self._body.wants_usage:
@@ -119,7 +119,7 @@ class ChatWriter:
             yield sse({**self._head, "object": "chat.completion.chunk", "choices": [], "usage": usage})
         yield DONE
 
-    def _chunks(self, piece: ChoiceEvent, whole: CollectedChoice, calls_before: int) -> list[bytes]:
+    def _chunks(self, piece: ChoiceEvent, whole: ReplyBuilder, calls_before: int) -> list[bytes]:
         """The chunks that one piece becomes."""
         made, at = [], piece.choice
         if piece.thinking:
@@ -133,7 +133,7 @@ class ChatWriter:
             made.append(self._chunk(at, {}, finish_reason=piece.event.reason, timings=figures))
         return made
 
-    def _content(self, piece: ChoiceEvent, whole: CollectedChoice) -> list[bytes]:
+    def _content(self, piece: ChoiceEvent, whole: ReplyBuilder) -> list[bytes]:
         """Appended text, or with `diffusing` the whole text so far, which replaces what was there."""
         if self._body.diffusing:
             settled = piece.text or isinstance(piece.event, Committed | Finished)

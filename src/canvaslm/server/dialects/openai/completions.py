@@ -10,11 +10,11 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
+from ....text.transcript import ReplyBuilder
 from ....types import Committed, Draft, Finished
-from ...choices import CollectedChoice, count_tokens, gather, openai_usage, timings
+from ...choices import ChoiceEvent, count_tokens, gather, openai_usage, timings
 from ...diffusion_view import after_canvas, after_step
 from ...logprobs import as_columns
-from ...reading import ChoiceEvent
 from ...responses import ERRORS, streamed
 from ...sending import JsonAnswer, Stream, sse, unless_gone, wording_errors
 from ...service import Answers, GenerationRequest, Ready, Service
@@ -32,7 +32,7 @@ async def completions(body: CompletionRequest, http: Request, service: Ready) ->
     words = CompletionWriter(body, answers, service)
     if body.stream:
         return Stream(wording_errors(words.stream(), word_error), answers.close, limits=service.limits)
-    return JsonAnswer(words.whole(await unless_gone(http, gather(answers))))
+    return JsonAnswer(words.whole(await unless_gone(http, gather(answers, len(answers.requests)))))
 
 
 def generation_request(body: CompletionRequest) -> GenerationRequest:
@@ -67,7 +67,7 @@ class CompletionWriter:
             "seed": answers.seed,
         }
 
-    def whole(self, choices: Sequence[CollectedChoice]) -> dict[str, Any]:
+    def whole(self, choices: Sequence[ReplyBuilder]) -> dict[str, Any]:
         """The answer in one piece."""
         ends = [choice.finished for choice in choices]
         made = [
@@ -84,7 +84,7 @@ class CompletionWriter:
 
     async def stream(self) -> AsyncIterator[bytes]:
         """The answer in chunks; the last with choices of each one says why it ended."""
-        wholes = [CollectedChoice() for _ in self._answers.requests]
+        wholes = [ReplyBuilder() for _ in self._answers.requests]
         extra = self._warnings
         for i, echo in enumerate(self._echoes):
             if echo and not self._body.diffusing:
@@ -93,7 +93,7 @@ class CompletionWriter:
         async for piece in self._answers:
             whole = wholes[piece.choice]
             before = len(whole.text)
-            whole.add(piece)
+            whole.add(piece.event)
             for chunk in self._chunks(piece, whole, before):
                 yield sse({**self._head, **chunk, **extra})
                 extra = {}
@@ -109,7 +109,7 @@ class CompletionWriter:
         texts = [p if isinstance(p, str) else self._tokenizer.decode(p) for p in self._body.prompts()]
         return [text for text in texts for _ in range(self._body.n or 1)]
 
-    def _chunks(self, piece: ChoiceEvent, whole: CollectedChoice, before: int) -> list[dict[str, Any]]:
+    def _chunks(self, piece: ChoiceEvent, whole: ReplyBuilder, before: int) -> list[dict[str, Any]]:
         made: list[dict[str, Any]] = []
         text = piece.text or None
         if self._body.diffusing:

@@ -12,9 +12,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ....types import Finished
-from ...choices import count_tokens, timings
+from ...choices import ChoiceEvent, count_tokens, timings
 from ...problems import Problem
-from ...reading import ChoiceEvent
 from ...responses import ERRORS, streamed
 from ...sending import JsonAnswer, Stream, sse, unless_gone, wording_errors
 from ...service import Answers, GenerationRequest, Ready, Service

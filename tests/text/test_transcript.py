@@ -5,13 +5,14 @@ from __future__ import annotations
 import pytest
 
 from canvaslm.demo.config import MODEL_FOLDER
-from canvaslm.server.logprobs import LogprobReader
-from canvaslm.server.reading import ChoiceEvent, Reader
+from canvaslm.text.logprobs import AnswerLogprobs
 from canvaslm.text.tokenizer import Tokenizer
+from canvaslm.text.transcript import Transcript
 from canvaslm.types import (
     CanvasReport,
     Committed,
     Draft,
+    Event,
     Finished,
     Settled,
     Timings,
@@ -32,10 +33,10 @@ def draft(ids: list[int]) -> Draft:
     return Draft(0, 0, 1, 9, 1.0, tuple(ids), (0.0,) * len(ids), flags, flags)
 
 
-def read_all(reader: Reader, text: str, size: int) -> list[ChoiceEvent]:
+def read_all(reader: Transcript, text: str, size: int) -> list[Event]:
     ids = TOKENIZER.encode(text)
     events = [commit(ids[i : i + size]) for i in range(0, len(ids), size)]
-    return [reader.read(0, event) for event in [*events, END]]
+    return [reader.read(event) for event in [*events, END]]
 
 
 TEXT = "one two three STOP four five"
@@ -44,42 +45,46 @@ TEXT = "one two three STOP four five"
 @pytest.mark.parametrize("size", [1, 2, 3, 50])
 @pytest.mark.parametrize("raw", [False, True])
 def test_stop_strings_do_not_care_where_canvases_end(size: int, raw: bool) -> None:
-    reader = Reader(TOKENIZER, stop=["STOP", "never"], raw=raw)
+    reader = Transcript(TOKENIZER, stop=["STOP", "never"], raw=raw)
     pieces = read_all(reader, TEXT, size)
     assert "".join(piece.text for piece in pieces) == "one two three "
     assert reader.stopped and reader.stop_string == "STOP"
-    assert isinstance(pieces[-1].event, Finished) and pieces[-1].event.reason == "stop"
+    assert isinstance(pieces[-1], Finished) and pieces[-1].reason == "stop"
 
 
 @pytest.mark.parametrize("size", [1, 2, 50])
 def test_what_only_began_like_a_stop_string_is_sent(size: int) -> None:
-    pieces = read_all(Reader(TOKENIZER, stop="five!"), TEXT, size)
+    pieces = read_all(Transcript(TOKENIZER, stop="five!"), TEXT, size)
     assert "".join(piece.text for piece in pieces) == TEXT
-    assert isinstance(pieces[-1].event, Finished) and pieces[-1].event.reason == "length"
+    assert isinstance(pieces[-1], Finished) and pieces[-1].reason == "length"
 
 
 @pytest.mark.parametrize("size", [1, 3, 50])
 def test_log_probabilities_go_as_far_as_the_text(size: int) -> None:
-    pieces = read_all(Reader(TOKENIZER, stop="STOP", logprobs=True), TEXT, size)
-    tokens = [token for piece in pieces for token in piece.logprobs]
+    pieces = read_all(Transcript(TOKENIZER, stop="STOP", logprobs=True), TEXT, size)
+    tokens = [token for piece in pieces for token in piece.token_logprobs]
     data = b"".join(token.data for token in tokens)
     assert data.startswith(b"one two three") and b"four" not in data
-    full = [t for piece in read_all(Reader(TOKENIZER, logprobs=True), TEXT, size) for t in piece.logprobs]
+    full = [
+        t
+        for piece in read_all(Transcript(TOKENIZER, logprobs=True), TEXT, size)
+        for t in piece.token_logprobs
+    ]
     assert b"".join(token.data for token in full).decode() == TEXT
 
 
 def test_a_draft_shows_all_text_and_changes_nothing() -> None:
-    reader = Reader(TOKENIZER, stop="three four")
+    reader = Transcript(TOKENIZER, stop="three four")
     ids = TOKENIZER.encode("one two three")
-    reader.read(0, commit(ids))
+    reader.read(commit(ids))
     for wanted in (" five", " four", " five"):
-        assert reader.read(0, draft(TOKENIZER.encode(wanted))).draft == "one two three" + wanted
-    assert reader.read(0, commit(TOKENIZER.encode(" five"))).text.endswith(" five")
+        assert reader.read(draft(TOKENIZER.encode(wanted))).text == "one two three" + wanted
+    assert reader.read(commit(TOKENIZER.encode(" five"))).text.endswith(" five")
     assert not reader.stopped
 
 
 def test_tokens_sent_early_have_their_log_probabilities_later() -> None:
-    reader = LogprobReader(TOKENIZER)
+    reader = AnswerLogprobs(TOKENIZER)
     ids = TOKENIZER.encode("one two three four")
     reader.feed(Settled(0, 0, tuple(ids[:2])))
     assert reader.take(None) == ()
