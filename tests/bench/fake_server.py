@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from ..waiting import HUNG
+
 
 def chunk(text: str = "", finish: str | None = None, **extra: Any) -> dict[str, Any]:
     delta = {"content": text} if text else {}
@@ -114,7 +116,7 @@ def faking(**options: Any) -> Iterator[Fake]:
     finally:
         server.shutdown()
         server.server_close()
-        thread.join(10)
+        thread.join(HUNG)
 
 
 __all__ = ["PLAIN", "Fake", "chunk", "faking", "usage"]

@@ -13,7 +13,7 @@ import pytest
 
 from canvaslm.bench import machine
 from canvaslm.bench.arithmetic import PARTS
-from canvaslm.cli.bench import numbers
+from canvaslm.cli.bench_options import numbers
 from canvaslm.cli.main import main
 from canvaslm.errors import UsageError
 from tests.server.world import tiny_session

@@ -20,6 +20,8 @@ from canvaslm.bench.machine import (
 )
 from canvaslm.bench.memory import Memory, running_seconds
 
+from ..waiting import HUNG
+
 STATUS = (
     "Name:\tx\nVmPeak:\t  900 kB\nVmHWM:\t 700 kB\nVmRSS:\t 600 kB\nRssAnon:\t 500 kB\nRssFile:\t 90 "
     "kB\nVmSwap:\t 0 kB\n"
@@ -62,7 +64,7 @@ def test_this_machine_tells_of_a_real_process() -> None:
         assert memory.peak_rss is not None
         assert memory.peak_rss >= (memory.rss or 0) > 0
     finally:
-        child.communicate(b"\n", timeout=20)
+        child.communicate(b"\n", timeout=HUNG)
 
 
 def test_probes_find_rates_and_the_better_round_is_the_ceiling() -> None:

@@ -25,6 +25,7 @@ from canvaslm.types import (
     Usage,
 )
 
+from ..waiting import HUNG
 from .fake import END, FakeVocabulary
 
 pyte = pytest.importorskip("pyte", reason="pyte interprets the escape sequences")
@@ -216,7 +217,7 @@ class Pty:
             ["-m", "tests.cli.fake", *arguments],
             dimensions=(lines, columns),
             cwd=ROOT,
-            timeout=30,
+            timeout=HUNG,
             env={
                 **kept,
                 "TERM": "xterm-256color",
@@ -241,7 +242,7 @@ class Pty:
         self._stream.feed(data)
         return True
 
-    def until(self, seen: Callable[[list[str]], bool], seconds: float = 30) -> list[str]:
+    def until(self, seen: Callable[[list[str]], bool], seconds: float = HUNG) -> list[str]:
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             alive = self.read()
@@ -251,7 +252,7 @@ class Pty:
         raise AssertionError(f"not seen within {seconds} s: {self.rows}")
 
     def end(self) -> int:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + HUNG
         while self.read() and time.monotonic() < deadline:
             pass
         self.child.close()

@@ -1,10 +1,7 @@
 from __future__ import annotations
 
-import os
-import resource
 import subprocess
 import sys
-import time
 
 import pytest
 import typer
@@ -13,26 +10,21 @@ from canvaslm.cli import main as program
 from canvaslm.cli.main import COMMANDS, Entry, explained, load_command, report
 from canvaslm.errors import BadConfig, Offline, OutOfMemory, UsageError
 
+from ..waiting import HUNG
 from .conftest import Program
 
 
 def _python(code: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=HUNG)
 
 
 def test_help_is_quick_and_imports_no_torch() -> None:
-    """Processor seconds always; seconds on the clock where the machine is not busy with other work."""
-    code = "import sys; from canvaslm.cli.main import main; main(['--help']); print('torch' in sys.modules)"
-    wall, busy = [], []
-    for _ in range(3):
-        before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-        assert _python(code).stdout.splitlines()[-1] == "False"
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        wall.append(time.perf_counter() - start)
-        busy.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    assert min(busy) < 0.5
-    if os.getloadavg()[0] < (os.cpu_count() or 1) / 2:
-        assert min(wall) < 0.5
+    """Quick because it reads little: nothing that computes, no library that such things need."""
+    code = "import sys; from canvaslm.cli.main import main; main(['--help']); print(*sys.modules)"
+    modules = set(_python(code).stdout.splitlines()[-1].split())
+    assert not modules & {"torch", "numpy", "transformers", "jinja2", "tokenizers", "huggingface_hub"}
+    heavy = ("session", "engine", "ops", "model", "weights", "server", "text", "train", "bench", "evals")
+    assert not modules & {f"canvaslm.{name}" for name in heavy}
 
 
 def test_help_lists_every_command_that_exists(program: Program) -> None:
@@ -166,7 +158,7 @@ def test_a_reader_that_leaves_is_no_error() -> None:
         ["bash", "-c", '"$0" -c "$1" | head -c 4', sys.executable, code],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=HUNG,
         cwd=__file__.rsplit("/tests/", 1)[0],
     )
     assert done.stdout == "word"

@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import logging
 import socket
-import time
 from typing import Any
 
 import httpx
@@ -18,6 +17,7 @@ from canvaslm.server.dialects.registry import envelope_of
 from canvaslm.server.guard import ANY_ADDRESS, Rules
 from canvaslm.server.problems import Problem
 
+from ..waiting import wait_for
 from .world import HELLO, Running, serving, tiny_session
 
 CHAT = "/v1/chat/completions"
@@ -205,13 +205,12 @@ def test_keys_that_are_none_are_refused_at_the_start(key: Any) -> None:
 
 def access_lines(caplog: pytest.LogCaptureFixture, count: int) -> list[str]:
     """The server's log lines once there are `count`: each is written after its response has left."""
-    lines: list[str] = []
-    for _ in range(100):
-        lines = [record.getMessage() for record in caplog.records if record.name.startswith("canvaslm")]
-        if len(lines) >= count:
-            break
-        time.sleep(0.05)
-    return lines
+
+    def lines() -> list[str]:
+        return [record.getMessage() for record in caplog.records if record.name.startswith("canvaslm")]
+
+    wait_for(lambda: len(lines()) >= count)
+    return lines()
 
 
 def test_neither_keys_nor_prompts_are_logged(locked: Running, caplog: pytest.LogCaptureFixture) -> None:
@@ -334,21 +333,27 @@ def test_bodies_that_are_none(client: httpx.Client, body: bytes) -> None:
         refused(client.post(path, content=body, headers={"content-type": "application/json"}), 400)
 
 
-def test_deep_and_wide_schemas_cost_nothing(client: httpx.Client) -> None:
+def test_deep_wide_and_remote_schemas_harm_nothing_and_fetch_nothing(client: httpx.Client) -> None:
     deep: Any = {}
     for _ in range(400):
         deep = {"properties": {"a": deep}}
     wide = {"enum": [f"value {i}" for i in range(100_000)]}
-    remote = {"$ref": "http://127.0.0.1:1/schema.json"}
-    for schema in (deep, wide, remote):
-        tool = {"type": "function", "function": {"name": "f", "parameters": schema}}
-        begin = time.monotonic()
-        for body in (
-            {"tools": [tool]},
-            {"response_format": {"type": "json_schema", "json_schema": {"schema": schema}}},
-        ):
-            assert client.post(CHAT, json={**BODY, **body}).status_code in (200, 400)
-        assert time.monotonic() - begin < 10
+    with socket.create_server(("127.0.0.1", 0)) as trap:
+        trap.settimeout(0.3)
+        remote = {"$ref": f"http://127.0.0.1:{trap.getsockname()[1]}/schema.json"}
+        for schema in (deep, wide, remote):
+            send_schema(client, schema)
+        with pytest.raises(TimeoutError):
+            trap.accept()
+
+
+def send_schema(client: httpx.Client, schema: Any) -> None:
+    tool = {"type": "function", "function": {"name": "f", "parameters": schema}}
+    for body in (
+        {"tools": [tool]},
+        {"response_format": {"type": "json_schema", "json_schema": {"schema": schema}}},
+    ):
+        assert client.post(CHAT, json={**BODY, **body}).status_code in (200, 400)
 
 
 @pytest.mark.parametrize(
@@ -389,14 +394,27 @@ def test_lone_surrogates_break_nothing(client: httpx.Client) -> None:
     [[{"role": "user", "content": "word and " * 700_000}], [{"role": "user", "content": "x"}] * 100_000],
     ids=["long", "many"],
 )
-def test_prompts_far_too_long_cost_no_time(client: httpx.Client, messages: Any) -> None:
-    client.post(CHAT, json=BODY)
-    content = json.dumps({"messages": messages})
-    begin = time.monotonic()
-    response = client.post(CHAT, content=content, headers={"content-type": "application/json"})
-    refused(response, 400)
-    assert response.json()["error"]["code"] == "context_length_exceeded"
-    assert time.monotonic() - begin < 2.5
+def test_prompts_far_too_long_are_neither_rendered_nor_encoded(
+    messages: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rendering and encoding are what takes the time; a prompt that fits shows that they are counted."""
+    session = tiny_session()
+    encoded: list[Any] = []
+    encode = session.encode
+
+    def counted(prompt: Any, **options: Any) -> Any:
+        encoded.append(prompt)
+        return encode(prompt, **options)
+
+    monkeypatch.setattr(session, "encode", counted)
+    with serving(session) as server, server.client() as client:
+        assert client.post(CHAT, json=BODY).status_code == 200
+        assert len(encoded) == 1
+        content = json.dumps({"messages": messages})
+        response = client.post(CHAT, content=content, headers={"content-type": "application/json"})
+        refused(response, 400)
+        assert response.json()["error"]["code"] == "context_length_exceeded"
+    assert len(encoded) == 1
 
 
 # -- other errors --------------------------------------------------------------------------------------------

@@ -12,8 +12,8 @@ import uvicorn
 from canvaslm.server import create_app
 from canvaslm.server.protocol import TimedProtocol
 
-from .test_bridge import request_bytes
-from .world import HELLO, tiny_session, wait_for
+from ..waiting import HUNG, wait_for
+from .world import HELLO, request_bytes, tiny_session
 
 
 class Hasty(TimedProtocol):
@@ -33,14 +33,14 @@ def test_slow_heads_are_cut_off_and_slow_answers_are_not(begin: bytes) -> None:
     address = listener.getsockname()
     try:
         with (
-            socket.create_connection(address, timeout=10) as slow,
-            socket.create_connection(address, timeout=30) as fair,
+            socket.create_connection(address, timeout=HUNG) as slow,
+            socket.create_connection(address, timeout=HUNG) as fair,
         ):
             fair.sendall(request_bytes({"messages": HELLO, "max_tokens": 400, "confidence_threshold": 0.0}))
             slow.sendall(begin)
             start = time.monotonic()
             assert slow.recv(1000) == b""
-            assert 0.3 < time.monotonic() - start < 5
+            assert time.monotonic() - start > 0.3
             assert fair.recv(1000).startswith(b"HTTP/1.1 200")
     finally:
         server.should_exit = True

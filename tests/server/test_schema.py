@@ -19,6 +19,7 @@ from canvaslm.server.dialects.registry import envelope_of
 from canvaslm.server.openapi import schema_of_server
 from canvaslm.server.problems import Problem
 
+from ..waiting import HUNG
 from .world import Running, serving, tiny_session
 
 SCHEMA = schemathesis.openapi.from_dict(schema_of_server())
@@ -28,7 +29,7 @@ SHORT = {"max_tokens": 16, "max_completion_tokens": 16, "max_output_tokens": 16,
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Running]:
-    with serving(tiny_session(), read_timeout=5.0) as running:
+    with serving(tiny_session(), read_timeout=HUNG) as running:
         yield running
 
 
@@ -51,7 +52,7 @@ def shorten(body: Any) -> None:
 )  # fmt: skip
 def test_requests_made_up_from_the_schema(case: Any, server: Running) -> None:
     shorten(case.body)
-    response = case.call(base_url=server.url, timeout=30)
+    response = case.call(base_url=server.url, timeout=HUNG)
     case.validate_response(response, checks=CHECKS)
     if response.status_code >= 400:
         worded = envelope_of(case.path)(Problem(response.status_code, "x"))

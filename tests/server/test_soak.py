@@ -15,8 +15,9 @@ from typing import Any
 import httpx
 import pytest
 
+from ..waiting import HUNG, wait_for
 from .test_program import wait_ready
-from .world import Running, program, tiny_folder, wait_for
+from .world import Running, program, tiny_folder
 
 CHAT = "/v1/chat/completions"
 JSON = {"content-type": "application/json"}
@@ -61,7 +62,7 @@ class Crowd:
             self.oversized,
         ]
         while time.monotonic() < self.end:
-            async with httpx.AsyncClient(base_url=self.url, timeout=60) as http:
+            async with httpx.AsyncClient(base_url=self.url, timeout=HUNG) as http:
                 for _ in range(rng.randint(1, 4)):
                     await rng.choice(deeds)(http, rng)
 

@@ -9,10 +9,10 @@ import os
 import re
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -29,7 +29,9 @@ from canvaslm.session import Session
 from canvaslm.text.chat import ChatTemplate
 from canvaslm.text.tokenizer import Tokenizer
 from canvaslm.types import Params
-from tests.tiny import tiny_model
+
+from ..tiny import tiny_model
+from ..waiting import HUNG, StepGate, wait_for
 
 VOCAB = 1024
 HELLO = [{"role": "user", "content": "Hello"}]
@@ -107,14 +109,14 @@ class Running:
         return int(self.url.rsplit(":", 1)[1])
 
     def client(self, **options: Any) -> httpx.Client:
-        return httpx.Client(base_url=self.url, timeout=30, **options)
+        return httpx.Client(base_url=self.url, timeout=HUNG, **options)
 
     def connect(self) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self.port), timeout=20)
+        return socket.create_connection(("127.0.0.1", self.port), timeout=HUNG)
 
     def metric(self, name: str) -> float:
         """The sum of a metric over its labels."""
-        text = httpx.get(f"{self.url}/metrics").text
+        text = httpx.get(f"{self.url}/metrics", timeout=HUNG).text
         return sum(
             float(line.rsplit(" ", 1)[1])
             for line in text.splitlines()
@@ -140,7 +142,7 @@ def serving(session: Session | Callable[[], Session], **options: Any) -> Iterato
         yield Running(f"http://127.0.0.1:{listener.getsockname()[1]}", app)
     finally:
         server.should_exit = True
-        thread.join(20)
+        thread.join(HUNG)
         assert not thread.is_alive()
 
 
@@ -159,28 +161,20 @@ def program(*arguments: str, **environment: str) -> Iterator[Running]:
     reader = threading.Thread(target=_read, args=(process.stderr, lines), daemon=True)
     reader.start()
     try:
-        wait_for(lambda: any("listens at" in line for line in lines) or process.poll() is not None, 60)
+        wait_for(lambda: any("listens at" in line for line in lines) or process.poll() is not None)
         found = re.search(r"listens at (http://\S+)", "".join(lines))
         assert found, "".join(lines)
         yield Running(found[1], log=lines, process=process)
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGKILL)
-        process.wait(20)
-        reader.join(5)
+        process.wait(HUNG)
+        reader.join(HUNG)
 
 
 def _read(stream: Iterable[str], lines: list[str]) -> None:
     for line in stream:
         lines.append(line)
-
-
-def wait_for(condition: Callable[[], Any], seconds: float = 20.0) -> None:
-    """Returns once the condition holds; fails the test if it does not."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited too long"
-        time.sleep(0.01)
 
 
 def chunks_of(response: httpx.Response) -> list[dict[str, Any]]:
@@ -201,7 +195,53 @@ def tiny_folder(path: Path) -> Path:
     return save_folder(model, model.config, path, generation=generation, files=files)
 
 
+def request_bytes(body: dict[str, Any], path: str = "/v1/chat/completions") -> bytes:
+    data = json.dumps(body).encode()
+    return request_head(path, len(data)) + data
+
+
+def request_head(path: str, length: int) -> bytes:
+    lines = (
+        f"POST {path} HTTP/1.1",
+        "Host: localhost",
+        "Content-Type: application/json",
+        f"Content-Length: {length}",
+    )
+    return "\r\n".join((*lines, "", "")).encode()
+
+
+def orders_to_the_engine(server: Running) -> list[Any]:
+    """What is posted to the engine's thread from now on, as it comes."""
+    bridge, orders = server.app.state.service.bridge, []
+    post = bridge.post
+
+    def noted(order: Any) -> None:
+        orders.append(order)
+        post(order)
+
+    bridge.post = noted
+    return orders
+
+
+def leave_during_a_step(server: Running, gate: StepGate, request: bytes, *, seen: bytes, orders: int) -> None:
+    """A client that has read up to `seen` hangs up while the engine stands in the gate, which then opens.
+
+    `orders`: how many requests the server is to cancel, which is waited for; a stream says it twice.
+    """
+    raw = server.connect()
+    raw.sendall(request)
+    data = b""
+    while seen not in data:
+        data += raw.recv(65536)
+    gate.wait_held()
+    posted = orders_to_the_engine(server)
+    raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset, at once
+    raw.close()
+    wait_for(lambda: len(posted) >= orders)
+    gate.open()
+
+
 __all__ = [
-    "HELLO", "Running", "chunks_of", "program", "scripted_session", "serving", "tiny_folder", "tiny_session",
-    "wait_for",
+    "HELLO", "Running", "chunks_of", "leave_during_a_step", "program", "request_bytes", "request_head",
+    "scripted_session", "serving", "tiny_folder", "tiny_session",
 ]  # fmt: skip

@@ -17,6 +17,7 @@ import pytest
 from canvaslm.errors import UsageError
 from canvaslm.weights.hub import HubId, looks_like_hub_id, parse_hub_id
 
+from ..waiting import HUNG
 from .files import entry, write
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
@@ -174,7 +175,7 @@ def ask(home: Path, *sources: str, **environment: str) -> tuple[list[list[str]],
         cwd=home,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=HUNG,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -8,11 +8,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from ..errors import NotFound, UsageError
+from .bench_options import Output, Remote, Requests, StepFlags, numbers
 from .options import Loading, Sampling, grouped
 
 if TYPE_CHECKING:
@@ -22,161 +21,15 @@ if TYPE_CHECKING:
     from ..bench.prompts import Prompt
     from ..session import Session
 
-_LOAD, _STEP, _SERVER = "Load", "Steps", "Server"
 _STEPS = 4  # measured where --steps does not say
 
 
 @grouped
 def command(
-    prompts: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--prompts",
-            metavar="FILE",
-            rich_help_panel=_LOAD,
-            help="Text with one prompt a line, or JSONL with prompt or messages; may be repeated. "
-            "Without it: tasks of the demo model, or a few general prompts.",
-        ),
-    ] = None,
-    concurrency: Annotated[
-        str,
-        typer.Option(
-            "--concurrency",
-            "-c",
-            metavar="N,...",
-            rich_help_panel=_LOAD,
-            help="Requests in flight; several numbers with commas between for one run each.",
-        ),
-    ] = "1",
-    repeats: Annotated[
-        int,
-        typer.Option(
-            "--repeats",
-            min=1,
-            metavar="N",
-            rich_help_panel=_LOAD,
-            help="Times each prompt is asked, always with another seed.",
-        ),
-    ] = 1,
-    warmup: Annotated[
-        int,
-        typer.Option(
-            "--warmup",
-            min=0,
-            metavar="N",
-            rich_help_panel=_LOAD,
-            help="Requests before each run that do not count.",
-        ),
-    ] = 2,
-    max_rows: Annotated[
-        int,
-        typer.Option(
-            "--max-rows",
-            min=1,
-            metavar="N",
-            rich_help_panel=_LOAD,
-            help="Answers worked on at once (in process); the others queue.",
-        ),
-    ] = 16,
-    prefix_cache: Annotated[
-        bool,
-        typer.Option(
-            "--prefix-cache/--no-prefix-cache",
-            rich_help_panel=_LOAD,
-            help="Remember prompts between requests (in process). Off, so that a repeat costs what it costs.",
-        ),
-    ] = False,
-    step: Annotated[
-        bool,
-        typer.Option(
-            "--step",
-            rich_help_panel=_STEP,
-            help="Measure denoise steps part by part instead; --steps says how many.",
-        ),
-    ] = False,
-    context: Annotated[
-        str | None,
-        typer.Option(
-            "--context",
-            metavar="N,...",
-            rich_help_panel=_STEP,
-            help="Context lengths in tokens. Without it: 128,512.",
-        ),
-    ] = None,
-    rows: Annotated[
-        str | None,
-        typer.Option(
-            "--rows",
-            metavar="N,...",
-            rich_help_panel=_STEP,
-            help="Measure a step at these numbers of rows, at the first context length.",
-        ),
-    ] = None,
-    url: Annotated[
-        str | None,
-        typer.Option(
-            "--url",
-            metavar="URL",
-            rich_help_panel=_SERVER,
-            help="Measure an OpenAI-compatible server; -m is then the model's name there.",
-        ),
-    ] = None,
-    api_key_file: Annotated[
-        Path | None,
-        typer.Option(
-            "--api-key-file",
-            metavar="FILE",
-            rich_help_panel=_SERVER,
-            help="The key to send is its first line. Or the variable CANVASLM_API_KEY.",
-        ),
-    ] = None,
-    ready: Annotated[
-        bool,
-        typer.Option(
-            "--ready", rich_help_panel=_SERVER, help="Wait until the server is ready, and report the seconds."
-        ),
-    ] = False,
-    start: Annotated[
-        str | None,
-        typer.Option(
-            "--start",
-            metavar="COMMAND",
-            rich_help_panel=_SERVER,
-            help="Start the server with this command, and stop it in the end; reports its time to be ready and its memory.",
-        ),
-    ] = None,
-    ready_timeout: Annotated[
-        float,
-        typer.Option(
-            "--ready-timeout",
-            min=0.1,
-            metavar="SECONDS",
-            rich_help_panel=_SERVER,
-            help="How long to wait for a server.",
-        ),
-    ] = 600.0,
-    compare: Annotated[
-        tuple[Path, Path] | None,
-        typer.Option(
-            "--compare",
-            metavar="A.json B.json",
-            help="Print the ratios of two documents, and measure nothing.",
-        ),
-    ] = None,
-    json: Annotated[
-        str | None,
-        typer.Option(
-            "--json",
-            metavar="FILE",
-            help="Also write a JSON document; - is standard output, without the table then.",
-        ),
-    ] = None,
-    probes: Annotated[
-        bool,
-        typer.Option(
-            "--probes/--no-probes", help="Measure what the machine can do, and report shares of it."
-        ),
-    ] = True,
+    requests: Requests = Requests(),
+    steps: StepFlags = StepFlags(),
+    remote: Remote = Remote(),
+    output: Output = Output(),
     loading: Loading = Loading(),
     sampling: Sampling = Sampling(),
 ) -> None:
@@ -194,68 +47,47 @@ def command(
       canvaslm bench --url http://127.0.0.1:8080 --start "canvaslm serve model.gguf --port 8080"
       canvaslm bench --compare a.json b.json
     """  # fmt: skip
-    _check_modes(url, step, rows, context, compare, start, ready)
-    if compare is not None:
-        _compare(compare)
+    _check_modes(steps, remote, output)
+    if output.compare is not None:
+        _compare(output.compare)
         return
-    from ..bench.plan import LoadOptions
-
-    options = LoadOptions(
-        numbers("--concurrency", concurrency), repeats, warmup, max_rows, prefix_cache, sampling.chosen()
-    )
-    asked = _asked(prompts)
-    if url is not None:
-        endpoint = _endpoint(url, api_key_file)
-        _emit(
-            _server(
-                endpoint,
-                loading.model,
-                asked,
-                options,
-                start,
-                ready_timeout if ready else None,
-                ready_timeout,
-            ),
-            json,
-        )
-    elif step or rows is not None:
-        _emit(_steps(loading, sampling, step, context, rows, probes), json)
+    options = _load_options(requests, sampling)
+    asked = _asked(requests.prompts)
+    if remote.url is not None:
+        document = _server(_endpoint(remote.url, remote.api_key_file), loading.model, asked, options, remote)
+    elif steps.wanted:
+        document = _steps(loading, sampling, steps, output.probes)
     else:
-        _emit(_load(loading, asked, options, probes), json)
+        document = _load(loading, asked, options, output.probes)
+    _emit(document, output.json)
 
 
-def _check_modes(
-    url: str | None,
-    step: bool,
-    rows: str | None,
-    context: str | None,
-    compare: object,
-    start: str | None,
-    ready: bool,
-) -> None:
+def _check_modes(steps: StepFlags, remote: Remote, output: Output) -> None:
     """Raises UsageError for flags that cannot go together."""
-    modes = [name for name, given in (("--url", url), ("--step", step), ("--compare", compare)) if given]
+    named = (("--url", remote.url), ("--step", steps.step), ("--compare", output.compare))
+    modes = [name for name, given in named if given]
     if len(modes) > 1:
         raise UsageError(f"{modes[0]} and {modes[1]} are different measurements: choose one")
-    if rows is not None and modes not in ([], ["--step"]):
+    if steps.rows is not None and modes not in ([], ["--step"]):
         raise UsageError(f"--rows measures in process: leave out {modes[0]}", "rows")
-    if context is not None and not (step or rows is not None):
+    if steps.context is not None and not steps.wanted:
         raise UsageError("--context goes with --step or --rows", "context")
-    if url is None and (start or ready):
-        raise UsageError(f"{'--start' if start else '--ready'} needs --url: where the server is", "url")
+    if remote.url is None and (remote.start or remote.ready):
+        flag = "--start" if remote.start else "--ready"
+        raise UsageError(f"{flag} needs --url: where the server is", "url")
 
 
-def numbers(flag: str, text: str) -> tuple[int, ...]:
-    """`1,4,16` as numbers from 1 on. Raises UsageError naming the flag."""
-    try:
-        found = tuple(int(part) for part in text.split(",") if part.strip())
-    except ValueError:
-        found = ()
-    if not found or min(found) < 1:
-        raise UsageError(
-            f"{flag} {text}: should be whole numbers from 1 on, with commas between", flag.strip("-")
-        )
-    return found
+def _load_options(requests: Requests, sampling: Sampling) -> LoadOptions:
+    from ..bench.plan import LoadOptions
+
+    return LoadOptions(
+        numbers("--concurrency", requests.concurrency),
+        requests.repeats,
+        requests.warmup,
+        requests.max_rows,
+        requests.prefix_cache,
+        sampling.chosen(),
+    )
 
 
 def _asked(paths: list[Path] | None) -> list[Prompt] | None:
@@ -284,19 +116,17 @@ def _load(
         )
 
 
-def _steps(
-    loading: Loading, sampling: Sampling, step: bool, context: str | None, rows: str | None, probing: bool
-) -> dict[str, Any]:
+def _steps(loading: Loading, sampling: Sampling, flags: StepFlags, probing: bool) -> dict[str, Any]:
     """`--steps` is how many are measured; the other sampling flags hold for them."""
-    contexts = None if context is None else numbers("--context", context)
-    counts = () if rows is None else numbers("--rows", rows)
+    contexts = None if flags.context is None else numbers("--context", flags.context)
+    counts = () if flags.rows is None else numbers("--rows", flags.rows)
     params = sampling.chosen()
     steps = params.pop("max_denoising_steps", _STEPS)
     preset = params.pop("preset", None)
     session, ready = _open(loading)
     from ..bench.inprocess import StepOptions, step_document
 
-    options = StepOptions(contexts, steps, counts, parts=step)
+    options = StepOptions(contexts, steps, counts, parts=flags.step)
     merged = session.merge(preset, params)
     with _status() as tell:
         return step_document(
@@ -345,9 +175,7 @@ def _server(
     model: str | None,
     asked: list[Prompt] | None,
     options: LoadOptions,
-    start: str | None,
-    wait: float | None,
-    timeout: float,
+    remote: Remote,
 ) -> dict[str, Any]:
     from ..bench.client import Client, served_model
     from ..bench.remote import server_document, started, wait_ready
@@ -356,11 +184,11 @@ def _server(
         server = ready = None
         with _status() as tell:
             tell(f"waiting for {endpoint}")
-            if start is not None:
-                server = stack.enter_context(started(start, endpoint, timeout))
+            if remote.start is not None:
+                server = stack.enter_context(started(remote.start, endpoint, remote.ready_timeout))
                 ready = server.ready
-            elif wait is not None:
-                ready = wait_ready(endpoint, wait)
+            elif remote.ready:
+                ready = wait_ready(endpoint, remote.ready_timeout)
             name = model or served_model(endpoint)
         prompts = asked or _default_prompts(name == "demo")
         tick = stack.enter_context(_bar(options.total(len(prompts))))
@@ -425,4 +253,4 @@ def _status() -> Iterator[Callable[[str], None]]:
         yield lambda text: status.update(Text(text))
 
 
-__all__ = ["command", "numbers"]
+__all__ = ["command"]

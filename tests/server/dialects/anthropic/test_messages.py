@@ -13,7 +13,16 @@ import pytest
 
 from canvaslm.session import Session
 
-from ...world import HELLO, Running, scripted_session, serving, tiny_session, wait_for
+from ....waiting import HUNG, StepGate, wait_for
+from ...world import (
+    HELLO,
+    Running,
+    leave_during_a_step,
+    request_bytes,
+    scripted_session,
+    serving,
+    tiny_session,
+)
 
 URL = "/v1/messages"
 BODY: dict[str, Any] = {"model": "any", "max_tokens": 16, "messages": HELLO}
@@ -24,7 +33,7 @@ CALLING = "I add.<|tool_call>call:add{a:1,b:[2,3]}<tool_call|><|tool_call>call:n
 
 def sdk(server: Running, **options: Any) -> anthropic.Anthropic:
     return anthropic.Anthropic(
-        base_url=server.url, **{"api_key": "none", "max_retries": 0, "timeout": 30, **options}
+        base_url=server.url, **{"api_key": "none", "max_retries": 0, "timeout": HUNG, **options}
     )
 
 
@@ -329,14 +338,12 @@ def endless_session(max_rows: int = 8) -> Session:
 
 
 def slow_session(max_rows: int = 8) -> Session:
-    """Each step takes 30 ms, and no token ends an answer; `engine.steps` counts them."""
+    """Each step takes 30 ms, and no token ends an answer."""
     session = endless_session(max_rows)
     engine: Any = session.engine
     run = engine.runner.run
-    engine.steps = 0
 
     def slowly(rows: list[Any]) -> Any:
-        engine.steps += 1
         time.sleep(0.03)
         return run(rows)
 
@@ -350,23 +357,15 @@ def metrics(running: Running) -> str:
 
 @pytest.mark.parametrize("streamed", [True, False])
 def test_a_client_that_goes_stops_its_request_within_a_step(streamed: bool) -> None:
-    session = slow_session()
-    engine: Any = session.engine
+    session = endless_session()
+    gate = StepGate(session, free=14)
     with serving(session) as running:
-        with running.client() as client:
-            body = {**BODY, "max_tokens": 400, "stream": streamed, "seed": 5}
-            if streamed:
-                with client.stream("POST", URL, json=body) as response:
-                    lines = response.iter_lines()
-                    assert any("content_block_delta" in line for line in lines)
-                    at_close = engine.steps
-            else:
-                with pytest.raises(httpx.ReadTimeout):
-                    client.post(URL, json=body, timeout=0.3)
-                at_close = engine.steps
+        request = request_bytes({**BODY, "max_tokens": 400, "stream": streamed, "seed": 5}, URL)
+        seen = b"content_block_delta" if streamed else b""
+        leave_during_a_step(running, gate, request, seen=seen, orders=1)
         wait_for(lambda: 'canvaslm_requests_total{outcome="cancelled"} 1.0' in metrics(running))
-        assert engine.steps - at_close <= 3  # one in progress, and what it takes for the news to arrive
-        assert not engine.scheduler.running
+        assert gate.steps == 15  # the one in progress was the last
+        assert not session.engine.scheduler.running
 
 
 def test_a_silent_stream_pings() -> None:

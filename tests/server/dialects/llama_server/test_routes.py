@@ -8,8 +8,9 @@ from typing import Any
 import httpx
 import pytest
 
+from ....waiting import HUNG, wait_for
 from ...test_bridge import LONG, paced, request_bytes
-from ...world import HELLO, Running, serving, tiny_session, wait_for
+from ...world import HELLO, Running, serving, tiny_session
 
 
 def test_health_and_props(client: httpx.Client) -> None:
@@ -99,5 +100,5 @@ def test_metrics_add_up() -> None:
 
 def test_two_applications_count_apart() -> None:
     with serving(tiny_session()) as one, serving(tiny_session()) as two:
-        httpx.post(f"{one.url}/v1/chat/completions", json={"messages": HELLO}, timeout=30)
+        httpx.post(f"{one.url}/v1/chat/completions", json={"messages": HELLO}, timeout=HUNG)
         assert one.metric("requests_accepted_total") == 1 and two.metric("requests_accepted_total") == 0

@@ -16,7 +16,16 @@ from canvaslm.server.dialects.ollama.models import is_ours, named, tag_of
 from canvaslm.server.dialects.ollama.schema import GenerateRequest, OllamaChatRequest, OllamaOptions
 from canvaslm.session import Session
 
-from ...world import HELLO, Running, scripted_session, serving, tiny_session, wait_for
+from ....waiting import HUNG, StepGate, wait_for
+from ...world import (
+    HELLO,
+    Running,
+    leave_during_a_step,
+    request_bytes,
+    scripted_session,
+    serving,
+    tiny_session,
+)
 
 THOUGHTFUL = "<|channel>thought\nSix.\n<channel|>It is six."
 CALLING = "I add.<|tool_call>call:add{a:1,b:[2,3]}<tool_call|><|tool_call>call:now{}<tool_call|>"
@@ -29,7 +38,7 @@ ROUTES = [("/api/generate", {"prompt": "Hello"}), ("/api/chat", {"messages": HEL
 
 
 def sdk(server: Running, **headers: str) -> ollama.Client:
-    return ollama.Client(host=server.url, headers=headers, timeout=30)
+    return ollama.Client(host=server.url, headers=headers, timeout=HUNG)
 
 
 def options(seed: int, **more: Any) -> dict[str, Any]:
@@ -64,15 +73,28 @@ def test_the_client_gets_the_sessions_answer(server: Running) -> None:
         assert answer.eval_count == reply.usage.completion_tokens == 16
 
 
-def test_durations_are_nanoseconds(server: Running) -> None:
-    begin = time.perf_counter()
-    answer = sdk(server).chat("tiny", HELLO, options=options(5))
-    wall = (time.perf_counter() - begin) * 1e9
+def test_durations_are_nanoseconds() -> None:
+    """Against steps that take 50 ms at least, and against the client's clock."""
+    session = tiny_session()
+    run = session.engine.runner.run
+    steps = 0
+
+    def slowly(rows: list[Any]) -> Any:
+        nonlocal steps
+        steps += 1
+        time.sleep(0.05)
+        return run(rows)
+
+    session.engine.runner.run = slowly  # type: ignore[method-assign]
+    with serving(session) as running:
+        begin = time.perf_counter()
+        answer = sdk(running).chat("tiny", HELLO, options=options(5))
+        wall = (time.perf_counter() - begin) * 1e9
     assert answer.total_duration and answer.eval_duration and answer.prompt_eval_duration
     assert 0 < answer.prompt_eval_duration < answer.eval_duration <= answer.total_duration < wall
-    assert answer.total_duration > wall / 20
+    assert answer.total_duration > steps * 0.05e9
     assert answer.created_at and answer.created_at.endswith("Z")
-    assert datetime.now(UTC) - datetime.fromisoformat(answer.created_at) < timedelta(minutes=1)
+    assert datetime.now(UTC) - datetime.fromisoformat(answer.created_at) < timedelta(hours=1)
 
 
 def test_the_clients_stream_adds_up_to_the_whole(scripted: Running) -> None:
@@ -344,30 +366,13 @@ def test_a_failure_in_a_stream_is_its_last_line() -> None:
 def test_a_client_that_goes_stops_its_request_within_a_step(streamed: bool) -> None:
     session = tiny_session()
     session.eos_token_ids = ()
-    engine: Any = session.engine
-    run = engine.runner.run
-    steps = 0
-
-    def slowly(rows: list[Any]) -> Any:
-        nonlocal steps
-        steps += 1
-        time.sleep(0.03)
-        return run(rows)
-
-    engine.runner.run = slowly
+    gate = StepGate(session, free=14)
     body = {"messages": HELLO, "stream": streamed, "options": {"seed": 5, "num_predict": -1}}
     with serving(session) as running:
-        with running.client() as client:
-            if streamed:
-                with client.stream("POST", "/api/chat", json=body) as response:
-                    assert json.loads(next(response.iter_lines()))["message"]["content"]
-                    at_close = steps
-            else:
-                with pytest.raises(httpx.ReadTimeout):
-                    client.post("/api/chat", json=body, timeout=0.3)
-                at_close = steps
+        request = request_bytes(body, "/api/chat")
+        leave_during_a_step(running, gate, request, seen=b'"content":"' if streamed else b"", orders=1)
         wait_for(lambda: 'outcome="cancelled"} 1.0' in httpx.get(f"{running.url}/metrics").text)
-        assert steps - at_close <= 3  # one in progress, and what it takes for the news to arrive
+        assert gate.steps == 15  # the one in progress was the last
 
 
 def test_a_silent_stream_has_no_empty_lines() -> None:

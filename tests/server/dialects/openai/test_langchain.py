@@ -16,6 +16,7 @@ from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, Tool
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI, OpenAI
 
+from ....waiting import HUNG
 from ...world import HELLO, Running, scripted_session, serving, tiny_session
 
 THOUGHTFUL = "<|channel>thought\nSix.\n<channel|>It is six."
@@ -38,7 +39,7 @@ def scripted() -> Iterator[Running]:
 
 
 def model(server: Running, seed: int, **options: Any) -> ChatOpenAI:
-    given = {"max_tokens": 200, "max_retries": 0, "timeout": 30, "api_key": "none", **options}
+    given = {"max_tokens": 200, "max_retries": 0, "timeout": HUNG, "api_key": "none", **options}
     return ChatOpenAI(base_url=f"{server.url}/v1", model="tiny", seed=seed, **given)
 
 
