@@ -15,7 +15,7 @@ import torch
 
 import canvaslm
 from canvaslm import session as session_module
-from canvaslm.cli.python_docs import OPTIONS, PAGE, options_module, page
+from canvaslm.cli.python_docs import OPTIONS, PAGE, options_module, python_page
 from canvaslm.diffusion import PARAMETERS
 from canvaslm.diffusion.options import SamplingOptions
 from canvaslm.errors import UsageError
@@ -152,7 +152,7 @@ def test_mypy_flags_a_typo(tmp_path: Path) -> None:
 def test_the_typed_options_are_the_table() -> None:
     assert list(get_type_hints(SamplingOptions)) == list(PARAMETERS)
     assert (ROOT / OPTIONS).read_text(encoding="utf-8") == options_module(), (
-        "run: python -m canvaslm.cli.python_docs"
+        "run: python -m canvaslm.cli.docs"
     )
 
 
@@ -215,7 +215,7 @@ def test_a_closed_session_has_let_go() -> None:
 
 def test_the_page_is_what_the_docstrings_say() -> None:
     text = (ROOT / PAGE).read_text(encoding="utf-8")
-    assert text == page(), "run: python -m canvaslm.cli.python_docs"
+    assert text == python_page(), "run: python -m canvaslm.cli.docs"
     assert not [name for name in canvaslm.__all__ if not name.startswith("_") and f"`{name}`" not in text
                 and f"## {name}\n" not in text]  # fmt: skip
 

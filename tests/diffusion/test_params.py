@@ -8,7 +8,8 @@ from typing import get_type_hints
 import pytest
 
 from canvaslm.diffusion import PARAMETERS, PRESETS, SAMPLERS, Params, check_params
-from canvaslm.diffusion.params import SamplingOptions, check_preset, nearest, old_names
+from canvaslm.diffusion.options import SamplingOptions
+from canvaslm.diffusion.params import check_preset, nearest, old_names
 from canvaslm.errors import UsageError
 
 

@@ -25,7 +25,7 @@ from .samples import Sample, summarise
 
 
 @dataclass
-class Work:
+class EngineWork:
     """What an engine did: passes, multiply-accumulates and bytes of weights read."""
 
     denoise_passes: int = 0
@@ -51,7 +51,7 @@ class Counting:
     """Counts the work of an engine's runner from here on."""
 
     def __init__(self, engine: Engine) -> None:
-        self.work = Work()
+        self.work = EngineWork()
         self._config, self._model = engine.config, engine.runner.model
         self._bytes: dict[int, int] = {}
         self._macs: dict[int, int] = {}
@@ -142,7 +142,7 @@ def _note(running: _RunningRequest, event: Event, now: float) -> Sample | None:
 
 def measure_load(
     session: Session, prompts: Sequence[Prompt], options: LoadOptions, tick: Tick = lambda count: None
-) -> list[tuple[dict[str, Any], Work]]:
+) -> list[tuple[dict[str, Any], EngineWork]]:
     """One (summary, work) for each concurrency, each with a fresh engine. Raises
     UsageError for wrong parameters."""
     requests = prepare(session, prompts, options)
@@ -162,4 +162,4 @@ def prepare(session: Session, prompts: Sequence[Prompt], options: LoadOptions) -
     return [session.prepare(prompt.messages, **params) for prompt, params in options.rounds(prompts)]
 
 
-__all__ = ["Counting", "Work", "drive", "measure_load", "prepare"]
+__all__ = ["Counting", "EngineWork", "drive", "measure_load", "prepare"]

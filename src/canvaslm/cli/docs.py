@@ -1,4 +1,5 @@
-"""The pages of docs/ that are made from the program: `python -m canvaslm.cli.docs` writes all, from the root.
+"""What is made from the program, the pages of docs/ and diffusion/options.py: `python -m canvaslm.cli.docs`
+writes all, from the root.
 
 Of files that are named, only those are written. `--check` writes nothing and fails if one is not what would
 be written; tests do the same. docs/cli.md is made here, from the commands themselves.
@@ -17,6 +18,7 @@ from .chat import COMMANDS as CHAT_COMMANDS
 from .main import COMMANDS, app, load_command
 from .options import LLAMA_CPP, LLAMA_CPP_NOTHING
 from .parameter_table import with_table
+from .python_docs import OPTIONS, options_module, python_page
 
 _HEAD = """\
 # The command line
@@ -148,6 +150,8 @@ PAGES: dict[str, Callable[[str], str]] = {
     "cli.md": lambda _: page(),
     "http.md": lambda _: http_page(),
     "sampling.md": with_table,
+    "python.md": lambda _: python_page(),
+    "options.py": lambda _: options_module(),
 }
 
 
@@ -155,7 +159,7 @@ def main(arguments: list[str]) -> int:
     """Writes the files named, or all, or with --check compares."""
     named = [Path(argument) for argument in arguments if argument != "--check"]
     stale = 0
-    for path in named or [Path("docs") / name for name in PAGES]:
+    for path in named or [OPTIONS if name == OPTIONS.name else Path("docs") / name for name in PAGES]:
         if path.name not in PAGES:
             print(f"{path}: nothing is known of a page {path.name}: {', '.join(PAGES)}", file=sys.stderr)
             return 2

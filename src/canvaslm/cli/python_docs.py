@@ -1,13 +1,8 @@
-"""docs/python.md, written from docstrings, and the typed options, from the table of parameters:
-`python -m canvaslm.cli.python_docs` in the root of the repository.
-
-`--check` writes nothing and fails if a file is not what would be written; a test does the same.
-"""
+"""docs/python.md, made from docstrings, and diffusion/options.py, from the table of parameters. Written by `docs`."""
 
 from __future__ import annotations
 
 import inspect
-import sys
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -21,7 +16,7 @@ PAGE = Path("docs/python.md")
 _HEAD = """\
 # The Python interface
 
-<!-- Written by `python -m canvaslm.cli.python_docs`. Edit the docstrings, not this page. -->
+<!-- Written by `python -m canvaslm.cli.docs`. Edit the docstrings, not this page. -->
 
     import canvaslm
 
@@ -37,7 +32,7 @@ def options_module() -> str:
         [
             '"""The sampling parameters as keyword arguments.',
             "",
-            "Written by `python -m canvaslm.cli.python_docs` from the table in params.py: edit that.",
+            "Written by `python -m canvaslm.cli.docs` from the table in params.py: edit that.",
             '"""',
             "",
             "from __future__ import annotations",
@@ -61,7 +56,7 @@ def _written(hint: Any) -> str:
     return hint.__name__ if isinstance(hint, type) else str(hint).removesuffix(" | None")
 
 
-def page() -> str:
+def python_page() -> str:
     """The whole page."""
     parts = [_HEAD]
     names = [name for name in canvaslm.__all__ if not name.startswith("_")]
@@ -131,22 +126,4 @@ def _text(thing: Any) -> str:
     return "\n".join(made) + "\n"
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Writes both files, or with --check says which of them is out of date."""
-    given = sys.argv[1:] if arguments is None else arguments
-    old = 0
-    for path, text in ((OPTIONS, options_module()), (PAGE, page())):
-        if path.exists() and path.read_text(encoding="utf-8") == text:
-            continue
-        if "--check" in given:
-            print(f"{path} is out of date: run python -m canvaslm.cli.python_docs", file=sys.stderr)
-            old = 1
-        else:
-            path.write_text(text, encoding="utf-8")
-    return old
-
-
-__all__ = ["OPTIONS", "PAGE", "main", "options_module", "page"]
-
-if __name__ == "__main__":
-    raise SystemExit(main())
+__all__ = ["OPTIONS", "PAGE", "options_module", "python_page"]

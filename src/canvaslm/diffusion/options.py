@@ -1,6 +1,6 @@
 """The sampling parameters as keyword arguments.
 
-Written by `python -m canvaslm.cli.python_docs` from the table in params.py: edit that.
+Written by `python -m canvaslm.cli.docs` from the table in params.py: edit that.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """The sampling parameters: one table, from which `Params`, its checks, the command line's flags, the server's
 fields, the table in docs/sampling.md and `canvaslm show` are made. Imports no torch.
 
-To add a parameter, add a line to the class `Params` and read `params.NAME` where it counts. Names are those
-of `generation_config.json`. Entropies are in nats.
+To add a parameter, add a line to the class `Params` and read `params.NAME` where it counts; `python -m
+canvaslm.cli.docs` then writes options.py, which type checkers read, and the pages of docs/. Names are those of
+`generation_config.json`. Entropies are in nats.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import difflib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from types import NoneType
-from typing import Any, TypedDict, get_args, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from ..errors import UsageError
 
@@ -252,32 +253,6 @@ def old_names(values: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-class SamplingOptions(TypedDict, total=False):
-    """The fields of `Params` as options that may be left out, for type checkers and editors.
-
-    None leaves one out as well. Types alone: the program reads nothing of it. A test holds it to the table.
-    """
-
-    max_new_tokens: int | None
-    seed: int | None
-    max_denoising_steps: int | None
-    temperature: float | None
-    t_max: float | None
-    t_min: float | None
-    top_k: int | None
-    top_k_start: int | None
-    top_k_end: int | None
-    top_k_tail_correction: bool | None
-    sampler: str | None
-    entropy_bound: float | None
-    accept_threshold: float | None
-    stability_threshold: int | None
-    confidence_threshold: float | None
-    eos_aware_stopping: bool | None
-    settle_steps: int | None
-    settle_entropy: float | None
-
-
 def nearest(name: str, known: Iterable[str] = tuple(PARAMETERS)) -> str | None:
     """The known name that a misspelt one was most likely meant to be; None if there is none like it."""
     return next(iter(difflib.get_close_matches(name, list(known), 1)), None)
@@ -288,7 +263,6 @@ __all__ = [
     "PRESETS",
     "Parameter",
     "Params",
-    "SamplingOptions",
     "check_params",
     "check_preset",
     "nearest",

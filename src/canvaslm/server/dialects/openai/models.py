@@ -14,7 +14,7 @@ from ...service import Ready, Service
 router = APIRouter(tags=["OpenAI"])
 
 
-class Model(BaseModel):
+class ModelObject(BaseModel):
     """A model; `max_model_len` is the context in tokens, prompt and answer together."""
 
     id: str
@@ -29,7 +29,7 @@ class ModelList(BaseModel):
     """All models."""
 
     object: Literal["list"]
-    data: list[Model]
+    data: list[ModelObject]
 
 
 @router.get("/v1/models", responses=READ_ERRORS)
@@ -39,7 +39,7 @@ async def list_models(service: Ready) -> ModelList:
 
 
 @router.get("/v1/models/{model:path}", responses={**READ_ERRORS, **errors(404)})
-async def get_model(model: str, service: Ready) -> Model:
+async def get_model(model: str, service: Ready) -> ModelObject:
     """The model by its name."""
     if model != service.session.name:
         raise Problem(
@@ -48,7 +48,7 @@ async def get_model(model: str, service: Ready) -> Model:
     return describe(service)
 
 
-def describe(service: Service) -> Model:
+def describe(service: Service) -> ModelObject:
     """What clients want to know of the model."""
     session = service.session
     config = session.engine.config
@@ -58,7 +58,7 @@ def describe(service: Service) -> Model:
         "n_embd": config.hidden_size,
         "canvas_length": config.canvas_length,
     }
-    return Model(
+    return ModelObject(
         id=session.name,
         object="model",
         created=service.started,
@@ -68,4 +68,4 @@ def describe(service: Service) -> Model:
     )
 
 
-__all__ = ["Model", "ModelList", "describe", "router"]
+__all__ = ["ModelList", "ModelObject", "describe", "router"]

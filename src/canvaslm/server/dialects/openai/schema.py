@@ -25,7 +25,7 @@ _IGNORED = "Accepted and ignored, with a warning unless it is neutral: a canvas 
 NOT_YET = "is not supported yet: constrained answers are still to come; ask for it in the prompt"
 
 
-class StreamOptions(Open):
+class ChatStreamOptions(Open):
     """What a stream carries beside text."""
 
     include_usage: bool | None = None
@@ -45,7 +45,7 @@ class Sampled(Truncated):
     temperature: Temperature | None = None
     max_tokens: Count | None = None
     stream: bool | None = None
-    stream_options: StreamOptions | None = None
+    stream_options: ChatStreamOptions | None = None
     diffusing: bool | None = Field(
         None,
         description="With `stream`: each content delta is the whole text so far, drafts too; replace, not append.",
@@ -210,9 +210,9 @@ __all__ = [
     "NOT_YET",
     "ChatMessage",
     "ChatRequest",
+    "ChatStreamOptions",
     "Completion",
     "CompletionRequest",
     "CompletionUsage",
     "Sampled",
-    "StreamOptions",
 ]
