@@ -12,6 +12,7 @@ from canvaslm.ops import cpu
 from canvaslm.ops.cpu import predict as packed_predict
 from canvaslm.ops.formats.quant_tensor import QuantTensor
 from canvaslm.ops.predict import SAMPLE_TILE, Prediction, draw, predict, sample
+from canvaslm.ops.restrict import bit_rows
 from canvaslm.ops.top_k import RunningTopK, keep_top, largest
 
 from .cpu.test_products import isa, quantised  # noqa: F401  (isa is a fixture)
@@ -255,15 +256,16 @@ def test_threads_share_a_shortlist(threads: int) -> None:
 
 @needs_native
 def test_forbidden_tokens_are_never_kept(isa) -> None:  # noqa: F811
-    from canvaslm.ops.cpu.head import head
+    from canvaslm.ops.cpu.head import RowRestriction, head
     from canvaslm.ops.cpu.repacked import RepackedMatrix
 
     values, one = torch.zeros(2500, 32), draw(0, 0, 0, 20, 2500, "cpu")
-    bias = torch.full((20, 2500), -torch.inf)
-    bias[:, [3, 2000]] = 0
+    tokens = torch.zeros(1, 2500, dtype=torch.bool)
+    tokens[:, [3, 2000]] = True
+    only = RowRestriction(allowed=torch.zeros(20, dtype=torch.int32), bits=bit_rows(tokens))
     got = head(
         torch.ones(20, 32), RepackedMatrix.from_float(values), softcap=0.0, temperature=torch.ones(20),
-        bias=bias,
+        restriction=only,
         gumbel=one.gumbel, uniform=one.uniform, top_k=torch.full((20,), 10, dtype=torch.int32), named=4,
     )  # fmt: skip
     assert set(got.sampled.tolist()) == {3, 2000}
@@ -283,8 +285,8 @@ def test_a_wrong_top_k_is_refused() -> None:
     for k in (0, 50):
         with pytest.raises(ValueError, match="top_k: must lie between 1 and 49"):
             head(torch.ones(2, 32), weight, top_k=torch.tensor([1, k], dtype=torch.int32), **options)
-    with pytest.raises(ValueError, match="named = 3"):
-        head(torch.ones(2, 32), weight, named=3, **options)
+    with pytest.raises(ValueError, match="named = 51"):
+        head(torch.ones(2, 32), weight, named=51, **options)
 
 
 @needs_native

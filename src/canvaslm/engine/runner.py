@@ -119,7 +119,7 @@ class Runner:
             tail_correction=[p.top_k_tail_correction for p, _ in params],
             draws=draws_of(canvas.key, canvas.step, self.places, self.model.config.vocab_size),
             exact=self.exact,
-            top=max(s.top_wanted for s in sequences),
+            top=[s.top_wanted for s in sequences],
             soft=self.facts.self_conditioning and more_steps,
             forbidden=self.facts.mask_token_id,
         )

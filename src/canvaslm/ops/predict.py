@@ -25,7 +25,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from . import noise
+from .prediction import Prediction
 from .quantised import QuantVocabulary
+from .restrict import Biases, Restriction
 from .top_k import RunningTopK, TopKSoftmax, keep_top
 
 SAMPLE_TILE = 1024
@@ -50,17 +52,18 @@ class Draw:
 
 @dataclass(frozen=True)
 class PredictOptions:
-    """How each of R rows is sampled (R values each of the first four), and what is wanted of all: see `predict`."""
+    """How each of R rows is sampled (R values each of the first five), and what is wanted of all: see `predict`."""
 
     temperature: Sequence[float]
     draws: Sequence[Draw]
     top_k: Sequence[int]  # 0, or less than the vocabulary
     tail_correction: Sequence[bool]
+    named: Sequence[int]  # how many of the most probable tokens to name, at most the vocabulary
+    top: int  # the most that any row wants named
     softcap: float
     soft: bool
-    top: int
     exact: bool
-    forbidden: int | None = None
+    restriction: Restriction | None = None
 
     @property
     def cut(self) -> bool:
@@ -75,35 +78,8 @@ class PredictOptions:
             draws=[self.draws[i] for i in rows],
             top_k=[self.top_k[i] for i in rows],
             tail_correction=[self.tail_correction[i] for i in rows],
-        )
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What one denoise step says about each place. All [..., C]; O(places), never O(vocabulary)."""
-
-    sampled: Tensor  # int64
-    argmax: Tensor  # int64
-    entropy: Tensor  # nats, fp32, of the temperature-scaled distribution (or of what a top-k keeps of it)
-    logprob: Tensor  # of the argmax token under that distribution, whole, fp32
-    soft: Tensor | None  # [..., C, H], expected embedding times sqrt(H), in the embedding's dtype
-    top_tokens: Tensor | None = None  # [..., C, k] int64, the k most probable tokens, best first
-    top_logprobs: Tensor | None = None  # [..., C, k] fp32
-
-    def row(self, index: int) -> Prediction:
-        return Prediction(*(None if x is None else x[index] for x in self._fields()))  # type: ignore[arg-type]
-
-    @classmethod
-    def gathered(cls, parts: Sequence[Prediction], order: Sequence[int]) -> Prediction:
-        """One prediction of the rows of several; row i of them laid end to end becomes row order[i]."""
-        back = torch.tensor(order, device=parts[0].sampled.device).argsort()
-        columns = zip(*(part._fields() for part in parts), strict=True)
-        return cls(*(None if c[0] is None else torch.cat(c)[back] for c in columns))  # type: ignore[arg-type]
-
-    def _fields(self) -> tuple[Tensor | None, ...]:
-        return (
-            *(self.sampled, self.argmax, self.entropy, self.logprob),
-            *(self.soft, self.top_tokens, self.top_logprobs),
+            named=[self.named[i] for i in rows],
+            restriction=None if self.restriction is None else self.restriction.rows(rows),
         )
 
 
@@ -133,34 +109,54 @@ def predict(
     temperature: Sequence[float],
     draws: Sequence[Draw],
     soft: bool = True,
-    top: int = 0,
+    top: int | Sequence[int] = 0,
     exact: bool = False,
     top_k: Sequence[int] | None = None,
     tail_correction: Sequence[bool] | None = None,
     forbidden: int | None = None,
+    biases: Sequence[Biases] | None = None,
+    allowed: Tensor | None = None,
+    bits: Tensor | None = None,
+    check: bool = True,
 ) -> Prediction:
     """Prediction for canvases of hidden states [R, C, H], each row at its own temperature.
 
     head [V, H] makes the logits, embedding [V, H] the soft embedding (the same table when tied). temperature: R
-    positive numbers. draws: R draws of `draw`. top: how many of the most probable tokens to name. exact: native
-    kernels leave nothing out of the soft embedding (this code never does). Peak memory beyond the result: a few times
-    R * C * GEMM_TILE floats.
+    positive numbers. draws: R draws of `draw`. top: how many of the most probable tokens to name, of each row or of
+    all. exact: native kernels leave nothing out of the soft embedding (this code never does). Peak memory beyond the
+    result: a few times R * C * GEMM_TILE floats.
 
     top_k: R numbers; a row with 0 < k < V samples from, and embeds, the softmax over its places' k largest logits, and
     its entropy is of those, or with its tail_correction of all. Log-probabilities are of all in any case.
-    softcap 0: none. forbidden: a token that has no probability anywhere (a mask). Native kernels know none: with one,
-    this code runs.
+
+    biases: R lists of (token, value), added to the logits after the division by temperature; -inf forbids. bits: int32
+    [n, ceil(V / 32)], bit t % 32 of word t // 32 allows token t (`restrict.bit_rows`); allowed: integers [R, C], each
+    place's row of it, or -1 for all tokens. Everything predicted is of what is left. A place with nothing left is a
+    UsageError that names it; with check=False it is left to the caller, who reads `Prediction.impossible` when it
+    suits: without that test nothing is read back from the device. forbidden: a token that has no probability anywhere
+    (a mask); softcap 0: none.
     """
-    ks = [k if 0 < k < head.shape[0] else 0 for k in top_k or [0] * len(draws)]
-    tails = tail_correction or [False] * len(draws)
+    rows, places, vocabulary = *hidden.shape[:2], head.shape[0]
+    ks = [k if 0 < k < vocabulary else 0 for k in top_k or [0] * rows]
+    named = [min(n, vocabulary) for n in ([top] * rows if isinstance(top, int) else top)]
     how = PredictOptions(
-        temperature, draws, ks, tails, softcap, soft, min(top, head.shape[0]), exact, forbidden
-    )
-    groups = [[i for i, k in enumerate(ks) if (k > 0) == cut] for cut in (False, True)]
+        temperature, draws, ks, tail_correction or [False] * rows, named, max(named, default=0), softcap, soft, exact,
+        Restriction.of((rows, places), vocabulary, biases, allowed, bits, forbidden),
+    )  # fmt: skip
+    made = _by_top_k(hidden, head, embedding, how)
+    if check and (allowed is not None or any(biases or ())):
+        made.check()
+    return made
+
+
+def _by_top_k(hidden: Tensor, head: Table, embedding: Table, how: PredictOptions) -> Prediction:
+    """`predict`, the rows with a top-k apart from those without."""
+    groups = [[i for i, k in enumerate(how.top_k) if (k > 0) == cut] for cut in (False, True)]
     if not all(groups):
-        return _predict(hidden, head, embedding, how)
+        return replace(_predict(hidden, head, embedding, how), named=tuple(how.named))
     parts = [_predict(hidden[group], head, embedding, how.of(group)) for group in groups]
-    return Prediction.gathered(parts, [i for group in groups for i in group])
+    order = [i for group in groups for i in group]
+    return replace(Prediction.gathered(parts, order), named=tuple(how.named))
 
 
 def _predict(hidden: Tensor, head: Table, embedding: Table, how: PredictOptions) -> Prediction:
@@ -173,18 +169,21 @@ def _predict(hidden: Tensor, head: Table, embedding: Table, how: PredictOptions)
     rows, places, _ = hidden.shape
     heat = torch.tensor(list(how.temperature), device=hidden.device).repeat_interleave(places)[:, None]
     whole = not how.cut
-    state = _Running(hidden.flatten(0, 1), torch.cat([d.uniform for d in how.draws]), how.soft and whole,
-                     how.top if whole else 0)  # fmt: skip
+    uniform = torch.cat([d.uniform for d in how.draws])
+    state = _Running(
+        hidden.flatten(0, 1), uniform, head.shape[0], how.soft and whole, how.top if whole else 0
+    )
     best = RunningTopK(rows * places, max(how.top, *how.top_k), hidden.device) if how.cut else None
     gumbel = torch.cat([d.gumbel for d in how.draws])
+    restriction = None if how.restriction is None else how.restriction.on(places, hidden.device)
     for start in range(0, head.shape[0], GEMM_TILE):
         rows_of_head = _tile(head, start)
         logits = F.linear(state.hidden, rows_of_head).float()
         if how.softcap:
             logits = torch.tanh_(logits.div_(how.softcap)).mul_(how.softcap)
         logits = logits.div_(heat)
-        if how.forbidden is not None and start <= how.forbidden < start + logits.shape[1]:
-            logits[:, how.forbidden - start] = -torch.inf
+        if restriction is not None:
+            restriction.apply(logits, start)
         table = None
         if state.soft is not None:
             table = rows_of_head if embedding is head else _tile(embedding, start)
@@ -192,8 +191,10 @@ def _predict(hidden: Tensor, head: Table, embedding: Table, how: PredictOptions)
             best.add(logits, start)
         state.add(logits, start, gumbel if whole else None, table)
     if best is None:
-        return _finish(state, (rows, places), embedding)
-    return _finish_top_k(state, best, how, (rows, places), embedding, gumbel)
+        made = _finish(state, (rows, places), embedding)
+    else:
+        made = _finish_top_k(state, best, how, (rows, places), embedding, gumbel)
+    return made if restriction is None else replace(made, impossible=state.impossible().view(rows, places))
 
 
 def _tile(table: Table, start: int) -> Tensor:
@@ -209,13 +210,16 @@ def _finish(state: _Running, shape: tuple[int, int], embedding: Table) -> Predic
     if state.soft is not None:
         soft = _scaled(state.soft / state.total[:, None], embedding).unflatten(0, shape)
     sampled, argmax, entropy, logprob = (
-        x.view(shape) for x in (state.sampled, state.argmax, state.entropy(), state.best - lse)
+        x.view(shape) for x in (state.sampled(), state.argmax, state.entropy(), state.best - lse)
     )
     prediction = Prediction(sampled, argmax, entropy, logprob, soft)
     if not state.top_values.shape[1]:
         return prediction
+    tokens = state.top_tokens.masked_fill(
+        state.top_values == -torch.inf, 0
+    )  # fewer are allowed than asked for
     ranked = (state.top_values - lse[:, None]).unflatten(0, shape)
-    return replace(prediction, top_tokens=state.top_tokens.unflatten(0, shape), top_logprobs=ranked)
+    return replace(prediction, top_tokens=tokens.unflatten(0, shape), top_logprobs=ranked)
 
 
 def _finish_top_k(
@@ -257,14 +261,13 @@ def _scaled(expected: Tensor, embedding: Table) -> Tensor:
 
 
 def _embed(masses: list[TopKSoftmax], embedding: Table) -> Tensor:
-    """Expected embeddings [R * C, H] in fp32, over the tiles in which tokens were kept."""
+    """Expected embeddings [R * C, H] in fp32. Tiles without kept tokens add zeros: to know them takes a host read."""
     expected: Tensor | None = None
     for start in range(0, embedding.shape[0], GEMM_TILE):
         share = torch.cat([m.tile(start, min(GEMM_TILE, embedding.shape[0] - start)) for m in masses])
-        if expected is None or bool(share.any()):
-            table = _tile(embedding, start)
-            part = (share.to(table.dtype) @ table).float()
-            expected = part if expected is None else expected + part
+        table = _tile(embedding, start)
+        part = (share.to(table.dtype) @ table).float()
+        expected = part if expected is None else expected + part
     assert expected is not None
     return expected
 
@@ -285,7 +288,7 @@ class _Running:
     sum exp(l - m) * embedding.
     """
 
-    def __init__(self, hidden: Tensor, uniform: Tensor, soft: bool, top: int = 0) -> None:
+    def __init__(self, hidden: Tensor, uniform: Tensor, vocabulary: int, soft: bool, top: int = 0) -> None:
         places = hidden.shape[0]
         floats = torch.zeros(places, dtype=torch.float32, device=hidden.device)
         self.hidden, self.uniform = hidden, uniform
@@ -293,10 +296,20 @@ class _Running:
         self.total, self.weighted = floats.clone(), floats.clone()
         self.best, self.score = self.peak.clone(), self.peak.clone()
         self.argmax = torch.zeros(places, dtype=torch.int64, device=hidden.device)
-        self.sampled = self.argmax.clone()
+        # Where the token comes from: the tile that leads, and its masses when it took the lead.
+        self.tile = self.argmax.clone()
+        self.mass = floats.new_zeros(places, min(SAMPLE_TILE, vocabulary))
         self.soft = torch.zeros(places, hidden.shape[1], device=hidden.device) if soft else None
         self.top_values = floats.new_full((places, top), -torch.inf)
         self.top_tokens = self.argmax.new_zeros(places, top)
+
+    def impossible(self) -> Tensor:
+        """Bool [T]: places where every token was forbidden."""
+        return self.peak == -torch.inf
+
+    def sampled(self) -> Tensor:
+        """One token a place [T], from the tile that leads."""
+        return self.tile * SAMPLE_TILE + _inverse_cdf(self.mass, self.uniform)
 
     def entropy(self) -> Tensor:
         """Nats [T]."""
@@ -312,8 +325,10 @@ class _Running:
             self._rank(logits, start)
         peak = torch.maximum(self.peak, top)
         # What is too small to count becomes zero: denormal numbers make a matrix product eight times slower.
-        mass = torch.threshold_(torch.exp(logits - peak[:, None]), SMALLEST_MASS, 0.0)
-        keep = torch.exp(self.peak - peak)
+        # While all tokens so far are forbidden the peak is -inf, and any finite number in its place gives mass 0.
+        shift = peak.clamp(min=-3e38)
+        mass = torch.threshold_(torch.exp(logits - shift[:, None]), SMALLEST_MASS, 0.0)
+        keep = torch.exp(self.peak - shift)
         self.total = self.total * keep + mass.sum(-1)
         # 0 * -inf: a token that is forbidden adds nothing to the entropy.
         self.weighted = self.weighted * keep + (mass * logits.clamp(min=-1e30)).sum(-1)
@@ -322,9 +337,7 @@ class _Running:
         self.peak = peak
         if gumbel is None:
             return
-        for offset in range(0, logits.shape[1], SAMPLE_TILE):
-            tile = (start + offset) // SAMPLE_TILE
-            self._sample(mass[:, offset : offset + SAMPLE_TILE], start + offset, gumbel[:, tile])
+        self._lead(mass, start // SAMPLE_TILE, gumbel)
 
     def _rank(self, logits: Tensor, start: int) -> None:
         """Keeps the best of the tokens seen so far and these."""
@@ -337,21 +350,31 @@ class _Running:
         self.top_values, best = values.topk(count, dim=-1)
         self.top_tokens = tokens.gather(-1, best)
 
-    def _sample(self, mass: Tensor, start: int, gumbel: Tensor) -> None:
-        """Draws within one sampling tile for the places where it takes the lead. mass = exp(logit - peak)."""
-        score = mass.sum(-1).log() + self.peak + gumbel
-        leads = (score > self.score).nonzero().squeeze(-1)
-        if leads.numel() == 0:
+    def _lead(self, mass: Tensor, first: int, gumbel: Tensor) -> None:
+        """Notes which places' lead is taken by one of these sampling tiles, and its masses, exp(logit - peak)."""
+        count = -(-mass.shape[1] // SAMPLE_TILE)
+        for i in range(count):
+            inside = mass[:, i * SAMPLE_TILE : (i + 1) * SAMPLE_TILE]
+            score = inside.sum(-1).log() + self.peak + gumbel[:, first + i]
+            leads = score > self.score
+            self.score = torch.where(leads, score, self.score)
+            self.tile = torch.where(leads, first + i, self.tile)
+        width = self.mass.shape[1]
+        if first == 0 and count == 1:  # the only tile
+            self.mass = mass
             return
-        self.score[leads] = score[leads]
-        self.sampled[leads] = start + _inverse_cdf(mass[leads], self.uniform[leads])
+        tiles = F.pad(mass, (0, count * width - mass.shape[1])).view(len(mass), count, width)
+        chosen = (self.tile - first).clamp(0, count - 1)[:, None, None].expand(-1, 1, width)
+        self.mass = torch.where((self.tile >= first)[:, None], tiles.gather(1, chosen).squeeze(1), self.mass)
 
 
 def _inverse_cdf(mass: Tensor, uniform: Tensor) -> Tensor:
     """First index whose cumulative mass exceeds uniform * total; mass [T, n] >= 0, uniform [T] in [0, 1)."""
     cumulative = mass.double().cumsum(-1)
-    index = torch.searchsorted(cumulative, (uniform * cumulative[:, -1])[:, None], right=True).squeeze(-1)
-    return index.clamp_(max=mass.shape[1] - 1)
+    total = cumulative[:, -1:].contiguous()
+    index = torch.searchsorted(cumulative, uniform[:, None] * total, right=True)
+    # Should the product round up to the total: the last index that has any mass.
+    return torch.minimum(index, torch.searchsorted(cumulative, total)).squeeze(-1)
 
 
 def sample(logits: Tensor, one: Draw, top_k: int = 0) -> Tensor:

@@ -18,6 +18,19 @@ def largest(logits: Tensor, k: int) -> Tensor:
     return above | (level & (level.cumsum(-1) <= room))
 
 
+def _select(chosen: Tensor, count: int, *columns: Tensor) -> tuple[Tensor, ...]:
+    """What is chosen, in its order, of each of `columns` [T, n]; chosen has `count` in every row, so [T, count].
+
+    As indexing with the mask would, whose result's size is unknown to the host until the device is asked.
+    """
+    place = torch.where(
+        chosen, chosen.cumsum(-1) - 1, count
+    )  # what is not chosen goes to a column that is cut off
+    return tuple(
+        c.new_empty(len(c), count + 1).scatter_(1, place, c)[:, :count].contiguous() for c in columns
+    )
+
+
 def keep_top(logits: Tensor, k: int) -> Tensor:
     """Logits [..., V] with all but the k largest set to -inf: the readable twin. k = 0, or k >= V, keeps all."""
     if not 0 < k < logits.shape[-1]:
@@ -41,21 +54,20 @@ class RunningTopK:
         tokens = torch.arange(start, start + logits.shape[1], device=logits.device).expand_as(logits)
         values, tokens = torch.cat((self.values, logits), -1), torch.cat((self.tokens, tokens), -1)
         if values.shape[1] > self.count:
-            chosen = largest(values, self.count)
-            values, tokens = (x[chosen].view(len(x), self.count) for x in (values, tokens))
+            values, tokens = _select(largest(values, self.count), self.count, values, tokens)
         self.values, self.tokens = values, tokens
 
     def best(self, count: int) -> tuple[Tensor, Tensor]:
-        """(tokens, logits) [T, count] of the largest, best first."""
+        """(tokens, logits) [T, count] of the largest, best first; token 0 in place of forbidden ones, of logit -inf."""
         values, order = self.values.sort(dim=-1, descending=True, stable=True)
-        return self.tokens.gather(-1, order[:, :count]), values[:, :count]
+        values, tokens = values[:, :count], self.tokens.gather(-1, order[:, :count])
+        return tokens.masked_fill(values == -torch.inf, 0), values
 
     def softmax(self, rows: slice, k: int) -> TopKSoftmax:
         """The softmax over the k largest of some places, of those kept here."""
         values, tokens = self.values[rows], self.tokens[rows]
         if k < values.shape[1]:
-            chosen = largest(values, k)
-            values, tokens = (x[chosen].view(len(x), k) for x in (values, tokens))
+            values, tokens = _select(largest(values, k), k, values, tokens)
         return TopKSoftmax(values, tokens)
 
 
@@ -67,7 +79,7 @@ class TopKSoftmax:
 
     def __init__(self, logits: Tensor, tokens: Tensor) -> None:
         self.tokens = tokens
-        peak = logits.max(-1, keepdim=True).values
+        peak = logits.max(-1, keepdim=True).values.clamp(min=-3e38)  # finite where everything is forbidden
         self.mass = torch.exp(logits - peak)
         total = self.mass.sum(-1, keepdim=True)
         self.probabilities = self.mass / total

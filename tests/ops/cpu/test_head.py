@@ -8,6 +8,7 @@ import torch
 from canvaslm.ops import cpu
 from canvaslm.ops import predict as twin
 from canvaslm.ops.formats import quant_tensor as formats
+from canvaslm.ops.restrict import bit_rows, restrict
 
 from .test_products import error, isa, quantised  # noqa: F401  (isa is a fixture)
 
@@ -26,18 +27,18 @@ def world(vocab: int, hidden: int, rows: int, sharp: float):
     return states, table, RepackedMatrix.from_float(table)
 
 
-def both(vocab=2500, hidden=64, rows=20, sharp=4.0, temperature=0.7, bias=None, cap=CAP):
+def both(vocab=2500, hidden=64, rows=20, sharp=4.0, temperature=0.7, restriction=None, cap=CAP):
     from canvaslm.ops.cpu.head import head
 
     states, table, packed = world(vocab, hidden, rows, sharp)
     draw = twin.draw(5, 0, 1, rows, vocab, "cpu")
     got = head(
         states, packed, softcap=cap, temperature=torch.full((rows,), temperature), gumbel=draw.gumbel,
-        uniform=draw.uniform, bias=bias,
+        uniform=draw.uniform, restriction=restriction,
     )  # fmt: skip
     logits = states @ table.T
     logits = (torch.tanh(logits / cap) * cap if cap else logits) / temperature
-    return got, logits if bias is None else logits + bias, draw, table
+    return got, logits, draw, table
 
 
 @pytest.mark.parametrize("vocab", [64, 1000, 1024, 2500, 5000])
@@ -59,10 +60,14 @@ def test_head_without_softcap_and_with_extreme_logits(isa):  # noqa: F811
 
 
 def test_forbidden_tokens_are_never_drawn(isa):  # noqa: F811
-    bias = torch.full((20, 2500), -torch.inf)
-    bias[:, 1500:1510] = 0
-    bias[3] = 0
-    got, logits, draw, _ = both(bias=bias)
+    from canvaslm.ops.cpu.head import RowRestriction
+
+    tokens = torch.zeros(1, 2500, dtype=torch.bool)
+    tokens[:, 1500:1510] = True
+    allowed = torch.zeros(20, dtype=torch.int32)
+    allowed[3] = -1
+    got, logits, draw, _ = both(restriction=RowRestriction(allowed=allowed, bits=bit_rows(tokens)))
+    logits = restrict(logits, allowed=allowed, bits=bit_rows(tokens))
     logp = logits.double().log_softmax(-1)
     assert torch.equal(got.sampled, twin.sample(logits, draw))
     others = torch.arange(20) != 3

@@ -126,9 +126,16 @@ static void vocabulary() {
   double draws[4] = {0.1, 0.5, 0.9, 0.99};
   HeadOut out[2];
   const Kernels* sets[2] = {&plain::kernels, &OTHER::kernels};
+  // Row 1: every third token and a biased one; row 2: two tokens alone; row 3: a bias.
+  std::vector<uint32_t> bits(2 * 47);
+  for (int t = 0; t < 1500; t += 3) bits[(size_t)t / 32] |= 1u << t % 32;
+  bits[47] = 1u << 7, bits[47 + 46] = 1u << 20;
+  const int spans[] = {0, 0, 0, 1, 1, 1, 1, 3}, tokens[] = {6, 5, 1400}, allowed[] = {-1, 0, 1, -1};
+  const float values[] = {1.5f, -INFINITY, 20.f};
+  const Restriction restriction = {spans, tokens, values, allowed, bits.data(), 47};
   for (int i = 0; i < 2; i++) {
     HeadOut& o = out[i];
-    HeadCall h = {head.m, states.data(), 4, 30.f, heat, nullptr, gumbel.data(), draws, o.store.data(), o.peak.data(),
+    HeadCall h = {head.m, states.data(), 4, 30.f, heat, restriction, gumbel.data(), draws, o.store.data(), o.peak.data(),
                   o.mass.data(), o.sampled.data(), o.argmax.data(), o.entropy.data(), o.logprob.data(), o.lse.data()};
     sets[i]->head(h);
     int64_t gathered, dense;
@@ -140,6 +147,8 @@ static void vocabulary() {
   compare("logprob", out[0].logprob, out[1].logprob);
   compare("soft", out[0].soft, out[1].soft, 1e-2);
   bool same = out[0].sampled == out[1].sampled && out[0].argmax == out[1].argmax;
+  for (const HeadOut& o : out)
+    same = same && o.sampled[1] % 3 == 0 && (o.sampled[2] == 7 || o.sampled[2] == 1492) && o.argmax[3] == 1400;
   printf("%-12s %s\n", "tokens", same ? "ok" : "WRONG");
   failures += !same;
 }

@@ -6,11 +6,12 @@ import ctypes
 import threading
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from ..restrict import WORD
 from .loader import library
 from .products import check, pointer
 from .repacked import RepackedMatrix, RowTable
@@ -26,10 +27,16 @@ class _Matrix(ctypes.Structure):
     _fields_ = (("kind", _i), ("n", _i), ("k", _i), ("data", _p))
 
 
+class _Restriction(ctypes.Structure):
+    _fields_ = (
+        ("bias_span", _p), ("bias_token", _p), ("bias_value", _p), ("allowed", _p), ("bits", _p), ("bit_words", _i),
+    )  # fmt: skip
+
+
 class _HeadCall(ctypes.Structure):
     _fields_ = (
         ("head", _Matrix), ("hidden", _p), ("rows", _i), ("softcap", ctypes.c_float), ("temperature", _p),
-        ("bias", _p), ("gumbel", _p), ("uniform", _p), ("store", _p), ("tile_peak", _p), ("tile_mass", _p),
+        ("restriction", _Restriction), ("gumbel", _p), ("uniform", _p), ("store", _p), ("tile_peak", _p), ("tile_mass", _p),
         ("sampled", _p), ("argmax", _p), ("entropy", _p), ("logprob", _p), ("lse", _p),
         ("top_k", _p), ("top_k_entropy", _p), ("named", _i), ("top_tokens", _p), ("top_logprobs", _p),
     )  # fmt: skip
@@ -41,6 +48,61 @@ class _SoftCall(ctypes.Structure):
         ("vocabulary", _i), ("width", _i), ("format", _i), ("table", _p), ("transposed", _Matrix), ("drop", ctypes.c_float),
         ("out", _p), ("gathered", _p), ("dense_rows", _p),
     )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class RowRestriction:
+    """What is forbidden or favoured in each of R rows of `head`; twin: `ops.restrict.restrict`.
+
+    spans [R, 2] int32: a row's biases are those between the two numbers in tokens (int32, ascending within a row) and
+    values (fp32, -inf forbids). allowed [R] int32: a row of bits [n, ceil(V / 32)] int32, or -1 for every token.
+    """
+
+    spans: Tensor | None = None
+    tokens: Tensor | None = None
+    values: Tensor | None = None
+    allowed: Tensor | None = None
+    bits: Tensor | None = None
+
+    def rows(self, rows: slice) -> RowRestriction:
+        """That of these rows."""
+        return replace(
+            self,
+            spans=None if self.spans is None else self.spans[rows],
+            allowed=None if self.allowed is None else self.allowed[rows],
+        )
+
+    def checked(self, rows: int, vocabulary: int) -> RowRestriction:
+        """Contiguous and inside its bounds. Raises ValueError naming what is not: the kernel reads where it points."""
+        spans, tokens, values, allowed, bits = self.spans, self.tokens, self.values, self.allowed, self.bits
+        if spans is not None:
+            if tokens is None or values is None:
+                raise ValueError("tokens, values: biases need both")
+            spans = check("spans", spans, (rows, 2), torch.int32)
+            tokens, values = (
+                check("tokens", tokens, (None,), torch.int32),
+                check("values", values, (len(tokens),)),
+            )
+            if rows and not (int(spans.min()) >= 0 and int(spans.max()) <= len(tokens)):
+                raise ValueError(f"spans: must lie in 0 .. {len(tokens)}")
+            if len(tokens) and not (int(tokens.min()) >= 0 and int(tokens.max()) < vocabulary):
+                raise ValueError(f"tokens: must lie in 0 .. {vocabulary - 1}")
+        if allowed is not None:
+            if bits is None:
+                raise ValueError("bits: allowed names rows of them")
+            allowed = check("allowed", allowed, (rows,), torch.int32)
+            bits = check("bits", bits, (None, -(-vocabulary // WORD)), torch.int32)
+            if rows and not (int(allowed.min()) >= -1 and int(allowed.max()) < len(bits)):
+                raise ValueError(f"allowed: must lie in -1 .. {len(bits) - 1}")
+        return RowRestriction(spans, tokens, values, allowed, bits)
+
+    def structure(self) -> _Restriction:
+        """For the kernel; keeps nothing alive."""
+        words = 0 if self.bits is None else self.bits.shape[1]
+        return _Restriction(
+            pointer(self.spans), pointer(self.tokens), pointer(self.values), pointer(self.allowed), pointer(self.bits),
+            words,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -84,17 +146,18 @@ _spare_store = _SpareStore()
 class Statistics:
     """Per row: sampled and argmax int64, entropy (nats) and the argmax's log-probability fp32; logits when stored.
 
-    With a top-k besides: the entropy of the k largest, and the best tokens named with their log-probabilities.
+    With a top-k the entropy of the k largest too. The best tokens are of all, with their log-probabilities.
     """
 
     sampled: Tensor
     argmax: Tensor
     entropy: Tensor
     logprob: Tensor
+    lse: Tensor  # log-sum-exp of what the token is drawn from; -inf where every token is forbidden
     logits: StoredLogits | None
-    top_k_entropy: Tensor | None = None
-    top_tokens: Tensor | None = None  # int64 [R, named]
-    top_logprobs: Tensor | None = None  # fp32 [R, named], of all tokens
+    top_k_entropy: Tensor | None
+    top_tokens: Tensor  # int64 [R, named]
+    top_logprobs: Tensor  # fp32 [R, named], of all tokens
 
 
 def head(
@@ -105,18 +168,19 @@ def head(
     temperature: Tensor,
     gumbel: Tensor,
     uniform: Tensor,
-    bias: Tensor | None = None,
+    restriction: RowRestriction | None = None,
     keep: bool = True,
     top_k: Tensor | None = None,
     named: int = 0,
 ) -> Statistics:
-    """Statistics of softmax((softcap * tanh(hidden @ weight.T / softcap)) / temperature + bias), row by row.
+    """Statistics of softmax((softcap * tanh(hidden @ weight.T / softcap)) / temperature), row by row, restricted.
 
     hidden [R, H]; weight [V, H]; temperature [R] > 0; gumbel [R, tiles] and uniform [R] float64 as `ops.predict.draw`
-    makes them; bias [R, V] or None, -inf forbids. softcap 0: none. `keep` stores the logits (2 bytes each).
+    makes them. restriction: the logits are changed by it before anything else. softcap 0: none. `keep` stores the logits (2 bytes each).
 
     top_k int32 [R], each below V: the token is drawn from, and what is stored has, each row's k largest logits alone, of equal
-    ones those of lower ids. `named`, only with a top_k: names so many of the most probable tokens.
+    ones those of lower ids. `named`: names so many of the most probable tokens of all, with exact fp32 values; where
+    fewer are allowed, the rest are token 0 with -inf.
     """
     hidden = check("hidden", hidden, (None, weight.k))
     rows, tiles = len(hidden), -(-weight.n // SAMPLE_TILE)
@@ -125,10 +189,10 @@ def head(
         raise ValueError("temperature: must be positive in every row")
     gumbel = check("gumbel", gumbel, (rows, tiles))
     uniform = check("uniform", uniform, (rows,), torch.float64)
-    bias = None if bias is None else check("bias", bias, (rows, weight.n))
+    restriction = (restriction or RowRestriction()).checked(rows, weight.n)
     top_k = None if top_k is None else _check_top_k(top_k, rows, weight.n)
-    if named and (top_k is None or not 0 < named <= weight.n):
-        raise ValueError(f"named = {named}: needs a top_k, and at most {weight.n} tokens")
+    if not 0 <= named <= weight.n:
+        raise ValueError(f"named = {named}: must lie in 0 .. {weight.n}")
     whole = _spare_store.take(rows * tiles * SAMPLE_TILE) if keep else None
     store = None if whole is None else whole[: rows * tiles * SAMPLE_TILE].view(rows, -1)
     peak, mass = torch.empty(rows, tiles), torch.empty(rows, tiles)
@@ -137,7 +201,7 @@ def head(
     top_tokens, top_logprobs = torch.empty(rows, named, dtype=torch.int64), torch.empty(rows, named)
     call = _HeadCall(
         _Matrix(weight.code, weight.n, weight.k, weight.data), pointer(hidden), rows, softcap, pointer(temperature),
-        pointer(bias), pointer(gumbel), pointer(uniform), pointer(store), pointer(peak), pointer(mass),
+        restriction.structure(), pointer(gumbel), pointer(uniform), pointer(store), pointer(peak), pointer(mass),
         pointer(sampled), pointer(argmax), pointer(entropy), pointer(logprob), pointer(lse),
         pointer(top_k), pointer(top_k_entropy), named, pointer(top_tokens), pointer(top_logprobs),
     )  # fmt: skip
@@ -148,9 +212,17 @@ def head(
         flat = entropy if top_k is None else top_k_entropy
         logits = StoredLogits(store, peak, mass, lse, flat, weight.n, top_k)
         weakref.finalize(logits, _spare_store.give_back, whole)
-    if top_k is None:
-        return Statistics(sampled, argmax, entropy, logprob, logits)
-    return Statistics(sampled, argmax, entropy, logprob, logits, top_k_entropy, top_tokens, top_logprobs)
+    return Statistics(
+        sampled,
+        argmax,
+        entropy,
+        logprob,
+        lse,
+        logits,
+        None if top_k is None else top_k_entropy,
+        top_tokens,
+        top_logprobs,
+    )
 
 
 def _check_top_k(top_k: Tensor, rows: int, vocabulary: int) -> Tensor:
@@ -225,6 +297,7 @@ def soft_embed(
 __all__ = [
     "DROP",
     "SAMPLE_TILE",
+    "RowRestriction",
     "SoftEmbedCounts",
     "SoftTable",
     "Statistics",

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from . import build
 
-_ABI = 1
+_ABI = 2
 _lock = threading.Lock()
 _loaded: ctypes.CDLL | None = None
 _problem: str | None = None

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from ..predict import Prediction, PredictOptions
+from ..restrict import Restriction
 from . import head as native
 from .repacked import RepackedMatrix
 
@@ -45,10 +46,13 @@ def predict_repacked(
         for piece in pieces
     ]
     columns = (torch.cat(c) if len(c) > 1 else c[0] for c in zip(*parts, strict=True))
-    sampled, argmax, entropy, logprob, *ranked = (c.unflatten(0, shape) for c in columns)
+    sampled, argmax, entropy, logprob, lse, tokens, logprobs = (c.unflatten(0, shape) for c in columns)
     if soft is not None:
         soft = soft.mul_(hidden.shape[2] ** 0.5).unflatten(0, shape)
-    return Prediction(sampled, argmax, entropy, logprob, soft, *ranked)
+    made = Prediction(sampled, argmax, entropy, logprob, soft)
+    if how.top:
+        made = replace(made, top_tokens=tokens, top_logprobs=logprobs)
+    return made if how.restriction is None else replace(made, impossible=lse == -torch.inf)
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,7 @@ class _Places:
     uniform: Tensor
     tail: Tensor
     top_k: Tensor | None
+    restriction: native.RowRestriction | None
 
     @classmethod
     def of(cls, hidden: Tensor, how: PredictOptions) -> _Places:
@@ -74,6 +79,7 @@ class _Places:
             torch.cat([d.uniform for d in how.draws]),
             each(how.tail_correction),
             each(how.top_k).int() if how.cut else None,
+            None if how.restriction is None else _row_restriction(how.restriction, hidden.shape[1]),
         )
 
     def piece(self, places: slice) -> _Places:
@@ -84,11 +90,12 @@ class _Places:
             self.uniform[places],
             self.tail[places],
             None if self.top_k is None else self.top_k[places],
+            None if self.restriction is None else self.restriction.rows(places),
         )
 
 
 def _at_once(how: PredictOptions) -> int:
-    return max(64, min(PLACES, CANDIDATES // (16 * max((1, *how.top_k)))))
+    return max(64, min(PLACES, CANDIDATES // (16 * max((1, how.top, *how.top_k)))))
 
 
 def _predict(
@@ -98,12 +105,10 @@ def _predict(
     how: PredictOptions,
     soft: Tensor | None,
 ) -> tuple[Tensor, ...]:
-    """(sampled, argmax, entropy, logprob), and if wanted (top tokens, top log-probabilities); fills `soft`."""
-    cut = places.top_k is not None
+    """(sampled, argmax, entropy, logprob, log-sum-exp, top tokens, top log-probabilities); fills `soft`."""
     stats = native.head(
         places.hidden, head.head, softcap=how.softcap, temperature=places.temperature, gumbel=places.gumbel,
-        uniform=places.uniform, keep=how.soft or (how.top > 0 and not cut),
-        top_k=places.top_k, named=how.top if cut else 0,
+        uniform=places.uniform, keep=how.soft, top_k=places.top_k, named=how.top, restriction=places.restriction,
     )  # fmt: skip
     if soft is not None and stats.logits is not None:
         drop = 0.0 if how.exact else native.DROP
@@ -111,25 +116,24 @@ def _predict(
     entropy = stats.entropy
     if stats.top_k_entropy is not None:
         entropy = torch.where(places.tail, entropy, stats.top_k_entropy)
-    found = (stats.sampled, stats.argmax, entropy, stats.logprob)
-    if not how.top:
-        return found
-    if stats.top_tokens is not None and stats.top_logprobs is not None:
-        return (*found, stats.top_tokens, stats.top_logprobs)
-    assert stats.logits is not None
-    return (*found, *_ranked(stats.logits, how.top))
+    top = (stats.top_tokens, stats.top_logprobs)
+    return stats.sampled, stats.argmax, entropy, stats.logprob, stats.lse, *top
 
 
-def _ranked(logits: native.StoredLogits, top: int) -> tuple[Tensor, Tensor]:
-    """The most probable tokens and their log-probabilities, from the logits stored in fp16; a row at a time."""
-    tokens, values = [], []
-    for row in range(len(logits.lse)):
-        below = logits.store[row].view(torch.float16).float().view(-1, native.SAMPLE_TILE)
-        whole = (logits.peak[row][:, None] + below).flatten()[: logits.vocabulary]
-        best = whole.topk(min(top, logits.vocabulary))
-        tokens.append(best.indices)
-        values.append(best.values - logits.lse[row])
-    return torch.stack(tokens), torch.stack(values)
+def _row_restriction(restriction: Restriction, places: int) -> native.RowRestriction:
+    """Of each place, rows end to end. A row's places share its biases."""
+    made, listed = native.RowRestriction(), [pair for each in restriction.biases for pair in each]
+    if listed:
+        ends = torch.tensor([0, *(len(each) for each in restriction.biases)]).cumsum(0).int()
+        made = replace(
+            made,
+            spans=torch.stack((ends[:-1], ends[1:]), -1).repeat_interleave(places, 0),
+            tokens=torch.tensor([token for token, _ in listed], dtype=torch.int32),
+            values=torch.tensor([value for _, value in listed], dtype=torch.float32),
+        )
+    if restriction.allowed is not None:
+        made = replace(made, allowed=restriction.allowed.flatten().int(), bits=restriction.bits)
+    return made
 
 
 __all__ = ["NativeVocabulary", "predict_repacked"]

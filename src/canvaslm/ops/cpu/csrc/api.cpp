@@ -99,7 +99,18 @@ void repack_some(void* context, int item, int) {
 
 }  // namespace
 
-API int canvas_abi() { return 1; }
+API int canvas_abi() { return 2; }
+// Bytes of a call structure as these sources have it, which must be what the caller's declaration takes; 0: not known.
+API size_t canvas_struct_size(const char* name) {
+  if (!strcmp(name, "Matrix")) return sizeof(Matrix);
+  if (!strcmp(name, "Restriction")) return sizeof(Restriction);
+  if (!strcmp(name, "HeadCall")) return sizeof(HeadCall);
+  if (!strcmp(name, "SoftCall")) return sizeof(SoftCall);
+  if (!strcmp(name, "Fresh")) return sizeof(Fresh);
+  if (!strcmp(name, "AppendCall")) return sizeof(AppendCall);
+  if (!strcmp(name, "AttentionCall")) return sizeof(AttentionCall);
+  return 0;
+}
 API const char* canvas_isa() { return kernels().name; }
 // 0, or 1 when this machine lacks `isa`.
 API int canvas_use_isa(const char* isa) {

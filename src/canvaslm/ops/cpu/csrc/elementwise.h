@@ -1,6 +1,5 @@
 // What works element by element between the products: normalisation, rotary embedding, residuals, routing.
-// Memory-bound, so each
-// reads and writes its rows once.
+// Memory-bound, so each reads and writes its rows once.
 #pragma once
 #include <cmath>
 

@@ -4,8 +4,9 @@
 // best tile wins, and inside it the token is one inverse-CDF draw. The draw is made whenever a tile takes the lead,
 // while its logits are at hand. Every (row, tile) leaves its maximum and mass, which are added up in tile order.
 #pragma once
-#include "top_k.h"
+#include "restrict.h"
 #include "sampling.h"
+#include "top_k.h"
 
 namespace CANVAS_ISA {
 
@@ -17,7 +18,7 @@ struct Lead {
 };
 
 // Raw logits -> processed ones, in place; returns their maximum. Columns past the vocabulary become -inf.
-INL float process(const TileView& v, float cap, float inverse_temperature, const float* bias) {
+INL float process(const TileView& v, float cap, float inverse_temperature) {
   const float scale = cap > 0 ? cap * inverse_temperature : inverse_temperature;
   const F twice = set1(cap > 0 ? 2.f / cap : 0.f), out = set1(scale), fall = set1(-2.f * scale), one = set1(1.f);
   F top = set1(-INFINITY);
@@ -26,7 +27,6 @@ INL float process(const TileView& v, float cap, float inverse_temperature, const
     // cap * tanh(x / cap) = cap - 2 cap / (e^(2 x / cap) + 1)
     y = cap > 0 ? fma(fall, div(one, add(exp(mul(y, twice)), one)), out) : mul(y, out);
     const int left = v.columns - 16 * i;
-    if (bias) y = add(y, load_n(bias + 16 * i, left));
     if (left < 16) {
       float t[16];
       store(t, y);
@@ -63,19 +63,24 @@ static int first_equal(const TileView& v, float value) {
   return 0;
 }
 
-// First column whose cumulative mass exceeds uniform * total.
+// First column whose cumulative mass exceeds uniform * total; never one without mass.
 static int draw(const TileView& v, float top, double uniform) {
   float e[kSampleTile];
   for (int i = 0; i < v.vectors(); i++) store(e + 16 * i, exp(max(sub(load(v.vector(i)), set1(top)), set1(kFloor))));
   double total = 0, seen = 0;
-  for (int i = 0; i < v.columns; i++) total += e[i];
+  int last = 0;
+  for (int i = 0; i < v.columns; i++) {
+    if (e[i] < kLeastMass) e[i] = 0.f;
+    if (e[i] > 0) last = i;
+    total += e[i];
+  }
   const double target = uniform * total;
   for (int i = 0; i < v.columns; i++)
     if ((seen += e[i]) > target) return i;
-  return v.columns - 1;
+  return last;
 }
 
-// `lists`: the rows' shortlists; with them a tile keeps no logits and draws no token, which finish_top_k does.
+// `lists`: the rows' shortlists, if any. With a top-k a tile stores no logits and draws no token: finish_top_k does.
 static void head_tile(const HeadCall& h, const Activations& a, int tile, int row, int rows, Lead* leads, float* weighted,
                       Shortlist* lists, int slot) {
   Unpacked* u = (Unpacked*)scratch(slot, 0, sizeof(Unpacked));
@@ -90,9 +95,9 @@ static void head_tile(const HeadCall& h, const Activations& a, int tile, int row
   for (int m = 0; m < rows; m++) {
     const TileView v = {c, rows, m, columns};
     const size_t r = (size_t)(row + m), at = r * (size_t)sampling + (size_t)tile;
-    const float* bias = h.bias ? h.bias + r * (size_t)h.head.n + (size_t)tile * kSampleTile : nullptr;
-    const float top = process(v, h.softcap, 1.f / h.temperature[r], bias);
-    uint16_t* keep = h.store && !lists ? h.store + at * kSampleTile : nullptr;
+    float top = process(v, h.softcap, 1.f / h.temperature[r]);
+    if (restricts(h.restriction, r)) top = restrict_tile(h.restriction, r, v, tile);
+    uint16_t* keep = h.store && !h.top_k ? h.store + at * kSampleTile : nullptr;
     if (!(top > kNothing)) {  // every token forbidden: no mass
       h.tile_peak[at] = kNothing, h.tile_mass[at] = 0.f, weighted[at] = 0.f;
       for (int i = 0; keep && i < kSampleTile; i += 16) store_half(keep + i, set1(kFloor));
@@ -105,10 +110,8 @@ static void head_tile(const HeadCall& h, const Activations& a, int tile, int row
       lead.best = top, lead.best_tile = tile;
       lead.argmax = (int64_t)tile * kSampleTile + first_equal(v, top);
     }
-    if (lists) {
-      offer(lists[r], v, tile);
-      continue;
-    }
+    if (lists) offer(lists[r], v, tile);
+    if (h.top_k) continue;
     const float score = top + std::log(s.mass) + h.gumbel[at];
     if (score > lead.score || (score == lead.score && tile < lead.tile)) {
       lead.score = score, lead.tile = tile;
@@ -146,7 +149,11 @@ static void head(const HeadCall& h) {
     const RowSums sums = sum_tiles(h.tile_peak + at, h.tile_mass + at, weighted + at, sampling);
     h.lse[r] = sums.lse, h.entropy[r] = sums.entropy, h.logprob[r] = sums.logprob;
   }
-  if (lists) parallel(h.rows, [&](int r, int) { finish_top_k(h, lists[r], weighted + (size_t)r * (size_t)sampling, r); });
+  if (lists)
+    parallel(h.rows, [&](int r, int) {
+      name_best(h, lists[r], r);
+      if (h.top_k) finish_top_k(h, lists[r], weighted + (size_t)r * (size_t)sampling, r);
+    });
 }
 
 }  // namespace CANVAS_ISA

@@ -3,13 +3,23 @@
 #include "kv.h"
 #include "layout.h"
 
+// What is added to the processed logits, and which tokens are forbidden; all nullptr: nothing is changed.
+struct Restriction {
+  const int* bias_span;      // [rows, 2]: a row's biases lie between these two, ascending by token; or nullptr
+  const int* bias_token;
+  const float* bias_value;   // -inf forbids
+  const int* allowed;        // [rows]: a row of `bits`, or -1 for all tokens; or nullptr
+  const uint32_t* bits;      // [.., bit_words]: bit t % 32 of word t / 32 allows token t
+  int bit_words;             // n / 32, rounded up
+};
+
 struct HeadCall {
   Matrix head;
   const float* hidden;       // [rows, k]
   int rows;
   float softcap;             // 0: none
   const float* temperature;  // [rows]
-  const float* bias;         // [rows, n] added to the processed logits, or nullptr
+  Restriction restriction;
   const float* gumbel;       // [rows, sampling tiles]
   const double* uniform;     // [rows]
   uint16_t* store;           // fp16 [rows, n rounded up to 1024]: logit - tile's maximum; or nullptr
@@ -21,8 +31,8 @@ struct HeadCall {
   float* logprob;            // of argmax
   float* lse;
   const int* top_k;          // [rows], 0 < k < n: what is sampled, `lse` and the tiles are those of the k largest; or nullptr
-  float* top_k_entropy;       // [rows] with top_k: of the k largest (`entropy`: of all)
-  int named;                 // with top_k: how many of the most probable tokens to name, at most n
+  float* top_k_entropy;      // [rows] with top_k: of the k largest (`entropy`: of all)
+  int named;                 // how many of the most probable tokens to name, at most n
   int64_t* top_tokens;       // [rows, named], best first
   float* top_logprobs;       // of all tokens
 };

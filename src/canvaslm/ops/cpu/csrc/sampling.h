@@ -11,6 +11,8 @@ constexpr int kSampleTile = 1024;
 constexpr float kNothing = -3.0e38f;
 // Lowest logit below the tile's maximum that is told apart: its mass is nothing in fp32.
 constexpr float kFloor = -1000.f;
+// What `exp` makes of the floor and of anything near it: no mass at all, whatever its sum.
+constexpr float kLeastMass = 2e-38f;
 
 INL int sampling_tiles(int vocabulary) { return (vocabulary + kSampleTile - 1) / kSampleTile; }
 

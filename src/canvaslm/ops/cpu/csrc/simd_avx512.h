@@ -45,6 +45,8 @@ INL F load_s8(const int8_t* p) { return to_float(_mm512_cvtepi8_epi32(_mm_loadu_
 INL void store_s8(int8_t* p, I a) { _mm_storeu_si128((__m128i*)p, _mm512_cvtepi32_epi8(a)); }
 INL void store_s16(int16_t* p, I a) { _mm256_storeu_si256((__m256i*)p, _mm512_cvtepi32_epi16(a)); }
 INL uint32_t greater(F a, F b) { return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ); }
+// Lane i of x where bit i of `lanes` is set, else of y.
+INL F choose(uint32_t lanes, F x, F y) { return _mm512_mask_blend_ps((__mmask16)lanes, y, x); }
 INL uint32_t equal(F a, F b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ); }
 
 INL I zero_int() { return _mm512_setzero_si512(); }

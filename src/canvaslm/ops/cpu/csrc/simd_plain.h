@@ -65,6 +65,8 @@ INL F load_s8(const int8_t* p) { F r; LANES(r.v[i] = p[i]) return r; }
 INL void store_s16(int16_t* p, I x) { LANES(p[i] = (int16_t)x.v[i]) }
 INL void store_s8(int8_t* p, I x) { LANES(p[i] = (int8_t)x.v[i]) }
 INL uint32_t greater(F x, F y) { uint32_t r = 0; LANES(r |= (uint32_t)(x.v[i] > y.v[i]) << i) return r; }
+// Lane i of x where bit i of `lanes` is set, else of y.
+INL F choose(uint32_t lanes, F x, F y) { LANES(x.v[i] = lanes >> i & 1 ? x.v[i] : y.v[i]) return x; }
 INL uint32_t equal(F x, F y) { uint32_t r = 0; LANES(r |= (uint32_t)(x.v[i] == y.v[i]) << i) return r; }
 
 INL I zero_int() { I r; LANES(r.v[i] = 0) return r; }

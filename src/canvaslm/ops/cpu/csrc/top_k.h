@@ -68,15 +68,18 @@ static void offer(Shortlist& s, const TileView& v, int tile) {
   __atomic_store_n(&s.busy, 0, __ATOMIC_RELEASE);
 }
 
-// Lists for the rows of a call, in scratch memory, or nullptr when the call has no top-k.
+// How many of a row's best tokens a call needs.
+INL int wanted_of(const HeadCall& h, int r) { return max(h.top_k ? h.top_k[r] : 0, h.named); }
+
+// Lists for the rows of a call, in scratch memory, or nullptr when the call neither has a top-k nor names tokens.
 static Shortlist* shortlists(const HeadCall& h) {
-  if (!h.top_k) return nullptr;
+  if (!h.top_k && !h.named) return nullptr;
   size_t room = 0;
-  for (int r = 0; r < h.rows; r++) room += (size_t)shortlist_room(max(h.top_k[r], h.named));
+  for (int r = 0; r < h.rows; r++) room += (size_t)shortlist_room(wanted_of(h, r));
   Shortlist* lists = (Shortlist*)scratch(-1, 3, (size_t)h.rows * sizeof(Shortlist));
   Candidate* items = (Candidate*)scratch(-1, 4, room * sizeof(Candidate));
   for (int r = 0; r < h.rows; r++) {
-    const int wanted = max(h.top_k[r], h.named);
+    const int wanted = wanted_of(h, r);
     lists[r] = {0, -INFINITY, wanted, 0, shortlist_room(wanted), items};
     items += lists[r].room;
   }
@@ -130,7 +133,6 @@ static void finish_top_k(const HeadCall& h, Shortlist& s, float* weighted, int r
   const int tiles = sampling_tiles(h.head.n);
   const size_t at = (size_t)r * (size_t)tiles;
   float *tops = h.tile_peak + at, *masses = h.tile_mass + at, lead = -INFINITY;
-  name_best(h, s, r);
   cut(s, h.top_k[r]);
   std::sort(s.items, s.items + s.count, Earlier());
   for (int t = 0; t < tiles; t++) tops[t] = kNothing, masses[t] = 0.f;
