@@ -4,7 +4,7 @@ copies of their own.
 Whatever would make a host wait for an accelerator is counted while the engine steps: values taken out of
 tensors, and operations whose result's size depends on values. Counted on the CPU with plain torch, where
 experts are few enough for the dense way; `ops.grouped`, for many experts, reads how many tokens each expert
-has, and is not covered here. Nor is what happens inside `ops.predict`.
+has, and is not covered here.
 """
 
 from __future__ import annotations
@@ -16,10 +16,9 @@ from typing import Any
 import pytest
 import torch
 from torch.overrides import TorchFunctionMode
-from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from canvaslm.engine import Engine, runner
+from canvaslm.engine import Engine
 from canvaslm.model.diffusion_gemma import DiffusionGemma
 from canvaslm.types import Committed, Event, Finished, Params, Request, Settled
 from tests.tiny import tiny_model
@@ -79,18 +78,6 @@ def counted_reads() -> Iterator[list[str]]:
     reads: list[str] = []
     with _Dispatches(reads), _Functions(reads):
         yield reads
-
-
-@pytest.fixture(autouse=True)
-def head_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What `predict` reads inside is not counted."""
-    predict = runner.predict
-
-    def uncounted(*args: Any, **options: Any) -> Any:
-        with no_dispatch(), torch._C.DisableTorchFunction():
-            return predict(*args, **options)
-
-    monkeypatch.setattr(runner, "predict", uncounted)
 
 
 @pytest.fixture(scope="module")

@@ -162,7 +162,7 @@ def _by_top_k(hidden: Tensor, head: Table, embedding: Table, how: PredictOptions
 def _predict(hidden: Tensor, head: Table, embedding: Table, how: PredictOptions) -> Prediction:
     """`predict` for rows that all have a top-k, or all have none."""
     # A vocabulary brings the kernel that it was made for; that kernel reads an embedding of its own kind alone.
-    kernel: Any = getattr(head, "predict_kernel", None) if how.forbidden is None else None
+    kernel: Any = getattr(head, "predict_kernel", None)
     if kernel is not None and getattr(embedding, "predict_kernel", None) == kernel:
         made: Prediction = kernel(hidden, head, embedding, how)
         return made
