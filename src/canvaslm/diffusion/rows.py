@@ -28,6 +28,7 @@ class RowParams:
     eos: Tensor  # int64 [R, E], each row's end-of-sequence tokens, filled up with -1
     samplers: tuple[str, ...]  # R names
     sends_early: bool  # whether any row has `settle_steps`
+    eos_aware: bool  # whether any row has `eos_aware_stopping`
 
     @classmethod
     def of(
@@ -40,6 +41,7 @@ class RowParams:
             torch.tensor([list(eos_token_ids)], dtype=torch.int64, device=device),
             (params.sampler,),
             params.settle_steps > 0,
+            params.eos_aware_stopping,
         )
 
     @classmethod
@@ -53,6 +55,7 @@ class RowParams:
             torch.cat([F.pad(p.eos, (0, most - p.eos.shape[1]), value=_NO_TOKEN) for p in parts]),
             tuple(name for part in parts for name in part.samplers),
             any(part.sends_early for part in parts),
+            any(part.eos_aware for part in parts),
         )
 
     def column(self, name: str, like: Tensor | None = None) -> Tensor:

@@ -15,18 +15,25 @@ def stable_and_confident(argmax: Tensor, unchanged: Tensor, entropy: Tensor, par
     argmax, unchanged, entropy [R, C]: this step's; see Canvas. With `eos_aware_stopping` both rules look at the
     places up to and including the draft's first EOS alone: what follows is never read.
     """
+    limit = params.column("confidence_threshold")[:, 0]
+    if not params.eos_aware:
+        return (unchanged >= params.column("stability_threshold")).all(-1) & (
+            entropy.mean(-1).double() < limit
+        )
     within = ~params.column("eos_aware_stopping").bool() | up_to_first_end(argmax, params.eos)
     stable = ((unchanged >= params.column("stability_threshold")) | ~within).all(-1)
     # Of all places in the order in which the reference sums; of some in float64, where the order hardly matters.
     some = torch.where(within, entropy.double(), 0.0).sum(-1) / within.sum(-1)
     mean = torch.where(within.all(-1), entropy.mean(-1).double(), some)
-    return stable & (mean < params.column("confidence_threshold")[:, 0])
+    return stable & (mean < limit)
 
 
 def all_accepted(argmax: Tensor, accepted: Tensor, params: RowParams) -> Tensor:
     """Which rows may end where accepted places stay: bool [R]. Every place is accepted, or, with
     `eos_aware_stopping`, every one up to and including the draft's first EOS.
     """
+    if not params.eos_aware:
+        return accepted.all(-1)
     within = ~params.column("eos_aware_stopping").bool() | up_to_first_end(argmax, params.eos)
     return (accepted | ~within).all(-1)
 
