@@ -39,12 +39,11 @@ from .types import (
     ToolCall,
     Usage,
 )
+from .version import __version__
 
 if TYPE_CHECKING:
     from .server.app import create_app
     from .session import Session, load
-
-__version__ = "0.1.0"
 
 # Public names that need torch: name -> module that has it.
 _LAZY = {"Session": "canvaslm.session", "create_app": "canvaslm.server.app", "load": "canvaslm.session"}

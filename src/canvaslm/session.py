@@ -53,16 +53,17 @@ _SEEDS = 2**63
 
 
 def load(source: str | Path | None = None, **options: Unpack[LoadingOptions]) -> Session:
-    """Opens a checkpoint: a folder, a `.safetensors` or `.gguf` file, a hub id; None is the demo model that ships.
+    """Opens a checkpoint: a folder, a `.safetensors` or `.gguf` file, a hub id; None is
+    the demo model that ships.
 
-    `device`: "cpu" (the default), "cuda", "cuda:1". `dtype` names a floating-point type ("float32", "bfloat16",
-    "float16"); None chooses. `threads` None takes all processors, or one for models below 10 M parameters; it
-    holds while this session runs. `progress(done, total)` is called with bytes while weights are read.
-    `max_rows` (16): sequences denoised at once. `max_context`: tokens. `kv_memory`, `prefix_memory`: bytes for
-    the keys and values of running sequences (None: no limit) and of remembered ones (0: none are).
-    `deterministic`: sums in one order, whatever else runs. `kv_type` is "float32", "bfloat16" or "int8";
-    `self_conditioning` "exact" lets native kernels leave nothing out of the soft embedding ("auto" is the
-    default).
+    `device`: "cpu" (the default), "cuda", "cuda:1". `dtype` names a floating-point type ("float32",
+    "bfloat16", "float16"); None chooses. `threads` None takes all processors, or one for models below 10 M
+    parameters; it holds while this session runs. `progress(done, total)` is called with bytes while weights
+    are read. `max_rows` (16): sequences denoised at once. `max_context`: tokens. `kv_memory`,
+    `prefix_memory`: bytes for the keys and values of running sequences (None: no limit) and of remembered
+    ones (0: none are). `deterministic`: sums in one order, whatever else runs. `kv_type` is "float32",
+    "bfloat16" or "int8"; `self_conditioning` "exact" lets native kernels leave nothing out of the soft
+    embedding ("auto" is the default).
 
     Raises NotFound, Offline, BadModelFile, OutOfMemory, UsageError.
 
@@ -177,8 +178,8 @@ def _open_text(checkpoint: Checkpoint) -> tuple[Tokenizer, ChatTemplate]:
 class Session:
     """A model ready to talk. Not thread-safe; `create_app` serves one to many clients.
 
-    `params` are the checkpoint's sampling defaults, `origins` says where each came from. `format` is what its weights
-    are stored as ("BF16", "Q4_K_M"), whatever they were unpacked to; empty if that is not known.
+    `params` are the checkpoint's sampling defaults, `origins` says where each came from. `format` is what its
+    weights are stored as ("BF16", "Q4_K_M"), whatever they were unpacked to; empty if that is not known.
 
     >>> with canvaslm.load() as session:
     ...     session.generate("capital of France", seed=0).text
@@ -211,7 +212,8 @@ class Session:
         self.close()
 
     def close(self) -> None:
-        """Cancels what runs and frees the keys and values that were remembered. Nothing can be asked after it."""
+        """Cancels what runs and frees the keys and values that were remembered.
+        Nothing can be asked after it."""
         self._closed = True
         self.driver.close()
         self.engine.prefixes.clear()
@@ -231,14 +233,14 @@ class Session:
     def stream(self, messages: Messages, **options: Unpack[StreamOptions]) -> Generator[Event, None, None]:
         """Yields Draft (with `drafts=True`), Settled, Committed, and one Finished or Failed.
 
-        Closing it cancels the request. Several streams of one session may be read in turn, one inside another too:
-        their canvases are then denoised together.
+        Closing it cancels the request. Several streams of one session may be read in turn, one inside another
+        too: their canvases are then denoised together.
 
-        messages: a prompt, or Messages / OpenAI-style dicts. Options: `system`; `thinking`; `tools` (OpenAI-style
-        definitions); `raw` (the prompt is not put through the chat template); `stop` (a text, or several, before
-        which the answer ends); `logprobs` (log-probabilities of the answer's tokens and of so many others at each
-        place, 0 to 20); `given` ({place of the answer: token id}, fixed); `drafts`; `preset`; and every
-        field of `Params`. Raises UsageError naming the option at fault.
+        messages: a prompt, or Messages / OpenAI-style dicts. Options: `system`; `thinking`; `tools`
+        (OpenAI-style definitions); `raw` (the prompt is not put through the chat template); `stop` (a text,
+        or several, before which the answer ends); `logprobs` (log-probabilities of the answer's tokens and of
+        so many others at each place, 0 to 20); `given` ({place of the answer: token id}, fixed); `drafts`;
+        `preset`; and every field of `Params`. Raises UsageError naming the option at fault.
 
         >>> for event in session.stream("capital of France", seed=0):
         ...     print(type(event).__name__, repr(event.text))
@@ -261,11 +263,12 @@ class Session:
         ordered: bool = True,
         **options: Unpack[GenerateOptions],
     ) -> Generator[Reply, None, None]:
-        """The answers to many prompts, which are denoised together: in the order of the prompts, or as they come.
+        """The answers to many prompts, which are denoised together: in the order of the
+        prompts, or as they come.
 
-        `prompts` may be endless: no more than `in_flight` of them (None: as many as the engine has rows) run at a
-        time. `reply.index` is the number of its prompt. With a `seed`, prompt number i has the seed plus i. Raises
-        what made a request fail; the others are then cancelled.
+        `prompts` may be endless: no more than `in_flight` of them (None: as many as the engine has rows) run
+        at a time. `reply.index` is the number of its prompt. With a `seed`, prompt number i has the seed plus
+        i. Raises what made a request fail; the others are then cancelled.
 
         >>> for reply in session.generate_many(["capital of France", "capital of Japan"], seed=0):
         ...     print(reply.index, reply.text)

@@ -1,7 +1,7 @@
 """The vocabulary the layers share: what goes into the engine and what comes out. Plain data, no torch.
 
-Imports nothing of canvaslm but the table of sampling parameters, which imports `errors` alone. Units: entropies
-in nats, times in seconds.
+Imports nothing of canvaslm but the table of sampling parameters, which imports `errors` alone. Units:
+entropies in nats, times in seconds.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from .diffusion.params import Params
 
 FinishReason = Literal["stop", "length", "tool_calls", "cancelled"]
 CanvasStop = Literal["converged", "max_steps"]
-# What a token of a committed canvas, or of a prompt, sees when it is encoded: what stands before it, or, where the
-# context is cut into blocks of a canvas's length from its first token on, the whole of its own block as well.
+# What a token of a committed canvas, or of a prompt, sees when it is encoded: what stands before it,
+# or, where the context is cut into blocks of a canvas's length from its first token on, the whole of
+# its own block as well.
 CommitAttention = Literal["causal", "block"]
 
 
@@ -33,7 +34,8 @@ class Readout:
 
 @dataclass(frozen=True)
 class Projection:
-    """What is committed instead of a finished canvas: as many tokens as are right, fewer or more than it has places."""
+    """What is committed instead of a finished canvas: as many tokens as are right, fewer or
+    more than it has places."""
 
     tokens: tuple[int, ...]
     places: tuple[int | None, ...]  # per token the place it comes from; None: the constraint put it in
@@ -42,10 +44,12 @@ class Projection:
 
 
 class Constraint(Protocol):
-    """What an answer may say: turns each finished canvas into the tokens to commit. Frozen; its state is data.
+    """What an answer may say: turns each finished canvas into the tokens to commit.
+    Frozen; its state is data.
 
-    A canvas is denoised without it. Tokens beyond the room are cut off, as are those behind an EOS. A canvas that
-    commits nothing must end the answer, else the request fails. `Params.settle_steps` is off with a constraint.
+    A canvas is denoised without it. Tokens beyond the room are cut off, as are those behind an EOS.
+    A canvas that commits nothing must end the answer, else the request fails. `Params.settle_steps`
+    is off with a constraint.
     """
 
     @property
@@ -63,11 +67,12 @@ class Constraint(Protocol):
 class Request:
     """One prompt for the engine, as token ids.
 
-    `given` fixes places: {canvas * canvas length + place: token id}, with canvases counted from 0. `top_logprobs` None
-    wants no log-probabilities; k >= 0 those of the committed tokens and of the k best per place.
+    `given` fixes places: {canvas * canvas length + place: token id}, with canvases counted from
+    0. `top_logprobs` None wants no log-probabilities; k >= 0 those of the committed tokens and
+    of the k best per place.
 
-    Keys and values are shared only between requests of equal `identity`, as far as tokens and their `content_keys` are
-    equal.
+    Keys and values are shared only between requests of equal `identity`, as far as tokens and their
+    `content_keys` are equal.
     """
 
     tokens: tuple[int, ...]
@@ -123,7 +128,8 @@ class ToolCall:
 
 @dataclass(frozen=True)
 class TokenLogprob:
-    """A token of the answer, its log-probability in nats at the step that settled it, and the best at its place.
+    """A token of the answer, its log-probability in nats at the step that settled it,
+    and the best at its place.
 
     `data` are the token's bytes; each of `top` is (token, bytes, log-probability), best first.
     """
@@ -152,7 +158,8 @@ class Draft:
 
 @dataclass(frozen=True)
 class Settled:
-    """The first places of a live canvas have been certain long enough to be sent: these tokens never change again.
+    """The first places of a live canvas have been certain long enough to be sent: these
+    tokens never change again.
 
     Only with `Params.settle_steps`. The canvas's `Committed` brings the rest of its tokens.
     """
@@ -168,10 +175,11 @@ class Settled:
 
 @dataclass(frozen=True)
 class Committed:
-    """A canvas is done: its tokens, cut after the first EOS, never change again; less those already `Settled`.
+    """A canvas is done: its tokens, cut after the first EOS, never change again; less
+    those already `Settled`.
 
-    The session fills in the deltas of text that these tokens add. Log-probabilities (nats) are those of the last
-    step's temperature-scaled distribution, for all tokens of the canvas, and only if asked for.
+    The session fills in the deltas of text that these tokens add. Log-probabilities (nats) are those of the
+    last step's temperature-scaled distribution, for all tokens of the canvas, and only if asked for.
     """
 
     request_id: int
@@ -260,7 +268,8 @@ class Reply:
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """How a family of models denoises and commits, as data: what the engine must know of it besides its sizes.
+    """How a family of models denoises and commits, as data: what the engine must know
+    of it besides its sizes.
 
     The defaults are those of uniform diffusion with a causal encoder.
     """
@@ -281,8 +290,8 @@ class ModelFacts:
 class ChatMarkers:
     """The control tokens of a family's chat format that matter outside its template, by their text.
 
-    `control` are further texts that are control tokens even where a tokenizer file does not say so, or where they do
-    not look like markers: text from users never becomes one of these.
+    `control` are further texts that are control tokens even where a tokenizer file does not say so, or where
+    they do not look like markers: text from users never becomes one of these.
     """
 
     turn_end: str = "<turn|>"

@@ -25,7 +25,7 @@ def document(
     kind: str, *, machine: Document, model: Document, settings: Document, results: Document
 ) -> Document:
     """The whole, with its head."""
-    from .. import __version__
+    from ..version import __version__
 
     return {
         "canvaslm_bench": VERSION,

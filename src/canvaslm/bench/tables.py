@@ -74,7 +74,8 @@ def _step_table(content: Document, run: Mapping[str, Any]) -> Table:
     low, high = min(run["steps_ms"]), max(run["steps_ms"])
     drawn = _table(
         f"{plain(content['model']['name'])}: denoise step, context {run['context']}: "
-        f"{number(run['step_ms'])} ms ({number(low)} to {number(high)}), first {number(run['first_step_ms'])} ms"
+        f"{number(run['step_ms'])} ms ({number(low)} to {number(high)}), "
+        f"first {number(run['first_step_ms'])} ms"
     )
     kind = ceilings.get("kind", "arithmetic")
     headings = ("ms", "share", "GMAC", "GMAC/s", f"of {kind}", "weights GB", "GB/s", "of bandwidth")

@@ -1,4 +1,5 @@
-"""Keys and values in blocks that the native attention kernel reads as they lie: quantised once, shared in place."""
+"""Keys and values in blocks that the native attention kernel reads as they lie:
+quantised once, shared in place."""
 
 from __future__ import annotations
 
@@ -58,7 +59,8 @@ class _Group:
 class BlockStore:
     """A `Store` of int16 or int8 with a scale per token and head; fp32 in and out, CPU only.
 
-    Blocks below the last are never written to again, so others may read them; the last one is this store's own.
+    Blocks below the last are never written to again, so others may read them; the last
+    one is this store's own.
     """
 
     block = BLOCK
@@ -69,7 +71,8 @@ class BlockStore:
 
     @staticmethod
     def estimate(config: ModelConfig, dtype: torch.dtype, full: int, sliding: int) -> int:
-        """Bytes when full layers hold `full` tokens, and sliding ones `sliding` that may begin inside a block."""
+        """Bytes when full layers hold `full` tokens, and sliding ones `sliding` that
+        may begin inside a block."""
         sizes = [_Group(config, layers, dtype).nbytes for layers in layer_kinds(config)]
         blocks = -(-full // BLOCK)
         return sizes[0] * blocks + sizes[1] * min(blocks, -(-sliding // BLOCK) + 1)
@@ -126,7 +129,8 @@ class BlockStore:
         return self._sliding if self.config.is_sliding(layer) else self._full
 
     def _seen(self, layer: int, at: int, stop: int) -> tuple[KeyBlocks, int]:
-        """Keys before `stop` that tokens from position `at` on may see, and the position of their first block."""
+        """Keys before `stop` that tokens from position `at` on may see, and the
+        position of their first block."""
         window = self.config.window_of(layer)
         start = 0 if window is None else max(0, at - (window - 1))
         first = start // BLOCK

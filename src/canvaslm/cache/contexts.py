@@ -29,8 +29,8 @@ class DenoiseContext:
     """Lets one sequence's canvas [1, C] see its cache and itself."""
 
     def __init__(self, cache: KVCache, ahead: int = 0) -> None:
-        """`ahead`: how many tokens an EncodeContext writes in the same pass that the canvas stands behind. They are
-        written before the canvas asks, layer by layer, and not counted in yet.
+        """`ahead`: how many tokens an EncodeContext writes in the same pass that the canvas stands behind.
+        They are written before the canvas asks, layer by layer, and not counted in yet.
         """
         self.cache, self.ahead = cache, ahead
 

@@ -1,8 +1,8 @@
 """Keys and values of one sequence.
 
-Full layers keep every token. Sliding layers never look further back than `window - 1` tokens before a canvas, so they
-keep that and some slack: the slack lets a later request branch off a little earlier (the next turn of a chat, whose
-history drops the last answer's thoughts).
+Full layers keep every token. Sliding layers never look further back than `window - 1` tokens before a canvas,
+so they keep that and some slack: the slack lets a later request branch off a little earlier (the next turn of
+a chat, whose history drops the last answer's thoughts).
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from .stores import STORES, slack, storage_type
 class KVCache:
     """The encoded tokens of one sequence. `length` counts tokens, wherever sliding layers have dropped some.
 
-    `expected` is how many tokens (canvas included) it is likely to hold. How they are kept is the matter of a `Store`:
-    packed blocks for the native kernels, one tensor a layer for plain torch.
+    `expected` is how many tokens (canvas included) it is likely to hold. How they are kept is the matter of a
+    `Store`: packed blocks for the native kernels, one tensor a layer for plain torch.
     """
 
     def __init__(
@@ -33,7 +33,8 @@ class KVCache:
         *,
         store: str = "tensors",
     ) -> None:
-        """store: a name of `STORES`, with the model the attention that reads it. dtype: see `storage_type`."""
+        """store: a name of `STORES`, with the model the attention that reads it.
+        dtype: see `storage_type`."""
         self.config, self.length, self.store = config, 0, store
         self.device, self.dtype = torch.device(device), storage_type(dtype, store)
         self.reach, self.slack = config.sliding_window - 1, slack(config)
@@ -66,7 +67,8 @@ class KVCache:
         return self._store.encode(layer, q, self.length, masks)
 
     def denoise(self, layer: int, q: Tensor, k: Tensor, v: Tensor, ahead: int = 0) -> Tensor:
-        """Attention [1, L, heads * D] of a canvas over the encoded tokens, `ahead` written ones, and itself."""
+        """Attention [1, L, heads * D] of a canvas over the encoded tokens, `ahead`
+        written ones, and itself."""
         return self._store.denoise(layer, q, k, v, self.length + ahead)
 
     def advance(self, count: int) -> None:
@@ -75,7 +77,8 @@ class KVCache:
         self._store.forget(max(0, self.length - self.reach - self.slack))
 
     def usable(self, count: int) -> int:
-        """How many of the first `count` tokens a branch can start from: fewer if sliding layers forgot too much."""
+        """How many of the first `count` tokens a branch can start from: fewer if
+        sliding layers forgot too much."""
         count = min(count, self.length)
         return usable(map(self._store.has_sliding, range(self._spans(count))), count, self.block, self.reach)
 

@@ -1,8 +1,9 @@
-"""The pieces that sequences share: spans of tokens, and whether a sequence can be continued from some of them.
+"""The pieces that sequences share: spans of tokens, and whether a sequence can be
+continued from some of them.
 
-The context of a sequence is cut into spans of `block` tokens. Each span has two parts, one with the keys and values of
-all full layers and one with those of all sliding layers, which a long sequence forgets. A part that others may read is
-never written to again; it lives as long as a sequence or the prefix tree refers to it.
+The context of a sequence is cut into spans of `block` tokens. Each span has two parts, one with the keys and
+values of all full layers and one with those of all sliding layers, which a long sequence forgets. A part that
+others may read is never written to again; it lives as long as a sequence or the prefix tree refers to it.
 """
 
 from __future__ import annotations
@@ -64,7 +65,8 @@ class Store(Protocol):
         """
 
     def denoise(self, layer: int, q: Tensor, k: Tensor, v: Tensor, at: int) -> Tensor:
-        """Attention [1, L, heads * D] of a canvas that starts at position `at` over what is before it and itself."""
+        """Attention [1, L, heads * D] of a canvas that starts at position `at` over what
+        is before it and itself."""
 
     def forget(self, before: int) -> None:
         """Sliding layers will not be asked for positions below `before` any more."""
@@ -76,7 +78,8 @@ class Store(Protocol):
         """The first `count` tokens of a span; `lasting` when it shall outlive this store."""
 
     def begin(self, spans: Sequence[SharedSpan], count: int, first_sliding: int) -> None:
-        """Fills an empty store with `count` tokens; sliding layers get the spans from number `first_sliding` on."""
+        """Fills an empty store with `count` tokens; sliding layers get the spans from
+        number `first_sliding` on."""
 
     def shared(self) -> Iterator[Part]:
         """The parts that this store reads and others may hold as well."""
@@ -93,7 +96,8 @@ def layer_kinds(config: ModelConfig) -> tuple[list[int], list[int]]:
 def usable(has_sliding: Iterable[bool], count: int, block: int, reach: int) -> int:
     """The most tokens, at most `count`, after which a sequence can be continued.
 
-    `reach` is how far sliding layers look back; has_sliding tells of each span whether it has what they look at.
+    `reach` is how far sliding layers look back; has_sliding tells of each span whether
+    it has what they look at.
     """
     there = list(has_sliding)
     while count > 0:

@@ -1,8 +1,8 @@
 """Keys and values in one tensor per layer, for attention in plain torch.
 
-A sequence's keys lie side by side, because `scaled_dot_product_attention` wants them so: reading shared blocks in place
-would gather the whole context again in every layer of every step, where filling the buffer from shared spans copies it
-once a request.
+A sequence's keys lie side by side, because `scaled_dot_product_attention` wants them so: reading shared
+blocks in place would gather the whole context again in every layer of every step, where filling the buffer
+from shared spans copies it once a request.
 """
 
 from __future__ import annotations
@@ -81,7 +81,8 @@ class PlainStore:
         block: int,
         slack: int,
     ) -> None:
-        """slots: tokens each layer is likely to hold at most. slack: tokens that sliding layers forget at a time."""
+        """slots: tokens each layer is likely to hold at most. slack: tokens that sliding
+        layers forget at a time."""
         self.config, self.dtype, self.block, self.slack = config, dtype, block, slack
         self.layers = [_Layer(_empty(config, i, device, dtype), count) for i, count in enumerate(slots)]
         self._full, self._sliding = layer_kinds(config)
@@ -118,7 +119,8 @@ class PlainStore:
             keys, values = self._read(layer, first, at, q.dtype)
             keys, values = torch.cat((keys, k), 1), torch.cat((values, v), 1)
         else:
-            # The canvas's keys go into the slots behind the context, uncounted: one buffer, no copy of the context.
+            # The canvas's keys go into the slots behind the context, uncounted: one buffer,
+            # no copy of the context.
             self.write(layer, k, v, at)
             keys, values = self._read(layer, first, at + k.shape[1], q.dtype)
         return attend(q[None], keys[None], values[None])

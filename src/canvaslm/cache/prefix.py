@@ -1,11 +1,12 @@
 """Remembers encoded sequences, so that a prompt that begins like an earlier one need not be encoded again.
 
-A tree of spans: a node stands for one block of tokens behind those of its parent, and owns their keys and values.
-Sequences that begin alike share nodes, and running ones read the parts of nodes in place. A last, partial block is a
-leaf; whoever continues from it, or from the middle of a block, gets a copy of that one block.
+A tree of spans: a node stands for one block of tokens behind those of its parent, and owns their
+keys and values. Sequences that begin alike share nodes, and running ones read the parts of nodes in
+place. A last, partial block is a leaf; whoever continues from it, or from the middle of a block,
+gets a copy of that one block.
 
-Equal tokens are not always equal context. Each identity (an adapter, say) has a tree of its own, and a token that does
-not say what stands there is told apart by its content (see `symbols_of`).
+Equal tokens are not always equal context. Each identity (an adapter, say) has a tree of its own, and a token
+that does not say what stands there is told apart by its content (see `symbols_of`).
 """
 
 from __future__ import annotations
@@ -84,11 +85,13 @@ class PrefixCache:
         identity: str = "",
         align: int = 1,
     ) -> KVCache | None:
-        """A cache that holds the longest proper prefix of tokens found here or in a `live` sequence's, or None.
+        """A cache that holds the longest proper prefix of tokens found here or in a
+        `live` sequence's, or None.
 
-        One token at least is left to the caller, so that every prompt encodes something. `live` sequences must have
-        the same identity. tokens: of `symbols_of`, where any has a content key. `expected`: see KVCache. `align`: only a multiple of so many tokens is
-        taken, where what is known of a token depends on the whole of its block.
+        One token at least is left to the caller, so that every prompt encodes something. `live` sequences
+        must have the same identity. tokens: of `symbols_of`, where any has a content key. `expected`: see
+        KVCache. `align`: only a multiple of so many tokens is taken, where what is known of a token depends
+        on the whole of its block.
         """
         wanted = np.asarray(tokens[:-1], dtype=np.int64)
         spans, count = self._remembered(self._roots.get(identity) or _new_root(), wanted)
@@ -128,8 +131,8 @@ class PrefixCache:
     def symbols_of(self, tokens: Sequence[int], content_keys: Mapping[int, str]) -> tuple[int, ...]:
         """What `take` and `put` compare instead of tokens, some of which stand for contents: {index: key}.
 
-        A token with a key becomes a negative number, a digest of both under a secret of this cache: nobody can look
-        for two keys that give the same one.
+        A token with a key becomes a negative number, a digest of both under a secret of this cache: nobody
+        can look for two keys that give the same one.
         """
         symbols = list(tokens)
         for index, key in content_keys.items():
@@ -142,7 +145,8 @@ class PrefixCache:
         """The spans of the longest prefix that can be continued, and its length."""
         path = self._whole_blocks(root, wanted)
         best, most = path, self._usable(path, len(path) * self._block)
-        # Behind the last whole block, a part of one; behind an earlier one only if what follows it cannot be continued.
+        # Behind the last whole block, a part of one; behind an earlier one only if what follows
+        # it cannot be continued.
         for level in range(len(path), -1, -1):
             if most > level * self._block:
                 break

@@ -1,4 +1,5 @@
-"""The kinds of `Store`, by the names that the table of kernels gives them (operation "attention" in `ops.backend`).
+"""The kinds of `Store`, by the names that the table of kernels gives them (operation
+"attention" in `ops.backend`).
 
 A backend with an attention of its own adds its store here, under a name of its own.
 """
@@ -27,8 +28,8 @@ class StoreKind:
     """How keys and values may be stored.
 
     stored_type: what they are stored in when a type is asked for; raises UsageError for what cannot be.
-    new: (config, device, stored type, tokens expected) -> an empty store. estimate: (config, tokens, stored type) ->
-    bytes at most.
+    new: (config, device, stored type, tokens expected) -> an empty store. estimate: (config, tokens,
+    stored type) -> bytes at most.
     """
 
     stored_type: Callable[[torch.dtype], torch.dtype]
@@ -39,9 +40,9 @@ class StoreKind:
 def storage_type(dtype: torch.dtype, store: str = "tensors") -> torch.dtype:
     """What keys and values are kept in when `dtype` is asked for. Raises UsageError for what cannot be.
 
-    Plain torch ("tensors") keeps the type itself, int8 with a scale per token and head. The native kernel ("blocks")
-    computes in 16-bit whole numbers with such scales, so it keeps those whatever floating-point type is asked for, or
-    int8.
+    Plain torch ("tensors") keeps the type itself, int8 with a scale per token and head. The native kernel
+    ("blocks") computes in 16-bit whole numbers with such scales, so it keeps those whatever floating-point
+    type is asked for, or int8.
     """
     return STORES[store].stored_type(dtype)
 

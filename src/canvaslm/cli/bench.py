@@ -1,4 +1,5 @@
-"""`canvaslm bench`: answers under load, in process or of a server; a denoise step part by part; two runs compared."""
+"""`canvaslm bench`: answers under load, in process or of a server; a denoise step part by
+part; two runs compared."""
 
 from __future__ import annotations
 
@@ -35,8 +36,8 @@ def command(
 ) -> None:
     """Measure how fast a model answers: first draft, first committed text, steps, committed tokens a second.
 
-    Rates are committed tokens over wall time. With --step, the time of one denoise step is split into parts and set
-    against what the machine can do. docs/bench.md says how to read the figures.
+    Rates are committed tokens over wall time. With --step, the time of one denoise step is split into parts
+    and set against what the machine can do. docs/bench.md says how to read the figures.
 
     Examples:
       canvaslm bench -c 1,4,16 --json a.json

@@ -2,13 +2,14 @@
 
 What the reader sees, apart from colour (NO_COLOR and monochrome terminals lose the shades only):
 
-- an accepted place is plain text; a place that will be drawn anew is italic, and dim where there is no colour;
+- an accepted place is plain text; a place that will be drawn anew is italic, and dim
+  where there is no colour;
 - a place whose token changed in the last step is underlined;
 - the darker the grey, the higher the entropy; certain text has the terminal's own colour;
 - `·` is a place after the end of the answer; control tokens are shown by name.
 
-Lines stay where they were as far as `layout` can manage, the region never shrinks while a canvas lasts, and what
-exceeds the terminal's height is cut so that the first unsettled line can be seen.
+Lines stay where they were as far as `layout` can manage, the region never shrinks while a canvas lasts, and
+what exceeds the terminal's height is cut so that the first unsettled line can be seen.
 """
 
 from __future__ import annotations

@@ -38,8 +38,8 @@ def command(
 ) -> None:
     """Talk with a model. /help lists what can be typed besides messages.
 
-    Ctrl-C stops an answer, Ctrl-D leaves. A line that ends in a backslash goes on in the next. From a pipe, every
-    line is a message and standard output holds the answers alone.
+    Ctrl-C stops an answer, Ctrl-D leaves. A line that ends in a backslash goes on in the next. From a pipe,
+    every line is a message and standard output holds the answers alone.
 
     Examples:
       canvaslm chat
@@ -76,7 +76,8 @@ class Chat:
     saved: set[Path] = field(default_factory=set)
 
     def ask(self, text: str) -> Reply:
-        """Sends a message and remembers the answer. A message that got none leaves no trace in the history."""
+        """Sends a message and remembers the answer. A message that got none leaves
+        no trace in the history."""
         self.asked, self.retries = text, 0
         return self._answer(text, self.chosen)
 
@@ -136,7 +137,8 @@ def take(chat: Chat, entry: str) -> None:
 
 
 def _report(chat: Chat, act: Callable[[], Reply]) -> None:
-    """Runs one answer, and says what became of it. Ctrl-C ends the answer only, where there is someone to go on."""
+    """Runs one answer, and says what became of it. Ctrl-C ends the answer only, where
+    there is someone to go on."""
     try:
         reply = act()
     except KeyboardInterrupt:
@@ -152,7 +154,7 @@ def _report(chat: Chat, act: Callable[[], Reply]) -> None:
         log(figures(reply), faint=True)
 
 
-# -- what can be typed ---------------------------------------------------------------------------------------------
+# -- what can be typed ---------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,10 @@ def command(
         str | None,
         typer.Option(
             "--type",
-            help="BF16, F16, F32 or, for GGUF, any type of canvaslm quantize; what the model is stored in without it.",
+            help=(
+                "BF16, F16, F32 or, for GGUF, any type of canvaslm quantize; what the model is stored in "
+                "without it."
+            ),
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace OUT if it is there.")] = False,

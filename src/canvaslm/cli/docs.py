@@ -23,14 +23,17 @@ from .python_docs import OPTIONS, options_module, python_page
 _HEAD = """\
 # The command line
 
-<!-- Written by `python -m canvaslm.cli.docs docs/cli.md`. Edit the commands' docstrings and flags, not this page. -->
+<!-- Written by `python -m canvaslm.cli.docs docs/cli.md`. Edit the commands' docstrings and
+flags, not this page. -->
 
-Standard output holds results, standard error all else. Colours and drawing appear on a terminal only; `NO_COLOR`
-and `TERM=dumb` are honoured. Text that a model wrote reaches a terminal with its control characters shown, not sent;
-into a pipe or a file it goes unchanged. `CANVASLM_DEBUG=1` adds tracebacks to unexpected errors.
+Standard output holds results, standard error all else. Colours and drawing appear on a terminal only;
+`NO_COLOR` and `TERM=dumb` are honoured. Text that a model wrote reaches a terminal with its control
+characters shown, not sent; into a pipe or a file it goes unchanged. `CANVASLM_DEBUG=1` adds
+tracebacks to unexpected errors.
 
-Every flag has an environment variable: `CANVASLM_` and the flag's name in capitals, as in `CANVASLM_MAX_NEW_TOKENS=64`.
-A flag beats the variable, the variable beats the checkpoint's `generation_config.json`, and that beats the default.
+Every flag has an environment variable: `CANVASLM_` and the flag's name in capitals, as in
+`CANVASLM_MAX_NEW_TOKENS=64`. A flag beats the variable, the variable beats the checkpoint's
+`generation_config.json`, and that beats the default.
 """
 
 _VIEW = """\
@@ -44,11 +47,12 @@ _VIEW = """\
 | fainter grey | higher entropy |
 | `·` | a place after the end of the answer |
 
-A line break that wrapping made is kept while its line still fits and is at least half full, so a change moves the
-places to its right and nothing else if it can. The region does not shrink while a canvas lasts. A canvas taller than
-the terminal is cut around its first unsettled line. Settled canvases become plain text that scrolls and can be
-copied. There are at most 20 redraws a second, and the last state is always among them. `--live` with standard output
-piped draws on standard error. An answer stopped with Ctrl-C leaves its last draft on the screen.
+A line break that wrapping made is kept while its line still fits and is at least half full, so a change
+moves the places to its right and nothing else if it can. The region does not shrink while a canvas lasts. A
+canvas taller than the terminal is cut around its first unsettled line. Settled canvases become plain text
+that scrolls and can be copied. There are at most 20 redraws a second, and the last state is always among
+them. `--live` with standard output piped draws on standard error. An answer stopped with Ctrl-C leaves its
+last draft on the screen.
 """
 
 

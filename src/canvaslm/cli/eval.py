@@ -41,7 +41,8 @@ def command(
     rows: Annotated[int, typer.Option("--rows", min=1, help="Answers worked on at once.")] = 32,
     truncation: Truncation = Truncation(),
 ) -> None:
-    """Measure a model on an eval: exact match, steps per canvas, tokens per step, one shot against refined."""
+    """Measure a model on an eval: exact match, steps per canvas, tokens per step,
+    one shot against refined."""
     from ..evals import find_eval
 
     found = find_eval(name)

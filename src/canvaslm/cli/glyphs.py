@@ -62,7 +62,8 @@ def _show_hidden(char: str) -> str:
 
 
 def clusters(text: str) -> list[Cluster]:
-    """Cut `text` (made `visible` before) into clusters: combining marks and joined emoji stay with their base."""
+    """Cut `text` (made `visible` before) into clusters: combining marks and joined
+    emoji stay with their base."""
     if text.isascii():
         return [Cluster(char, 1) for char in text]
     result: list[Cluster] = []

@@ -1,7 +1,8 @@
 """Where each piece of a canvas stands: wrapping that keeps lines where they were.
 
-A draft changes a few tokens a step. Wrapped afresh each time, one wider token near the top would push every line
-below it about, and nothing could be read. So a place that began a line goes on beginning one while it can:
+A draft changes a few tokens a step. Wrapped afresh each time, one wider token near the top would
+push every line below it about, and nothing could be read. So a place that began a line goes on
+beginning one while it can:
 
 - a line break made by wrapping is kept while the line before it fits the width and is at least half full;
 - where it cannot be kept, wrapping goes on from there only until it meets a kept break again;

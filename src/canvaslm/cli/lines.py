@@ -39,7 +39,8 @@ def _editing(environment: Mapping[str, str], words: list[str]) -> Reader:
 
 
 def _history(environment: Mapping[str, str]) -> Any:
-    """What was typed in earlier chats, in a file that only its owner can read; in memory where none can be had."""
+    """What was typed in earlier chats, in a file that only its owner can read; in
+    memory where none can be had."""
     from prompt_toolkit.history import FileHistory, InMemoryHistory
 
     path = history_path(environment)
@@ -58,7 +59,8 @@ def history_path(environment: Mapping[str, str]) -> Path:
 
 
 def read_entry(read: Reader, prompt: str, more: str) -> str:
-    """One entry: a line that ends in a backslash goes on in the next. Raises EOFError where nothing is left."""
+    """One entry: a line that ends in a backslash goes on in the next. Raises
+    EOFError where nothing is left."""
     lines = [read(prompt)]
     while lines[-1].endswith("\\"):
         lines[-1] = lines[-1][:-1]

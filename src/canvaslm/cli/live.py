@@ -1,7 +1,8 @@
 """A stream of events as a canvas that denoises in place.
 
-The caller feeds events as they come and is never held up: a second thread draws the newest state, at most 20 times
-a second, and at once when the terminal changes its size. Whatever happens, the terminal is given back as it was.
+The caller feeds events as they come and is never held up: a second thread draws the newest state, at
+most 20 times a second, and at once when the terminal changes its size. Whatever happens, the terminal
+is given back as it was.
 """
 
 from __future__ import annotations
@@ -54,9 +55,9 @@ class Fresh:
 class LiveCanvas:
     """Draws the events of one answer. Use as a context manager around the stream.
 
-    Settled text scrolls away as plain text; only the live canvas is drawn over. With a `pace`, every step is shown for
-    that many seconds at least: events wait in a queue meanwhile, and the model goes on at its own speed. `clock` is in
-    seconds.
+    Settled text scrolls away as plain text; only the live canvas is drawn over. With a `pace`, every step is
+    shown for that many seconds at least: events wait in a queue meanwhile, and the model goes on at its own
+    speed. `clock` is in seconds.
     """
 
     def __init__(
@@ -82,7 +83,7 @@ class LiveCanvas:
         self._wake = threading.Event()
         self._painter: threading.Thread | None = None
 
-    # -- what the caller does ----------------------------------------------------------------------------------
+    # -- what the caller does --------------------------------------------------------------------------------
 
     def feed(self, event: Event) -> None:
         """Takes the next event. Failed is left to the caller."""
@@ -165,7 +166,7 @@ class LiveCanvas:
         self._dirty = True
         self._wake.set()
 
-    # -- what the painter does ---------------------------------------------------------------------------------
+    # -- what the painter does -------------------------------------------------------------------------------
 
     def _paint_on(self) -> None:
         wait = 0.0
@@ -206,10 +207,11 @@ class LiveCanvas:
             self._state = replace(self._state, note=f"{note} · {elapsed:.0f} s")
         self._dirty = True
 
-    # -- settled text ------------------------------------------------------------------------------------------
+    # -- settled text ----------------------------------------------------------------------------------------
 
     def _settle(self, state: FrameState) -> None:
-        """Prints all whole lines of what is settled; the rest stays as the tail that the next canvas continues."""
+        """Prints all whole lines of what is settled; the rest stays as the tail that
+        the next canvas continues."""
         fresh, self._fresh = self._fresh, Fresh()
         tail, self._pending = self._state.tail, None
         if fresh.thinking:
@@ -246,7 +248,8 @@ class LiveCanvas:
 def terminal_signals(live: LiveCanvas, screen: Screen) -> Iterator[None]:
     """While it lasts: a resize redraws, Ctrl-Z and a polite kill give the terminal back first.
 
-    Only the main thread can set signal handlers; elsewhere, and where a signal does not exist, nothing happens.
+    Only the main thread can set signal handlers; elsewhere, and where a signal does
+    not exist, nothing happens.
     """
 
     def resize(number: int, frame: FrameType | None) -> None:

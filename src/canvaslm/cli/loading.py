@@ -21,7 +21,8 @@ _INTERVAL = 0.1  # seconds between redraws of the line
 
 
 def open_session(loading: Loading, quiet: bool = False, **engine: Any) -> Session:
-    """Loads what the flags say; progress goes to standard error, if that is a terminal. Raises as `canvaslm.load`.
+    """Loads what the flags say; progress goes to standard error, if that is a terminal.
+    Raises as `canvaslm.load`.
 
     `engine`: further arguments of `canvaslm.load`.
     """

@@ -1,7 +1,7 @@
 """`canvaslm`: finds a command by name, runs it, and turns every failure into one line and an exit code.
 
-A command is one line in `COMMANDS`. Its module is imported when it is called, so that `canvaslm --help` is quick and
-imports no torch; a command whose module is not there is not listed.
+A command is one line in `COMMANDS`. Its module is imported when it is called, so that `canvaslm --help` is
+quick and imports no torch; a command whose module is not there is not listed.
 """
 
 from __future__ import annotations
@@ -158,7 +158,7 @@ app = typer.Typer(cls=Commands, add_completion=True, rich_markup_mode=None)
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        from .. import __version__
+        from ..version import __version__
 
         print(f"canvaslm {__version__}")
         raise typer.Exit

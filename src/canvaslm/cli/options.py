@@ -3,9 +3,9 @@
     @grouped
     def command(sampling: Sampling, model: Annotated[...] = None): ...
 
-typer sees the fields of a group as flags of their own, the function gets the group. Every flag can also be set by an
-environment variable (see `main.name_variables`); a flag beats a variable, a variable the checkpoint's
-`generation_config.json`, and that the default.
+typer sees the fields of a group as flags of their own, the function gets the group. Every flag can also be
+set by an environment variable (see `main.name_variables`); a flag beats a variable, a variable the
+checkpoint's `generation_config.json`, and that the default.
 """
 
 from __future__ import annotations
@@ -95,7 +95,8 @@ class Loading:
         str | None,
         typer.Option(
             "--kv-type", metavar="TYPE", rich_help_panel=_MODEL,
-            help="float32, bfloat16 or int8: what keys and values are kept in (docs/formats.md). Without it: chosen for the model.",
+            help=("float32, bfloat16 or int8: what keys and values are kept in (docs/formats.md). Without "
+                "it: chosen for the model."),
         ),
     ] = None  # fmt: skip
     self_conditioning: Annotated[
@@ -142,7 +143,8 @@ def _either(names: Iterable[str]) -> str:
 def _preset_help() -> str:
     """Each preset with what it sets: "fast (16 steps)"."""
     told = [
-        f"{preset} ({', '.join(f'{value} {PARAMETERS[name].unit or name}' for name, value in values.items())})"
+        f"{preset} "
+        f"({', '.join(f'{value} {PARAMETERS[name].unit or name}' for name, value in values.items())})"
         for preset, values in PRESETS.items()
     ]
     return f"{_either(told)}; single flags win over it."
@@ -162,7 +164,8 @@ def sampled(*names: str) -> Callable[[type[Group]], type[Group]]:
 
 @sampled("top_k", "top_k_start", "top_k_end", "top_k_tail_correction")
 class Truncation:
-    """The top-k alone, for commands whose other sampling parameters come from the checkpoint or from requests."""
+    """The top-k alone, for commands whose other sampling parameters come from the
+    checkpoint or from requests."""
 
     if TYPE_CHECKING:
 
@@ -229,7 +232,8 @@ class Display:
         float | None,
         typer.Option(
             "--pace", metavar="SECONDS", min=0.0, max=10.0, rich_help_panel=_DISPLAY,
-            help="Show every step for so long at least; the model is not slowed. Without it: 0, and 0.3 for the Sudoku.",
+            help=("Show every step for so long at least; the model is not slowed. Without it: 0, and 0.3 "
+                "for the Sudoku."),
         ),
     ] = None  # fmt: skip
     color: Annotated[

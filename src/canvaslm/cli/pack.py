@@ -21,11 +21,12 @@ def command(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the packed file if it is there.")] = False,
 ) -> None:
-    """Repack a GGUF file's weights once, as this machine's CPU reads them, so that the model opens in seconds.
+    """Repack a GGUF file's weights once, as this machine's CPU reads them, so that
+    the model opens in seconds.
 
-    The packed file takes about as much disk as the model. Every command finds it beside the model by itself, maps it
-    into memory and shares it with other processes; the GGUF file is still needed. A packed file that does not fit the
-    model, the machine or this version is not used, and a note says so.
+    The packed file takes about as much disk as the model. Every command finds it beside the model by itself,
+    maps it into memory and shares it with other processes; the GGUF file is still needed. A packed file that
+    does not fit the model, the machine or this version is not used, and a note says so.
 
     Examples:
       canvaslm pack model.gguf

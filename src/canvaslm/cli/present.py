@@ -45,7 +45,8 @@ class Silent:
 def presenter(session: Session, display: Display, silent: bool = False) -> Iterator[Presenter]:
     """What to feed the answer's events to. `silent`: the answer is printed by the caller (`--json`).
 
-    With standard output piped, `--live` draws on standard error. Raises UsageError where it cannot be drawn at all.
+    With standard output piped, `--live` draws on standard error. Raises UsageError where
+    it cannot be drawn at all.
     """
     piped = silent or not sys.stdout.isatty()
     stream = sys.stderr if piped else sys.stdout

@@ -1,13 +1,13 @@
-"""docs/python.md, made from docstrings, and diffusion/options.py, from the table of parameters. Written by `docs`."""
+"""docs/python.md, made from docstrings, and diffusion/options.py, from the table of
+parameters. Written by `docs`."""
 
 from __future__ import annotations
 
 import inspect
+import sys
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
-
-import canvaslm
 
 from ..diffusion import PARAMETERS, Params
 
@@ -20,7 +20,8 @@ _HEAD = """\
 
     import canvaslm
 
-All names below are in `canvaslm`. The examples run as they stand, with `session = canvaslm.load()`: the demo model.
+All names below are in `canvaslm`. The examples run as they stand, with
+`session = canvaslm.load()`: the demo model.
 """
 
 
@@ -59,6 +60,7 @@ def _written(hint: Any) -> str:
 def python_page() -> str:
     """The whole page."""
     parts = [_HEAD]
+    canvaslm = sys.modules[__spec__.name.partition(".")[0]]
     names = [name for name in canvaslm.__all__ if not name.startswith("_")]
     functions = [name for name in names if inspect.isfunction(getattr(canvaslm, name))]
     errors = [name for name in names if _is_error(getattr(canvaslm, name))]

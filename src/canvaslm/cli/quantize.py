@@ -31,7 +31,8 @@ def command(
 def write_and_report(
     model: str, out: Path, kind: str | None, *, force: bool, every: bool, json: bool
 ) -> None:
-    """Writes the GGUF file with a progress bar and prints what became of the tensors. `kind` None: as stored."""
+    """Writes the GGUF file with a progress bar and prints what became of the
+    tensors. `kind` None: as stored."""
     from ..errors import UsageError
     from ..weights.gguf.quantize import FILE_TYPES, write_gguf
     from ..weights.gguf.source import open_source
@@ -75,7 +76,8 @@ def _notes(stored: str, written: Written) -> list[str]:
 
     if FORMATS[stored].block > 1 and any(t.error > 0 for t in written.tensors):
         return [
-            f"the source was quantised ({stored}) already: its errors add to those shown; start from BF16 if you can"
+            f"the source was quantised ({stored}) already: its errors add to those shown; "
+            "start from BF16 if you can"
         ]
     return []
 
@@ -114,7 +116,8 @@ def _print_table(written: Written, notes: list[str], every: bool) -> None:
     console = Console(width=None if sys.stdout.isatty() else 120)
     console.print(table)
     console.print(
-        f"{written.path}: {written.kind}, {gigabytes(written.size)}, {written.bits_per_weight:.2f} bits a weight, "
+        f"{written.path}: {written.kind}, {gigabytes(written.size)}, "
+        f"{written.bits_per_weight:.2f} bits a weight, "
         f"relative error {written.error:.3%}",
         highlight=False,
     )

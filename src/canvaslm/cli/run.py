@@ -1,4 +1,5 @@
-"""`canvaslm run`: one answer. On a terminal the canvas denoises live; piped, standard output holds the answer alone."""
+"""`canvaslm run`: one answer. On a terminal the canvas denoises live; piped, standard
+output holds the answer alone."""
 
 from __future__ import annotations
 
@@ -48,9 +49,9 @@ def command(
 ) -> None:
     """Write one answer. Without a model and a prompt, the demo model solves a Sudoku.
 
-    On a terminal the canvas is drawn while it denoises: plain text is accepted, italic text will be drawn anew,
-    underlined text has just changed, and the fainter it is, the less certain. Piped, standard output holds the
-    answer alone; figures and notes go to standard error.
+    On a terminal the canvas is drawn while it denoises: plain text is accepted, italic text will be drawn
+    anew, underlined text has just changed, and the fainter it is, the less certain. Piped, standard output
+    holds the answer alone; figures and notes go to standard error.
 
     Examples:
       canvaslm run

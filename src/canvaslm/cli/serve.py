@@ -38,7 +38,8 @@ def command(
 ) -> None:
     """Serve a model over HTTP, to the clients of OpenAI, Anthropic, Ollama and llama-server.
 
-    It listens at once and answers 503 until the model is loaded. Ctrl-C lets answers finish; a second one does not.
+    It listens at once and answers 503 until the model is loaded. Ctrl-C lets answers
+    finish; a second one does not.
     """
     require_packages()
     keys = read_keys(access.api_key_file, os.environ.get("CANVASLM_API_KEY"))
@@ -95,7 +96,8 @@ def check_exposure(host: str, keys: tuple[str, ...]) -> None:
     """Raises UsageError if anybody on the network could ask."""
     if not is_loopback(host) and not keys:
         raise UsageError(
-            f"--host {host} can be reached from other machines: set a key with --api-key-file or CANVASLM_API_KEY",
+            f"--host {host} can be reached from other machines: "
+            "set a key with --api-key-file or CANVASLM_API_KEY",
             "host",
         )
 
@@ -111,7 +113,8 @@ def is_loopback(host: str) -> bool:
 
 
 def hosts_of(host: str, more: list[str]) -> list[str]:
-    """Names the server may be called by. Reached from outside, it also answers to its name and to addresses."""
+    """Names the server may be called by. Reached from outside, it also answers to
+    its name and to addresses."""
     from ..server.guard import ANY_ADDRESS, LOOPBACK
 
     outside = [] if is_loopback(host) else [ANY_ADDRESS, socket.gethostname()]
@@ -175,7 +178,8 @@ def banner(session: Session, address: str, max_queue: int) -> list[str]:
     return [
         f"  model    {session.name} on {engine.runner.device}, {kind}",
         f"  memory   {_size(weights)} of weights, up to {_size(engine.prefixes.limit)} of remembered prompts",
-        f"  limits   {engine.scheduler.max_rows} rows, {max_queue} waiting, {engine.max_context} tokens of context, "
+        f"  limits   {engine.scheduler.max_rows} rows, {max_queue} waiting, "
+        f"{engine.max_context} tokens of context, "
         f"{session.params.max_new_tokens} of an answer unless the client says",
         f"  ready    OPENAI_BASE_URL={address}/v1   reference: {address}/docs",
         *(f"  note     {note}" for note in session.notes),

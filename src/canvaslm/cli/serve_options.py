@@ -21,7 +21,8 @@ class Listening:
     ] = "127.0.0.1"
     port: Annotated[
         int,
-        typer.Option("--port", min=0, max=65535, metavar="N", rich_help_panel=_SERVER, help="The port; 0 takes a free one."),
+        typer.Option("--port", min=0, max=65535, metavar="N", rich_help_panel=_SERVER,
+            help="The port; 0 takes a free one."),
     ] = 8642  # fmt: skip
     drain_seconds: Annotated[
         float,
@@ -72,11 +73,13 @@ class Budget:
 
     max_rows: Annotated[
         int,
-        typer.Option("--max-rows", min=1, max=4096, metavar="N", rich_help_panel=_LIMITS, help="Answers written at a time."),
+        typer.Option("--max-rows", min=1, max=4096, metavar="N", rich_help_panel=_LIMITS,
+            help="Answers written at a time."),
     ] = 16  # fmt: skip
     max_queue: Annotated[
         int,
-        typer.Option("--max-queue", min=0, metavar="N", rich_help_panel=_LIMITS, help="Requests that may wait; more get 429."),
+        typer.Option("--max-queue", min=0, metavar="N", rich_help_panel=_LIMITS,
+            help="Requests that may wait; more get 429."),
     ] = 64  # fmt: skip
     max_context: Annotated[
         int | None,
@@ -89,7 +92,8 @@ class Budget:
         int,
         typer.Option(
             "--max-new-tokens", "-n", min=1, metavar="N", rich_help_panel=_LIMITS,
-            help="Tokens an answer may have when the client does not say; the end of the answer comes first as a rule.",
+            help=("Tokens an answer may have when the client does not say; the end of the answer comes "
+                "first as a rule."),
         ),
     ] = 2048  # fmt: skip
     kv_memory: Annotated[

@@ -39,7 +39,8 @@ def command(
         ),
     ] = False,
 ) -> None:
-    """Show a model's architecture, sizes, memory, tokenizer and sampling defaults, without loading its weights."""
+    """Show a model's architecture, sizes, memory, tokenizer and sampling defaults,
+    without loading its weights."""
     if kernels:
         _show_kernels(model, json)
         return
@@ -71,8 +72,8 @@ def _show_kernels(model: str | None, json: bool) -> None:
 def sampling(description: Description, environment: Mapping[str, str]) -> dict[str, tuple[Any, str]]:
     """Sampling parameter -> (value, where it comes from): the environment, the checkpoint or the default.
 
-    Variables are those of `canvaslm run`'s flags, CANVASLM_ and the parameter in capitals; a flag there beats them.
-    Raises UsageError for a variable that holds no such value.
+    Variables are those of `canvaslm run`'s flags, CANVASLM_ and the parameter in capitals; a flag there beats
+    them. Raises UsageError for a variable that holds no such value.
     """
     from ..weights.generation import sampling_defaults, source_of
 

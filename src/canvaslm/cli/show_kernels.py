@@ -1,4 +1,5 @@
-"""`canvaslm show --kernels`: which kernel runs each quantised format on this machine, from the table of kernels."""
+"""`canvaslm show --kernels`: which kernel runs each quantised format on this machine,
+from the table of kernels."""
 
 from __future__ import annotations
 
@@ -6,7 +7,8 @@ from typing import Any
 
 
 def kernels_json() -> dict[str, Any]:
-    """Device -> its backends, those first that are asked first, and for each format and operation the kernel."""
+    """Device -> its backends, those first that are asked first, and for each format
+    and operation the kernel."""
     import torch
 
     devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]

@@ -1,7 +1,7 @@
 """The terminal itself: what it can do, and how a block of lines is redrawn in place without harm.
 
-The screen is asked for nothing: no cursor queries, no alternate screen. A frame is drawn below the text before it,
-and the next one climbs up and writes over it.
+The screen is asked for nothing: no cursor queries, no alternate screen. A frame is drawn below the text
+before it, and the next one climbs up and writes over it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ _GREYS = (240, 242, 244, 246, 248)
 
 @dataclass(frozen=True)
 class Abilities:
-    """What may be sent. `live`: cursor movement; `colors`: 0, 16 or 256; `reflows`: wraps old lines on resize."""
+    """What may be sent. `live`: cursor movement; `colors`: 0, 16 or 256; `reflows`:
+    wraps old lines on resize."""
 
     live: bool = False
     colors: int = 0
@@ -108,7 +109,8 @@ class Screen:
         self._send(_RESET + _WRAP_ON + _SHOW_CURSOR)
 
     def draw(self, lines: list[Line]) -> None:
-        """Replaces the block. Lines must not be wider than the terminal; wrapping is off, so they cannot wrap."""
+        """Replaces the block. Lines must not be wider than the terminal; wrapping is
+        off, so they cannot wrap."""
         columns = self.size()[0]
         widths = [sum(cell_width(span.text) for span in line) for line in lines]
         body = "\r\n".join(
@@ -127,7 +129,8 @@ class Screen:
             self._drawn = []
 
     def write_above(self, text: str, style: Style | None = None) -> None:
-        """Erases the block and writes text that stays. The terminal wraps it, so it can be copied as it is."""
+        """Erases the block and writes text that stays. The terminal wraps it, so it can be copied as it
+        is."""
         self.erase()
         if text:
             self._send(paint_lines(text, style or Style(), self.able))
@@ -153,7 +156,8 @@ class Screen:
 
 
 def paint_lines(text: str, style: Style, able: Abilities) -> str:
-    """Text of several lines in one style, each line closed by itself so that a pager or a copy stays clean."""
+    """Text of several lines in one style, each line closed by itself so that a pager or a copy stays
+    clean."""
     return "\n".join(paint(StyledText(line, style), able) if line else "" for line in text.split("\n"))
 
 

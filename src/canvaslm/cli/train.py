@@ -83,7 +83,8 @@ def _dry_run(trainer: Trainer) -> None:
     seconds = (time.perf_counter() - start) / DRY_STEPS
     run, batch = trainer.settings.run, trainer.settings.data.batch
     print(
-        f"{seconds:.2f} s a step, {batch / seconds:.1f} examples/s, {tokens / DRY_STEPS / seconds:.0f} tokens/s"
+        f"{seconds:.2f} s a step, {batch / seconds:.1f} examples/s, "
+        f"{tokens / DRY_STEPS / seconds:.0f} tokens/s"
     )
     by_steps = run.steps * seconds / 60 if run.steps else float("inf")
     minutes = min(by_steps, run.max_minutes or float("inf"))

@@ -1,4 +1,5 @@
-"""The sampling mathematics: schedules, accept rules, stopping. Never sees the vocabulary axis, keeps no state.
+"""The sampling mathematics: schedules, accept rules, stopping. Never sees the
+vocabulary axis, keeps no state.
 
 Importing this package imports no torch, so that the table of parameters is there without it: what needs torch
 arrives on first use.

@@ -19,8 +19,8 @@ STOPS: tuple[CanvasStop | None, ...] = (None, "converged", "max_steps")
 class Canvas:
     """R canvases of C places, each after a number of denoise steps of its own. Advancing makes a new Canvas.
 
-    Rows never meet: what becomes of one depends on no other. Everything is where the model is, and nothing but
-    `progress` needs to be read from there.
+    Rows never meet: what becomes of one depends on no other. Everything is where the model is, and nothing
+    but `progress` needs to be read from there.
     """
 
     key: Tensor  # int64 [R], of `noise.canvas_key`: the seed and the number of the canvas within its answer
@@ -92,7 +92,8 @@ def start_canvas(
     given: Mapping[int, int] | None = None,
     mask_token: int | None = None,
 ) -> Canvas:
-    """One row of noise: uniform random tokens over the whole vocabulary, or `mask_token`s where the model has one.
+    """One row of noise: uniform random tokens over the whole vocabulary, or `mask_token`s
+    where the model has one.
 
     `given` fixes places: {place: token id}. index: the 0-based number of the canvas within its answer.
     """

@@ -2,8 +2,8 @@
 fields, the table in docs/sampling.md and `canvaslm show` are made. Imports no torch.
 
 To add a parameter, add a line to the class `Params` and read `params.NAME` where it counts; `python -m
-canvaslm.cli.docs` then writes options.py, which type checkers read, and the pages of docs/. Names are those of
-`generation_config.json`. Entropies are in nats.
+canvaslm.cli.docs` then writes options.py, which type checkers read, and the pages of docs/. Names are those
+of `generation_config.json`. Entropies are in nats.
 """
 
 from __future__ import annotations

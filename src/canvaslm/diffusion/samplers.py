@@ -18,7 +18,8 @@ from .rows import RowParams
 
 
 class Sampler(Protocol):
-    """Which places [R, C] of R canvases accept their sampled token. What it says of a row depends on no other row."""
+    """Which places [R, C] of R canvases accept their sampled token. What it says of a row
+    depends on no other row."""
 
     def __call__(self, canvas: Canvas, prediction: Prediction, params: RowParams) -> Tensor:
         """prediction: tensors [R, C]; returns bool [R, C]. Reads nothing back from the device."""
@@ -27,9 +28,9 @@ class Sampler(Protocol):
 def entropy_bound(canvas: Canvas, prediction: Prediction, params: RowParams) -> Tensor:
     """Accepts the most certain places while the entropies before each sum to at most `params.entropy_bound`.
 
-    The sum bounds the mutual information of what is accepted together, so that sampling the places independently
-    does little harm (Ben-Hamu et al., https://arxiv.org/abs/2505.24857; `EntropyBoundSampler` in the reference).
-    The most certain place is always accepted.
+    The sum bounds the mutual information of what is accepted together, so that sampling the places
+    independently does little harm (Ben-Hamu et al., https://arxiv.org/abs/2505.24857; `EntropyBoundSampler`
+    in the reference). The most certain place is always accepted.
     """
     ordered, order = prediction.entropy.sort(dim=-1, stable=True)
     accepted = ordered.cumsum(-1) - ordered <= params.column("entropy_bound", like=ordered)
@@ -37,7 +38,8 @@ def entropy_bound(canvas: Canvas, prediction: Prediction, params: RowParams) -> 
 
 
 def probability_threshold(canvas: Canvas, prediction: Prediction, params: RowParams) -> Tensor:
-    """Accepts places whose most probable token has probability >= `params.accept_threshold`, and the surest one.
+    """Accepts places whose most probable token has probability >=
+    `params.accept_threshold`, and the surest one.
 
     The threshold rule of Fast-dLLM (Wu et al., https://arxiv.org/abs/2505.22618).
     """
@@ -48,8 +50,8 @@ def probability_threshold(canvas: Canvas, prediction: Prediction, params: RowPar
 
 
 def ancestral(canvas: Canvas, prediction: Prediction, params: RowParams) -> Tensor:
-    """Re-noises the sampled canvas to the next noise level: with s of N steps left after this one, each place keeps
-    its token with probability 1 - s/N (forward process of uniform diffusion, Austin et al.,
+    """Re-noises the sampled canvas to the next noise level: with s of N steps left after this one, each place
+    keeps its token with probability 1 - s/N (forward process of uniform diffusion, Austin et al.,
     https://arxiv.org/abs/2107.03006). Ignores how certain the model is; the last step keeps everything.
     """
     steps = params.column("max_denoising_steps")

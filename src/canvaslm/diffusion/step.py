@@ -25,12 +25,13 @@ def advance(
     vocab_size: int,
     facts: ModelFacts = _UNIFORM,
 ) -> Canvas:
-    """Accepts some of the sampled tokens, makes noise of the other places, and decides which canvases are done.
+    """Accepts some of the sampled tokens, makes noise of the other places, and decides
+    which canvases are done.
 
-    canvas, prediction, params: of the same R rows, tensors [R, C] (soft [R, C, H]). facts: the model's. Where it keeps
-    what it accepted, such a place is frozen, and the argmax has its token. The result of a finished canvas is
-    its `argmax`. Nothing is read from the device, and no row depends on another.
-    Reference: `_denoising_step` in transformers' generation_diffusion_gemma.py.
+    canvas, prediction, params: of the same R rows, tensors [R, C] (soft [R, C, H]). facts: the model's. Where
+    it keeps what it accepted, such a place is frozen, and the argmax has its token. The result of a finished
+    canvas is its `argmax`. Nothing is read from the device, and no row depends on another. Reference:
+    `_denoising_step` in transformers' generation_diffusion_gemma.py.
     """
     prediction = _pin(prediction, canvas)
     accepted = _accept(canvas, _open_places(canvas, prediction, facts), params) | canvas.frozen
@@ -59,7 +60,8 @@ def advance(
 
 
 def settle(canvas: Canvas, params: RowParams) -> Canvas:
-    """Freezes the start of each live canvas that has been certain for `settle_steps` steps; `settled` counts it.
+    """Freezes the start of each live canvas that has been certain for `settle_steps`
+    steps; `settled` counts it.
 
     Nothing happens to rows with `settle_steps` 0.
     """
@@ -84,7 +86,8 @@ def _noise(canvas: Canvas, vocab_size: int, facts: ModelFacts) -> Tensor:
 
 
 def _open_places(canvas: Canvas, prediction: Prediction, facts: ModelFacts) -> Prediction:
-    """What a sampler judges. Where accepted places stay, the surest place is one of the others: each step accepts one."""
+    """What a sampler judges. Where accepted places stay, the surest place is one of the
+    others: each step accepts one."""
     if not facts.keeps_accepted:
         return prediction
     return replace(prediction, logprob=prediction.logprob.masked_fill(canvas.frozen, -torch.inf))
@@ -100,7 +103,8 @@ def _accept(canvas: Canvas, prediction: Prediction, params: RowParams) -> Tensor
 
 
 def _held(canvas: Canvas, prediction: Prediction, changed: Tensor, params: RowParams) -> Tensor:
-    """Steps for which each place kept its argmax with an entropy below `settle_entropy`, this step included."""
+    """Steps for which each place kept its argmax with an entropy below
+    `settle_entropy`, this step included."""
     certain = prediction.entropy < params.column("settle_entropy", like=prediction.entropy)
     return torch.where(certain, torch.where(changed, 1, canvas.held + 1), 0)
 

@@ -9,11 +9,12 @@ from .rows import RowParams
 
 
 def stable_and_confident(argmax: Tensor, unchanged: Tensor, entropy: Tensor, params: RowParams) -> Tensor:
-    """Which rows may end: bool [R]. The argmax canvas equals that of each of the last `stability_threshold` steps,
-    and its mean entropy is below `confidence_threshold` (reference: `StableAndConfidentStoppingCriteria`).
+    """Which rows may end: bool [R]. The argmax canvas equals that of each of the last `stability_threshold`
+    steps, and its mean entropy is below `confidence_threshold` (reference:
+    `StableAndConfidentStoppingCriteria`).
 
-    argmax, unchanged, entropy [R, C]: this step's; see Canvas. With `eos_aware_stopping` both rules look at the
-    places up to and including the draft's first EOS alone: what follows is never read.
+    argmax, unchanged, entropy [R, C]: this step's; see Canvas. With `eos_aware_stopping` both rules look at
+    the places up to and including the draft's first EOS alone: what follows is never read.
     """
     limit = params.column("confidence_threshold")[:, 0]
     if not params.eos_aware:
@@ -22,7 +23,8 @@ def stable_and_confident(argmax: Tensor, unchanged: Tensor, entropy: Tensor, par
         )
     within = ~params.column("eos_aware_stopping").bool() | up_to_first_end(argmax, params.eos)
     stable = ((unchanged >= params.column("stability_threshold")) | ~within).all(-1)
-    # Of all places in the order in which the reference sums; of some in float64, where the order hardly matters.
+    # Of all places in the order in which the reference sums; of some in float64, where
+    # the order hardly matters.
     some = torch.where(within, entropy.double(), 0.0).sum(-1) / within.sum(-1)
     mean = torch.where(within.all(-1), entropy.mean(-1).double(), some)
     return stable & (mean < limit)
@@ -39,7 +41,8 @@ def all_accepted(argmax: Tensor, accepted: Tensor, params: RowParams) -> Tensor:
 
 
 def up_to_first_end(tokens: Tensor, eos: Tensor) -> Tensor:
-    """Which places [R, C] come before a row's first EOS, or are it: all, where there is none. eos [R, E]: see RowParams."""
+    """Which places [R, C] come before a row's first EOS, or are it: all, where there is none.
+    eos [R, E]: see RowParams."""
     ends = (tokens[..., None] == eos[:, None]).any(-1)
     return ends.cumsum(-1) - ends.long() == 0
 

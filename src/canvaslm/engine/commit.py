@@ -16,7 +16,8 @@ from .sequence import Sequence
 def project(sequence: Sequence) -> Projection:
     """What a finished canvas commits: what its constraint makes of it, or its draft as it is.
 
-    Raises EngineFailure if the constraint neither commits a token nor ends the answer: there would be no end to it.
+    Raises EngineFailure if the constraint neither commits a token nor ends the answer:
+    there would be no end to it.
     """
     tokens, constraint = sequence.draft(), sequence.request.constraint
     if constraint is None:
@@ -29,7 +30,8 @@ def project(sequence: Sequence) -> Projection:
         )
     if not projection.tokens and not projection.ended:
         raise EngineFailure(
-            f"the constraint left nothing of canvas {len(sequence.reports)} and did not end the answer: loosen it"
+            f"the constraint left nothing of canvas {len(sequence.reports)} and did not end the answer: "
+            "loosen it"
         )
     return projection
 
@@ -48,7 +50,8 @@ def draft_event(sequence: Sequence) -> Draft:
 
 
 def committed_event(sequence: Sequence, kept: list[int], places: Items[int | None]) -> Committed:
-    """kept: the tokens just committed, all of them; places: where on the canvas each (and maybe more) comes from."""
+    """kept: the tokens just committed, all of them; places: where on the canvas each
+    (and maybe more) comes from."""
     index, wanted = len(sequence.reports) - 1, sequence.request.top_logprobs
     event = Committed(sequence.id, index, tuple(kept[sequence.sent :]), sequence.reports[-1])
     if wanted is None:
@@ -65,7 +68,8 @@ def committed_event(sequence: Sequence, kept: list[int], places: Items[int | Non
 
 
 def _logprob(token: int, best: tuple[int, float], named: list[tuple[int, float]]) -> float:
-    """A token's log-probability at its place; 0 where it was not the model that chose it, as for what is given."""
+    """A token's log-probability at its place; 0 where it was not the model that chose
+    it, as for what is given."""
     return dict([*named, best]).get(token, 0.0)
 
 

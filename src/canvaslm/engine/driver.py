@@ -1,7 +1,7 @@
 """Steps an engine for all who wait for it, and hands every event to whom it belongs.
 
     driver = Driver(engine)
-    with closing(driver.events(request)) as events:     # several of them may be read in any order, also nested
+    with closing(driver.events(request)) as events: # several of them may be read in any order, also nested
         for event in events: ...
 
 Generate, stream, the server, evals and bench are all loops around `Driver.step`.
@@ -41,7 +41,8 @@ class Driver:
         return self.engine.has_work
 
     def submit(self, request: Request, receive: Receiver) -> int:
-        """Queues a request, whose events `receive` will be called with; its id. Raises UsageError as the engine."""
+        """Queues a request, whose events `receive` will be called with; its id. Raises
+        UsageError as the engine."""
         request_id = self.engine.submit(request)
         self._receivers[request_id] = receive
         return request_id
@@ -79,7 +80,8 @@ class Driver:
     def events_of_many(
         self, requests: Iterable[Request], in_flight: int
     ) -> Generator[tuple[int, Event], None, None]:
-        """(number of the request, event) of many requests as they come, `in_flight` of them running at a time.
+        """(number of the request, event) of many requests as they come, `in_flight`
+        of them running at a time.
 
         `requests` may be endless: the next is asked for when one has ended. Closing it cancels what runs.
         """

@@ -36,8 +36,8 @@ log = logging.getLogger("canvaslm.engine")
 class Engine:
     """Denoises many requests at once, each at its own step. Deals in token ids only.
 
-    Not thread-safe: one thread submits, steps and cancels. Every submitted request ends in exactly one terminal
-    event, `Finished` or `Failed`.
+    Not thread-safe: one thread submits, steps and cancels. Every submitted request ends in exactly one
+    terminal event, `Finished` or `Failed`.
     """
 
     def __init__(
@@ -53,8 +53,9 @@ class Engine:
         exact: bool = False,
         mixed: bool = True,
     ) -> None:
-        """max_rows: sequences denoised at once. kv_memory, prefix_memory: bytes for the keys and values of running
-        sequences (None: no limit) and of remembered ones (0: none are remembered). See Runner for the others.
+        """max_rows: sequences denoised at once. kv_memory, prefix_memory: bytes for the keys and
+        values of running sequences (None: no limit) and of remembered ones (0: none are remembered).
+        See Runner for the others.
         """
         self.config = model.config
         self.runner = Runner(model, deterministic=deterministic, kv_type=kv_type, exact=exact, mixed=mixed)
@@ -69,12 +70,14 @@ class Engine:
         self._events: list[Event] = []
 
     def step(self) -> list[Event]:
-        """One step: admits what fits, encodes what is new, denoises every live canvas once, commits what is done.
+        """One step: admits what fits, encodes what is new, denoises every live canvas
+        once, commits what is done.
 
-        Encoding and denoising are one pass of the model over all rows. A canvas whose context is completed in this
-        step, by the last of a prompt or by the canvas committed before it, takes its first step in the same pass: in
-        each layer the context's keys and values are there before the canvas asks for them. `Scheduler.rows` says how
-        much is encoded in a step. What the host must know of all canvases of a pass is read at once.
+        Encoding and denoising are one pass of the model over all rows. A canvas whose context is completed
+        in this step, by the last of a prompt or by the canvas committed before it, takes its first step in
+        the same pass: in each layer the context's keys and values are there before the canvas asks for
+        them. `Scheduler.rows` says how much is encoded in a step. What the host must know of all canvases
+        of a pass is read at once.
         """
         for sequence in self.scheduler.admit():
             self._open(sequence)
@@ -95,7 +98,8 @@ class Engine:
         constraint = request.constraint
         if constraint is not None and self.block > 1:
             raise UsageError(
-                f"constraints commit parts of canvases, which models of type {self.config.family} cannot continue",
+                f"constraints commit parts of canvases, which models of type {self.config.family} cannot "
+                "continue",
                 "constraint",
             )
         if constraint is not None:
@@ -106,7 +110,8 @@ class Engine:
         fits = (self.max_context - (len(request.tokens) - lead)) // self.config.canvas_length
         if fits < 1:
             raise PromptTooLong(
-                f"the prompt has {len(request.tokens)} tokens; with a canvas of {self.config.canvas_length} it does "
+                f"the prompt has {len(request.tokens)} tokens; "
+                f"with a canvas of {self.config.canvas_length} it does "
                 f"not fit the context of {self.max_context}: shorten it",
                 "messages",
             )
@@ -168,7 +173,8 @@ class Engine:
         for place in request.given:
             if not 0 <= place < places:
                 raise UsageError(
-                    f"the given place {place} is outside the {places} places of canvases that max_new_tokens and "
+                    f"the given place {place} is outside the {places} places of canvases that max_new_tokens "
+                    "and "
                     "the context allow",
                     "given",
                 )
@@ -215,8 +221,8 @@ class Engine:
         return tokens[len(tokens) - sequence.lead :]
 
     def _run(self, rows: list[Row]) -> list[Row]:
-        """One pass; returns the rows whose canvases took a step. If it fails, each row runs by itself, so that only
-        those fail that cannot run.
+        """One pass; returns the rows whose canvases took a step. If it fails, each row runs by itself, so
+        that only those fail that cannot run.
         """
         rows = [row for row in rows if row.sequence.state is not State.FINISHED]
         if not rows:
@@ -237,7 +243,8 @@ class Engine:
 
     @torch.inference_mode()
     def _denoise(self, rows: list[Row]) -> list[Row]:
-        """Runs the model and moves the canvases on; returns their rows. If it raises, no sequence has changed."""
+        """Runs the model and moves the canvases on; returns their rows. If it raises,
+        no sequence has changed."""
         said = self.runner.run(rows)
         if said is None:
             return []

@@ -1,6 +1,8 @@
-"""The oracle: generation written out plainly, without cache, batch, tiles or scheduler. Slow and easy to check.
+"""The oracle: generation written out plainly, without cache, batch, tiles or
+scheduler. Slow and easy to check.
 
-The engine must give exactly these tokens; the tests compare both with this file and this file with transformers.
+The engine must give exactly these tokens; the tests compare both with this file and
+this file with transformers.
 """
 
 from __future__ import annotations
@@ -29,7 +31,8 @@ from ..types import CanvasReport, Params
 def predict_plainly(
     model: Model, hidden: torch.Tensor, params: Params, canvas: Canvas, step: int
 ) -> Prediction:
-    """Prediction [1, C] for one canvas's hidden states [C, H] at its 0-based step, from its whole logits [C, V]."""
+    """Prediction [1, C] for one canvas's hidden states [C, H] at its 0-based step, from
+    its whole logits [C, V]."""
     facts = model.config.facts
     logits = model.logits(hidden) / temperature(params, step)
     if facts.mask_token_id is not None:
@@ -56,7 +59,8 @@ def generate(
 ) -> tuple[list[int], list[CanvasReport]]:
     """Committed tokens (cut after the first EOS) and one report per canvas. `params.seed` must be set.
 
-    `given`: as in `Request`. For families whose context is encoded causally, and whose logits are not shifted.
+    `given`: as in `Request`. For families whose context is encoded causally, and
+    whose logits are not shifted.
     """
     assert params.seed is not None
     places, device = model.config.canvas_length, model.device

@@ -12,8 +12,8 @@ from ..ops.predict import Prediction, draws_of, predict
 from .scheduler import Row
 from .sequence import Sequence
 
-# Shorter chunks are padded: below 16 rows the matrix library picks other kernels (and attention below 4 queries),
-# whose sums differ in the last bit.
+# Shorter chunks are padded: below 16 rows the matrix library picks other kernels (and attention below 4
+# queries), whose sums differ in the last bit.
 SMALLEST_CHUNK = 16
 
 
@@ -31,10 +31,10 @@ class Runner:
     ) -> None:
         """`deterministic` runs one row at a time: for backends whose products depend on the batch's shape.
 
-        On a CPU in fp32 they do not (tests hold that down), so that batching changes no bit. `kv_type` is what keys and
-        values are kept in, None: the activations' type; but see `cache.storage_type`. `exact` lets
-        those kernels leave nothing out of the soft embedding. Without `mixed`, encoding has passes of its own, one for
-        each row: the same tokens in more time, for measuring both.
+        On a CPU in fp32 they do not (tests hold that down), so that batching changes no bit. `kv_type` is
+        what keys and values are kept in, None: the activations' type; but see `cache.storage_type`. `exact`
+        lets those kernels leave nothing out of the soft embedding. Without `mixed`, encoding has passes of
+        its own, one for each row: the same tokens in more time, for measuring both.
         """
         self.model = model.eval().requires_grad_(False)
         self.deterministic, self.exact, self.mixed = deterministic, exact, mixed
@@ -67,8 +67,8 @@ class Runner:
     def run(self, rows: list[Row]) -> tuple[Canvas, Prediction] | None:
         """One pass: encodes what the rows have to encode, denoises the canvases of those that denoise.
 
-        Returns the canvases of the latter, in order, and what the model says of them; None where there are none. No
-        sequence changes: what was encoded is written to its cache, not counted in.
+        Returns the canvases of the latter, in order, and what the model says of them; None where there are
+        none. No sequence changes: what was encoded is written to its cache, not counted in.
         """
         encode, denoise = [row for row in rows if row.count], [row for row in rows if row.denoise]
         chunks = [self._chunk(row) for row in encode]
@@ -93,8 +93,8 @@ class Runner:
     def _chunk(self, row: Row) -> Tensor:
         """The tokens a row encodes, padded to the smallest chunk."""
         chunk = row.sequence.pending[: row.count]
-        # Padding comes last, and is not counted in: nothing sees it where encoding is causal, nor where a chunk is whole
-        # blocks, since it begins one of its own.
+        # Padding comes last, and is not counted in: nothing sees it where encoding is causal, nor where a
+        # chunk is whole blocks, since it begins one of its own.
         padded = chunk + [self.model.config.pad_token_id] * (SMALLEST_CHUNK - len(chunk))
         return torch.tensor(padded, device=self.device)
 

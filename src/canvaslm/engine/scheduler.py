@@ -7,14 +7,15 @@ from dataclasses import dataclass
 
 from .sequence import Sequence, State
 
-# Tokens of prompts encoded in one step, and of one prompt at most. A prompt is always cut into chunks of this many,
-# whoever else is there: where it is cut decides the last bits of what is computed.
+# Tokens of prompts encoded in one step, and of one prompt at most. A prompt is always cut into chunks of this
+# many, whoever else is there: where it is cut decides the last bits of what is computed.
 ENCODE_CHUNK = 512
 
 
 @dataclass(frozen=True)
 class Row:
-    """One sequence's part in a step: its next `count` pending tokens to encode, and maybe its canvas to denoise.
+    """One sequence's part in a step: its next `count` pending tokens to encode, and
+    maybe its canvas to denoise.
 
     The canvas takes its step when nothing is left to encode before it.
     """
@@ -25,7 +26,8 @@ class Row:
 
 
 class Scheduler:
-    """First come, first served, at most `max_rows` sequences and `kv_memory` bytes of keys and values at a time."""
+    """First come, first served, at most `max_rows` sequences and `kv_memory` bytes of
+    keys and values at a time."""
 
     def __init__(self, max_rows: int, kv_memory: int | None = None, block: int = 1) -> None:
         """block: prompts are cut at multiples of so many tokens."""
@@ -51,11 +53,11 @@ class Scheduler:
     def rows(self) -> list[Row]:
         """What the next step does for whom.
 
-        Every live canvas is denoised, however long the prompts that wait: these share a budget of one chunk a step,
-        and a chunk that does not fit into what is left of it waits whole. The oldest prompt always gets its chunk, so
-        none waits forever. A committed canvas is encoded at once and counts in no budget: it is no longer than the
-        canvas that follows it in the same step, so a step has never more than two canvases a row and one budget. (A
-        constraint may commit more than a canvas has places: a chunk a step, then.)
+        Every live canvas is denoised, however long the prompts that wait: these share a budget of one chunk a
+        step, and a chunk that does not fit into what is left of it waits whole. The oldest prompt always gets
+        its chunk, so none waits forever. A committed canvas is encoded at once and counts in no budget: it is
+        no longer than the canvas that follows it in the same step, so a step has never more than two canvases
+        a row and one budget. (A constraint may commit more than a canvas has places: a chunk a step, then.)
         """
         room, rows = self.budget, []
         for sequence in self.running:

@@ -118,7 +118,8 @@ class Clock:
             setattr(self, name, self.since())
 
     def share(self, seconds: float, encoded: int, denoised: int) -> None:
-        """Charges a pass over this many tokens of the request: to encoding and denoising as they had part in it."""
+        """Charges a pass over this many tokens of the request: to encoding and
+        denoising as they had part in it."""
         self.encode += seconds * encoded / (encoded + denoised)
         self.denoise += seconds * denoised / (encoded + denoised)
 

@@ -1,4 +1,5 @@
-"""What engine, cache and weights need of any model's configuration, and the strict reader of a `config.json`."""
+"""What engine, cache and weights need of any model's configuration, and the strict
+reader of a `config.json`."""
 
 from __future__ import annotations
 
@@ -13,8 +14,8 @@ from ..types import ModelFacts
 class ModelConfig(Protocol):
     """The sizes of a model of any family. A family's own class holds more; it is a frozen dataclass.
 
-    `family` names the entry in `model.registry`; `facts` is how the family denoises. The cache reads the numbers of
-    layers, heads and windows; a model without sliding layers has a `sliding_window` of 1.
+    `family` names the entry in `model.registry`; `facts` is how the family denoises. The cache reads the
+    numbers of layers, heads and windows; a model without sliding layers has a `sliding_window` of 1.
     """
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
@@ -33,7 +34,8 @@ class ModelConfig(Protocol):
     def num_heads(self) -> int: ...
     @property
     def num_kv_heads(self) -> int:
-        """Heads of keys and values; those of sliding layers, where kinds of layers differ (see `kv_heads_of`)."""
+        """Heads of keys and values; those of sliding layers, where kinds of layers
+        differ (see `kv_heads_of`)."""
 
     @property
     def canvas_length(self) -> int: ...
@@ -71,10 +73,12 @@ class ModelConfig(Protocol):
 
 
 class ConfigFields:
-    """An object of a `config.json`, read strictly: what has the wrong type or size raises BadConfig with its name."""
+    """An object of a `config.json`, read strictly: what has the wrong type or size raises
+    BadConfig with its name."""
 
     def __init__(self, fields: Any, path: str = "") -> None:
-        """path: where the object stands ("text_config."), for messages. Raises BadConfig if it is no object."""
+        """path: where the object stands ("text_config."), for messages. Raises
+        BadConfig if it is no object."""
         if not isinstance(fields, Mapping):
             name = path.rstrip(".")
             raise BadConfig(
@@ -163,7 +167,8 @@ class ConfigFields:
             if name not in known and not str(name).startswith("_"):
                 raise BadConfig(
                     f"config.json: unknown field {self.path}{name}; canvaslm does not know what it changes "
-                    "(a newer checkpoint than this version? upgrade canvaslm, or remove the field if it is inert)"
+                    "(a newer checkpoint than this version? upgrade canvaslm, "
+                    "or remove the field if it is inert)"
                 )
 
 

@@ -1,4 +1,5 @@
-"""What the model is handed to remember keys and values in: the protocol, its plainest implementation, rows end to end."""
+"""What the model is handed to remember keys and values in: the protocol, its plainest
+implementation, rows end to end."""
 
 from __future__ import annotations
 
@@ -16,8 +17,8 @@ from .masks import block_of, context_mask, encode_mask
 class Context(Protocol):
     """Keeps the encoded tokens' keys and values, and knows who may see them.
 
-    Shapes: q [B, heads, L, D]; k, v [B, kv_heads, L, D]; positions [B, L] int64, -1 for padding. Both attention
-    methods return [B, L, heads * D].
+    Shapes: q [B, heads, L, D]; k, v [B, kv_heads, L, D]; positions [B, L] int64, -1 for padding. Both
+    attention methods return [B, L, heads * D].
     """
 
     def append(self, layer: int, k: Tensor, v: Tensor, positions: Tensor) -> None:
@@ -48,10 +49,11 @@ def attend_context(
 
 
 class PlainContext:
-    """A padded batch in plain tensors: differentiable and position-based, for training, tests and the reference.
+    """A padded batch in plain tensors: differentiable and position-based, for training,
+    tests and the reference.
 
-    Since a canvas sees only keys before its first position, one may encode prompt and answer once and denoise any
-    block of the answer against that: just what training needs.
+    Since a canvas sees only keys before its first position, one may encode prompt and answer once and denoise
+    any block of the answer against that: just what training needs.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -88,8 +90,8 @@ Row = tuple[Context, int]
 class RowsContext:
     """Rows of unequal lengths end to end in one row [1, T], each with a context of its own.
 
-    Encoded rows come first, canvases after them. Every row's attention gets the tensors that it would get alone, so
-    that no row sees another and none needs padding.
+    Encoded rows come first, canvases after them. Every row's attention gets the tensors that it would get
+    alone, so that no row sees another and none needs padding.
     """
 
     def __init__(self, encode: Sequence[Row], denoise: Sequence[Row]) -> None:

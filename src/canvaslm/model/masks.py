@@ -1,8 +1,9 @@
 """Who may see whom, as functions of positions alone. -1 marks padding.
 
-Encoding is causal; a sliding layer sees the last `window` tokens, itself included. A canvas sees its whole self, and
-of the context everything before its first position; in sliding layers only the last `window - 1` tokens, *the same
-for every place of the canvas* (transformers' sliding cache holds just these; checked against it in tests).
+Encoding is causal; a sliding layer sees the last `window` tokens, itself included. A canvas sees its
+whole self, and of the context everything before its first position; in sliding layers only the last
+`window - 1` tokens, *the same for every place of the canvas* (transformers' sliding cache holds just
+these; checked against it in tests).
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from .config import ModelConfig
 def encode_mask(queries: Tensor, keys: Tensor, window: int | None, block: int | None = None) -> Tensor:
     """Bool [B, 1, L, N] for query positions [B, L] and key positions [B, N]. Padding queries see everything.
 
-    With `block`, the context is cut into blocks of so many tokens: a token sees all of its own, as a canvas would.
+    With `block`, the context is cut into blocks of so many tokens: a token sees all of
+    its own, as a canvas would.
     """
     q, k = queries[:, :, None], keys[:, None, :]
     if block is not None:
@@ -39,7 +41,8 @@ def context_mask(first: Tensor, keys: Tensor, window: int | None) -> Tensor:
 
 
 def block_of(config: ModelConfig) -> int | None:
-    """The length of the blocks whose tokens see each other when they are encoded; None where encoding is causal."""
+    """The length of the blocks whose tokens see each other when they are encoded; None
+    where encoding is causal."""
     return config.canvas_length if config.facts.commit_attention == "block" else None
 
 

@@ -1,4 +1,5 @@
-"""What a family's tables of names must say: its weights in Hugging Face checkpoints and in GGUF files. Torch-free.
+"""What a family's tables of names must say: its weights in Hugging Face checkpoints and
+in GGUF files. Torch-free.
 
 "Our" name of a weight is the one in the model's `state_dict`.
 """
@@ -47,7 +48,8 @@ class WeightNames:
     head: str  # our name of the output matrix [V, H]; a model with tied embeddings has none
     # The further names that a checkpoint with untied embeddings holds a weight under.
     copies_of: Callable[[str], tuple[str, ...]] = _no_copies
-    # The weight that fills another where a checkpoint has none; None: it must be there. And what to tell then.
+    # The weight that fills another where a checkpoint has none; None: it must be there.
+    # And what to tell then.
     stand_in: Callable[[str], str | None] = _no_stand_in
     stand_in_note: str = ""
 
@@ -62,7 +64,8 @@ class TensorSize(Protocol):
 
 
 class Metadata(Protocol):
-    """An open GGUF file, as a family's reader sees it. What is missing or of a wrong type raises BadModelFile."""
+    """An open GGUF file, as a family's reader sees it. What is missing or of a wrong
+    type raises BadModelFile."""
 
     @property
     def path(self) -> Path: ...
@@ -89,8 +92,8 @@ class GGUFNames:
     """How a family's models stand in GGUF files."""
 
     architectures: tuple[str, ...]  # values of `general.architecture`; the first is the one written
-    # (file, special token ids by name, tokens that end an answer) -> the model's sizes. Raises BadModelFile for a key
-    # that is wrong, BadConfig for sizes that contradict each other.
+    # (file, special token ids by name, tokens that end an answer) -> the model's sizes. Raises BadModelFile
+    # for a key that is wrong, BadConfig for sizes that contradict each other.
     read_config: Callable[[Metadata, Mapping[str, int], tuple[int, ...]], ModelConfig]
     config_metadata: Callable[[ModelConfig], dict[str, Stored]]  # the model's sizes under GGUF's keys
     to_gguf: Callable[
@@ -99,7 +102,8 @@ class GGUFNames:
     # Our name of a GGUF tensor, and which half of it the tensor is (None: all); None for a name not known.
     from_gguf: Callable[[str], tuple[str, int | None] | None]
     order: Callable[[str], tuple[int, int]]  # sort key of our names: the order in which a file holds them
-    # Tensors that are no weights but follow from the sizes: [n] fp32 values by GGUF name; and whether a name is one.
+    # Tensors that are no weights but follow from the sizes: [n] fp32 values by GGUF name; and
+    # whether a name is one.
     tables: Callable[[ModelConfig], dict[str, list[float]]]
     is_table: Callable[[str], bool]
 

@@ -1,7 +1,7 @@
 """What engine, cache, runner, training and bench need of any block-diffusion model.
 
-A family subclasses `Model` and writes `forward`; all else here is the same for every family. How it denoises and commits is
-data: `model.config.facts`.
+A family subclasses `Model` and writes `forward`; all else here is the same for every family. How it denoises
+and commits is data: `model.config.facts`.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ RouterLog = list[tuple[Tensor, Tensor]]
 class Model(nn.Module):
     """A model that encodes a context and denoises canvases against it.
 
-    B rows, L tokens, C canvas places, H hidden size, V vocabulary. Positions are int64; -1 marks padding. A subclass
-    sets the attributes below and names its parameters as its table of names (`model.names`) says.
+    B rows, L tokens, C canvas places, H hidden size, V vocabulary. Positions are int64; -1 marks padding. A
+    subclass sets the attributes below and names its parameters as its table of names (`model.names`) says.
     """
 
     config: ModelConfig
@@ -47,21 +47,24 @@ class Model(nn.Module):
         *,
         router_log: RouterLog | None = None,
     ) -> Tensor:
-        """One pass over rows [B, L] whose first `encoded` tokens are encoded and whose others, canvases, are denoised.
+        """One pass over rows [B, L] whose first `encoded` tokens are encoded and whose
+        others, canvases, are denoised.
 
-        The same as `encode` followed by `denoise`: in each layer a token's keys and values come from its own state
-        alone, and the context has stored them before a canvas behind them asks. `soft` [B, L - encoded, H] is the soft
-        embedding of the previous step's prediction; None on the first step, and in families without self-conditioning.
-        Returns the canvases' final-normed states [B, L - encoded, H].
+        The same as `encode` followed by `denoise`: in each layer a token's keys and values come from its own
+        state alone, and the context has stored them before a canvas behind them asks. `soft` [B, L - encoded,
+        H] is the soft embedding of the previous step's prediction; None on the first step, and in families
+        without self-conditioning. Returns the canvases' final-normed states [B, L - encoded, H].
         """
 
     # How keys and values are stored for the attention of these layers: a name of `cache.stores`.
     store: str = "tensors"
 
     def fuse(self) -> None:
-        """Once the weights are there: puts faster twins in the place of layers whose weights all lie as those want them.
+        """Once the weights are there: puts faster twins in the place of layers whose weights
+        all lie as those want them.
 
-        A twin whose attention reads keys and values of a kind of its own says so in `store`. By default nothing is done.
+        A twin whose attention reads keys and values of a kind of its own says so in `store`. By
+        default nothing is done.
         """
 
     @property
@@ -98,7 +101,8 @@ class Model(nn.Module):
         return torch.tensor(self.config.hidden_size**0.5, dtype=self.dtype)
 
     def soft_embedding(self, probabilities: Tensor) -> Tensor:
-        """Expected embedding [..., H] under probabilities [..., V], times sqrt(H). Unquantised models only."""
+        """Expected embedding [..., H] under probabilities [..., V], times sqrt(H).
+        Unquantised models only."""
         table = self.embedding
         assert isinstance(table, Tensor)
         return (probabilities.to(table.dtype) @ table) * self.embedding_scale.to(table.device)
@@ -124,8 +128,8 @@ class Model(nn.Module):
     ) -> Tensor | None:
         """Writes the keys and values of tokens [B, L] into the context.
 
-        With `hidden`, also returns the final-normed states [B, L, H], which only training reads; a family that can be
-        trained overrides this method.
+        With `hidden`, also returns the final-normed states [B, L, H], which only training reads; a family
+        that can be trained overrides this method.
         """
         if hidden:
             raise NotImplementedError(f"{type(self).__name__} gives no states of encoded tokens")
@@ -143,7 +147,8 @@ class Model(nn.Module):
     ) -> Tensor:
         """One pass over canvases [B, C]: returns final-normed states [B, C, H].
 
-        `soft` [B, C, H] is the soft embedding of the previous step's prediction; None (or zeros) on the first.
+        `soft` [B, C, H] is the soft embedding of the previous step's prediction; None
+        (or zeros) on the first.
         """
         return self.forward(canvas, positions, context, 0, soft, router_log=router_log)
 

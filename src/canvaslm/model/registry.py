@@ -49,8 +49,8 @@ class Family:
     shapes: Mapping[str, ModelConfig] = field(
         default_factory=dict
     )  # sizes that go by a name, for made-up weights
-    # Rows (label, text) of the architecture for `canvaslm show`, the type first; and the work of layers for `bench`,
-    # None: its parts are not measured.
+    # Rows (label, text) of the architecture for `canvaslm show`, the type first; and the work of layers for
+    # `bench`, None: its parts are not measured.
     summary: Callable[[ModelConfig], list[tuple[str, str]]] = plain_summary
     work: Callable[[], Work] | None = None
 

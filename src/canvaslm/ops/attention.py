@@ -8,11 +8,12 @@ from torch.nn import functional as F
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Softmax(q k^T) v with scale 1.0: DiffusionGemma normalises queries and keys instead of dividing by sqrt(d).
+    """Softmax(q k^T) v with scale 1.0: DiffusionGemma normalises queries and keys
+    instead of dividing by sqrt(d).
 
     q [B, heads, L, D]; k, v [B, kv_heads, N, D], heads a multiple of kv_heads; mask bool, True = may see,
-    broadcastable to [B, heads, L, N]. A query that may see nothing gives NaN: callers let padding see something.
-    Returns [B, L, heads * D].
+    broadcastable to [B, heads, L, N]. A query that may see nothing gives NaN: callers let padding see
+    something. Returns [B, L, heads * D].
     """
     grouped = q.shape[1] != k.shape[1]
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0, enable_gqa=grouped)

@@ -1,7 +1,7 @@
 """The table (operation, format, device) -> kernel: looked up while a model loads, never while it runs.
 
-A backend is a folder of kernels and a `Backend` that lists them; one more is one more line in `BACKENDS`. Backends are
-asked in that order, plain PyTorch last, which has everything.
+A backend is a folder of kernels and a `Backend` that lists them; one more is one more line in `BACKENDS`.
+Backends are asked in that order, plain PyTorch last, which has everything.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ Weights = QuantTensor | tuple[QuantTensor, ...]
 
 
 def find(operation: Operation, device: torch.device | str, *weights: Weights) -> Kernel | None:
-    """The first backend's kernel that takes these weights; None where only plain modules do it (see `Operation`)."""
+    """The first backend's kernel that takes these weights; None where only plain modules
+    do it (see `Operation`)."""
     formats = {
         part.format for weight in weights for part in (weight if isinstance(weight, tuple) else (weight,))
     }

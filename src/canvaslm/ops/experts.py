@@ -3,9 +3,11 @@
 Weights are 3-D as in the checkpoints: gate_up [E, 2I, H] (gate rows first), down [E, H, I].
 Two ways to the same result:
 
-* `experts_grouped` sorts tokens by expert and runs each expert once over its own tokens. Right for real sizes.
-* `experts_dense` runs all experts over all tokens in two large products and lets zero weights drop what was not
-  routed. E/K times the arithmetic, but a handful of kernels: right for tiny experts and for `torch.compile`.
+* `experts_grouped` sorts tokens by expert and runs each expert once over its own
+  tokens. Right for real sizes.
+* `experts_dense` runs all experts over all tokens in two large products and lets zero weights drop
+  what was not routed. E/K times the arithmetic, but a handful of kernels: right for tiny experts
+  and for `torch.compile`.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """Experts for training: tokens sorted by expert, one product per expert, differentiable and compilable.
 
-`experts_dense` does E/K times the arithmetic; the loop in `experts_grouped` reads counts back and breaks a compiled
-graph. Here all shapes are static, the counts stay inside an opaque operator, and the gathers are permutations, whose
-gradient is the inverse permutation instead of a scatter-add. Measured (Zen 4, one thread, bf16, 8 experts of 64, top 2,
-hidden 128, 6144 tokens): forward and backward 20 ms against 58 ms of the dense way.
+`experts_dense` does E/K times the arithmetic; the loop in `experts_grouped` reads counts back and
+breaks a compiled graph. Here all shapes are static, the counts stay inside an opaque operator, and the
+gathers are permutations, whose gradient is the inverse permutation instead of a scatter-add. Measured
+(Zen 4, one thread, bf16, 8 experts of 64, top 2, hidden 128, 6144 tokens): forward and backward 20 ms
+against 58 ms of the dense way.
 """
 
 from __future__ import annotations
@@ -14,14 +15,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-# Row counts of products are rounded up to a multiple of this. oneDNN generates code for every new shape, which costs
-# more than the product itself; rounding leaves it a few dozen shapes to know.
+# Row counts of products are rounded up to a multiple of this. oneDNN generates code for every new shape,
+# which costs more than the product itself; rounding leaves it a few dozen shapes to know.
 ROUND = 64
 
 
 @torch.library.custom_op("canvaslm::grouped_linear", mutates_args=())
 def grouped_linear(x: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
-    """x [N, I] sorted by group, weight [E, O, I], ends [E] int64: rows [ends[e-1], ends[e]) times weight[e]^T."""
+    """x [N, I] sorted by group, weight [E, O, I], ends [E] int64: rows [ends[e-1],
+    ends[e]) times weight[e]^T."""
     total = x.shape[0]
     out = x.new_empty(total, weight.shape[1])
     for group, (start, end) in enumerate(_spans(ends)):
@@ -36,7 +38,8 @@ def grouped_linear(x: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
 
 @torch.library.custom_op("canvaslm::grouped_outer", mutates_args=())
 def grouped_outer(left: Tensor, right: Tensor, ends: Tensor) -> Tensor:
-    """left [N, O], right [N, I] sorted by group: per group left^T right, [E, O, I]; zeros for empty groups."""
+    """left [N, O], right [N, I] sorted by group: per group left^T right, [E, O, I]; zeros for empty
+    groups."""
     out = left.new_zeros(ends.shape[0], left.shape[1], right.shape[1])
     for group, (start, end) in enumerate(_spans(ends)):
         if end > start:

@@ -1,8 +1,8 @@
 """Counter-based randomness: every number is a pure function of (seed, canvas, step, purpose, place, index).
 
-Nothing is drawn from a generator, so a request gives the same tokens alone, in a batch, or arriving late. The mixing
-function is SplitMix64's finaliser (Steele, Lea, Flood 2014), chained once per key. Computed in int64 tensors, whose
-products wrap as unsigned ones do.
+Nothing is drawn from a generator, so a request gives the same tokens alone, in a batch, or arriving late. The
+mixing function is SplitMix64's finaliser (Steele, Lea, Flood 2014), chained once per key. Computed in int64
+tensors, whose products wrap as unsigned ones do.
 """
 
 from __future__ import annotations
@@ -53,7 +53,8 @@ def stream(seed: int, canvas: int, step: int, purpose: int) -> int:
 
 
 def canvas_key(seed: int, canvas: int) -> int:
-    """What `stream` and `streams` begin with, as the int that int64 holds: the same at every step of a canvas."""
+    """What `stream` and `streams` begin with, as the int that int64 holds: the same
+    at every step of a canvas."""
     key = _mix_int((seed + _GOLDEN) & _MASK)
     return _signed(_mix_int((key ^ canvas) + _GOLDEN & _MASK))
 

@@ -1,17 +1,17 @@
 """From hidden states to a prediction: the only code that sees the whole vocabulary.
 
-Head, soft-cap, temperature, softmax statistics, sampling and the soft embedding happen in one pass over tiles of the
-vocabulary, so that the logits never exist whole: at 262,144 columns they would take 268 MB a row. Head + softmax +
-soft embedding is attention with the embedding table as keys and values, and is computed as flash attention is:
-running maximum, running sums, rescaled when the maximum grows (Milakov & Gimelshein 2018).
+Head, soft-cap, temperature, softmax statistics, sampling and the soft embedding happen in one pass over tiles
+of the vocabulary, so that the logits never exist whole: at 262,144 columns they would take 268 MB a row. Head
++ softmax + soft embedding is attention with the embedding table as keys and values, and is computed as flash
+attention is: running maximum, running sums, rescaled when the maximum grows (Milakov & Gimelshein 2018).
 
-Sampling is Gumbel-max in two stages. The maximum over a tile of (logit + Gumbel noise) is itself Gumbel distributed
-around the tile's log-sum-exp, so the winning tile is argmax(lse(tile) + Gumbel), and the token inside it is one
-inverse-CDF draw. Exact, streaming, and 1/1024 of the random numbers. Tiles of `SAMPLE_TILE` tokens are part of the
-definition: every kernel must use the same ones to draw the same token.
+Sampling is Gumbel-max in two stages. The maximum over a tile of (logit + Gumbel noise) is itself Gumbel
+distributed around the tile's log-sum-exp, so the winning tile is argmax(lse(tile) + Gumbel), and the token
+inside it is one inverse-CDF draw. Exact, streaming, and 1/1024 of the random numbers. Tiles of `SAMPLE_TILE`
+tokens are part of the definition: every kernel must use the same ones to draw the same token.
 
-With a top-k (as in llama.cpp's pull request 24427) the softmax that is sampled and embedded is that over a place's k
-largest logits; the draw is the same, over the tokens kept (see `top_k.py`).
+With a top-k (as in llama.cpp's pull request 24427) the softmax that is sampled and embedded is that over a
+place's k largest logits; the draw is the same, over the tokens kept (see `top_k.py`).
 """
 
 from __future__ import annotations
@@ -31,11 +31,13 @@ from .restrict import Biases, Restriction
 from .top_k import RunningTopK, TopKSoftmax, keep_top
 
 SAMPLE_TILE = 1024
-# Columns computed at once: a multiple of SAMPLE_TILE, wide enough for the matrix product, small enough for the cache.
+# Columns computed at once: a multiple of SAMPLE_TILE, wide enough for the matrix product,
+# small enough for the cache.
 GEMM_TILE = 4 * SAMPLE_TILE
 
 
-# Share of the largest probability below which a token counts as impossible; 262,144 of these are still nothing in fp32.
+# Share of the largest probability below which a token counts as impossible; 262,144 of these are
+# still nothing in fp32.
 SMALLEST_MASS = 1e-35
 
 # A matrix [V, H]: a tensor, or one that unpacks its rows when asked.
@@ -44,7 +46,8 @@ Table = Tensor | QuantVocabulary
 
 @dataclass(frozen=True)
 class Draw:
-    """The random numbers of one row of places at one step: tile noise [C, tiles] fp32 and uniforms [C] float64."""
+    """The random numbers of one row of places at one step: tile noise [C, tiles] fp32
+    and uniforms [C] float64."""
 
     gumbel: Tensor
     uniform: Tensor
@@ -52,7 +55,8 @@ class Draw:
 
 @dataclass(frozen=True)
 class PredictOptions:
-    """How each of R rows is sampled (R values each of the first five), and what is wanted of all: see `predict`."""
+    """How each of R rows is sampled (R values each of the first five), and what is
+    wanted of all: see `predict`."""
 
     temperature: Sequence[float]
     draws: Sequence[Draw]
@@ -121,26 +125,28 @@ def predict(
 ) -> Prediction:
     """Prediction for canvases of hidden states [R, C, H], each row at its own temperature.
 
-    head [V, H] makes the logits, embedding [V, H] the soft embedding (the same table when tied). temperature: R
-    positive numbers. draws: R draws of `draw`. top: how many of the most probable tokens to name, of each row or of
-    all. exact: native kernels leave nothing out of the soft embedding (this code never does). Peak memory beyond the
-    result: a few times R * C * GEMM_TILE floats.
+    head [V, H] makes the logits, embedding [V, H] the soft embedding (the same table when tied). temperature:
+    R positive numbers. draws: R draws of `draw`. top: how many of the most probable tokens to name, of each
+    row or of all. exact: native kernels leave nothing out of the soft embedding (this code never does). Peak
+    memory beyond the result: a few times R * C * GEMM_TILE floats.
 
-    top_k: R numbers; a row with 0 < k < V samples from, and embeds, the softmax over its places' k largest logits, and
-    its entropy is of those, or with its tail_correction of all. Log-probabilities are of all in any case.
+    top_k: R numbers; a row with 0 < k < V samples from, and embeds, the softmax over its places' k
+    largest logits, and its entropy is of those, or with its tail_correction of all.
+    Log-probabilities are of all in any case.
 
-    biases: R lists of (token, value), added to the logits after the division by temperature; -inf forbids. bits: int32
-    [n, ceil(V / 32)], bit t % 32 of word t // 32 allows token t (`restrict.bit_rows`); allowed: integers [R, C], each
-    place's row of it, or -1 for all tokens. Everything predicted is of what is left. A place with nothing left is a
-    UsageError that names it; with check=False it is left to the caller, who reads `Prediction.impossible` when it
-    suits: without that test nothing is read back from the device. forbidden: a token that has no probability anywhere
-    (a mask); softcap 0: none.
+    biases: R lists of (token, value), added to the logits after the division by temperature; -inf forbids.
+    bits: int32 [n, ceil(V / 32)], bit t % 32 of word t // 32 allows token t (`restrict.bit_rows`); allowed:
+    integers [R, C], each place's row of it, or -1 for all tokens. Everything predicted is of what is left. A
+    place with nothing left is a UsageError that names it; with check=False it is left to the caller, who
+    reads `Prediction.impossible` when it suits: without that test nothing is read back from the device.
+    forbidden: a token that has no probability anywhere (a mask); softcap 0: none.
     """
     rows, places, vocabulary = *hidden.shape[:2], head.shape[0]
     ks = [k if 0 < k < vocabulary else 0 for k in top_k or [0] * rows]
     named = [min(n, vocabulary) for n in ([top] * rows if isinstance(top, int) else top)]
     how = PredictOptions(
-        temperature, draws, ks, tail_correction or [False] * rows, named, max(named, default=0), softcap, soft, exact,
+        temperature, draws, ks, tail_correction or [False] * rows, named, max(named, default=0), softcap,
+        soft, exact,
         Restriction.of((rows, places), vocabulary, biases, allowed, bits, forbidden),
     )  # fmt: skip
     made = _by_top_k(hidden, head, embedding, how)
@@ -161,7 +167,8 @@ def _by_top_k(hidden: Tensor, head: Table, embedding: Table, how: PredictOptions
 
 def _predict(hidden: Tensor, head: Table, embedding: Table, how: PredictOptions) -> Prediction:
     """`predict` for rows that all have a top-k, or all have none."""
-    # A vocabulary brings the kernel that it was made for; that kernel reads an embedding of its own kind alone.
+    # A vocabulary brings the kernel that it was made for; that kernel reads an embedding
+    # of its own kind alone.
     kernel: Any = getattr(head, "predict_kernel", None)
     if kernel is not None and getattr(embedding, "predict_kernel", None) == kernel:
         made: Prediction = kernel(hidden, head, embedding, how)
@@ -230,7 +237,8 @@ def _finish_top_k(
     embedding: Table,
     gumbel: Tensor,
 ) -> Prediction:
-    """The prediction of rows with a top-k: what is sampled and embedded comes from `best`, the rest from `state`."""
+    """The prediction of rows with a top-k: what is sampled and embedded comes from
+    `best`, the rest from `state`."""
     places, lse = shape[1], state.peak + state.total.log()
     rows = [slice(i * places, (i + 1) * places) for i in range(shape[0])]
     masses = [best.softmax(row, k) for row, k in zip(rows, how.top_k, strict=True)]
@@ -261,7 +269,8 @@ def _scaled(expected: Tensor, embedding: Table) -> Tensor:
 
 
 def _embed(masses: list[TopKSoftmax], embedding: Table) -> Tensor:
-    """Expected embeddings [R * C, H] in fp32. Tiles without kept tokens add zeros: to know them takes a host read."""
+    """Expected embeddings [R * C, H] in fp32. Tiles without kept tokens add zeros: to
+    know them takes a host read."""
     expected: Tensor | None = None
     for start in range(0, embedding.shape[0], GEMM_TILE):
         share = torch.cat([m.tile(start, min(GEMM_TILE, embedding.shape[0] - start)) for m in masses])
@@ -316,7 +325,8 @@ class _Running:
         return (self.peak + self.total.log() - self.weighted / self.total).clamp_(min=0)
 
     def add(self, logits: Tensor, start: int, gumbel: Tensor | None, embedding: Tensor | None) -> None:
-        """Takes in the logits [T, columns] of the tokens from `start` on. Without Gumbel noise nothing is sampled."""
+        """Takes in the logits [T, columns] of the tokens from `start` on. Without Gumbel
+        noise nothing is sampled."""
         top, where = logits.max(dim=-1)
         better = top > self.best
         self.argmax = torch.where(better, where + start, self.argmax)
@@ -325,7 +335,8 @@ class _Running:
             self._rank(logits, start)
         peak = torch.maximum(self.peak, top)
         # What is too small to count becomes zero: denormal numbers make a matrix product eight times slower.
-        # While all tokens so far are forbidden the peak is -inf, and any finite number in its place gives mass 0.
+        # While all tokens so far are forbidden the peak is -inf, and any finite number in
+        # its place gives mass 0.
         shift = peak.clamp(min=-3e38)
         mass = torch.threshold_(torch.exp(logits - shift[:, None]), SMALLEST_MASS, 0.0)
         keep = torch.exp(self.peak - shift)
@@ -351,7 +362,8 @@ class _Running:
         self.top_tokens = tokens.gather(-1, best)
 
     def _lead(self, mass: Tensor, first: int, gumbel: Tensor) -> None:
-        """Notes which places' lead is taken by one of these sampling tiles, and its masses, exp(logit - peak)."""
+        """Notes which places' lead is taken by one of these sampling tiles, and its
+        masses, exp(logit - peak)."""
         count = -(-mass.shape[1] // SAMPLE_TILE)
         for i in range(count):
             inside = mass[:, i * SAMPLE_TILE : (i + 1) * SAMPLE_TILE]
@@ -378,7 +390,8 @@ def _inverse_cdf(mass: Tensor, uniform: Tensor) -> Tensor:
 
 
 def sample(logits: Tensor, one: Draw, top_k: int = 0) -> Tensor:
-    """The token `predict` would draw for processed logits [C, V]: the readable twin, for tests and small models."""
+    """The token `predict` would draw for processed logits [C, V]: the readable twin,
+    for tests and small models."""
     places, vocab = logits.shape
     logits = keep_top(logits, top_k)
     tiles = F.pad(logits.float(), (0, -vocab % SAMPLE_TILE), value=-torch.inf).view(places, -1, SAMPLE_TILE)

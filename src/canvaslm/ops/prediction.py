@@ -17,8 +17,8 @@ _TENSORS = ("sampled", "argmax", "entropy", "logprob", "soft", "top_tokens", "to
 class Prediction:
     """What one denoise step says about each place. All [..., C]; O(places), never O(vocabulary).
 
-    The top tokens are of the whole distribution, whatever a top-k samples from. Where fewer than k are allowed, what is
-    left over is token 0 with a log-probability of -inf.
+    The top tokens are of the whole distribution, whatever a top-k samples from. Where fewer than k are
+    allowed, what is left over is token 0 with a log-probability of -inf.
     """
 
     sampled: Tensor  # int64
@@ -49,7 +49,8 @@ class Prediction:
             return
         row, place = self.impossible.nonzero()[0].tolist()
         raise UsageError(
-            f"row {row}, place {place}: every token is forbidden there; allow one, or take back a bias of -inf"
+            f"row {row}, place {place}: every token is forbidden there; allow one, "
+            "or take back a bias of -inf"
         )
 
     @classmethod

@@ -1,6 +1,8 @@
-"""Layers whose weights stay in their quantised format, in plain torch: unpacked a slice at a time, where they are used.
+"""Layers whose weights stay in their quantised format, in plain torch: unpacked a slice at a
+time, where they are used.
 
-They run anywhere and hold no second copy of a weight. `ops.cpu.layers` has the fast ones with the same signatures.
+They run anywhere and hold no second copy of a weight. `ops.cpu.layers` has the fast ones
+with the same signatures.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ SLICE_VALUES = 4 << 20
 
 
 class QuantLinear(nn.Module):
-    """`x @ weight.T` for a quantised weight [out_features, in_features]; x any float dtype, computed in fp32."""
+    """`x @ weight.T` for a quantised weight [out_features, in_features]; x any float
+    dtype, computed in fp32."""
 
     def __init__(self, weight: QuantTensor) -> None:
         super().__init__()
@@ -38,7 +41,8 @@ class QuantLinear(nn.Module):
 
 
 class QuantExperts(nn.Module):
-    """`ops.experts.experts` for quantised weights: gate_up [E, 2I, H], or gate and up apart [E, I, H]; down [E, H, I]."""
+    """`ops.experts.experts` for quantised weights: gate_up [E, 2I, H], or gate and up apart
+    [E, I, H]; down [E, H, I]."""
 
     def __init__(self, gate_up: tuple[QuantTensor, ...], down: QuantTensor) -> None:
         super().__init__()
@@ -65,7 +69,8 @@ class QuantExperts(nn.Module):
 class QuantVocabulary(nn.Module):
     """A quantised table [vocabulary, hidden]: embeds tokens, and serves `ops.predict` tile by tile.
 
-    A subclass may bring a `predict_kernel` (hidden, head, embedding, options) -> Prediction for tables of its kind.
+    A subclass may bring a `predict_kernel` (hidden, head, embedding, options) ->
+    Prediction for tables of its kind.
     """
 
     predict_kernel: ClassVar[Callable[..., Any] | None] = None

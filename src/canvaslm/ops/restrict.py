@@ -1,8 +1,10 @@
-"""What a caller favours or forbids: biases for single tokens of a row, and for each place the tokens it may take.
+"""What a caller favours or forbids: biases for single tokens of a row, and for each
+place the tokens it may take.
 
-The tokens of a place are a row of a small table of bits, one bit a token (32 KiB a row at 262,144 tokens, where a dense
-bias would take 268 MB a canvas); places name their row of it. Everything is applied to the processed logits, after the
-division by temperature, so that entropy, log-probabilities, argmax, sample, top-k and soft embedding all see it.
+The tokens of a place are a row of a small table of bits, one bit a token (32 KiB a row at 262,144 tokens,
+where a dense bias would take 268 MB a canvas); places name their row of it. Everything is applied to the
+processed logits, after the division by temperature, so that entropy, log-probabilities, argmax, sample, top-k
+and soft embedding all see it.
 """
 
 from __future__ import annotations
@@ -60,8 +62,9 @@ class Restriction:
     ) -> Restriction | None:
         """None when nothing is restricted. `shape` is (R, C).
 
-        biases: R lists of (token, value), -inf forbids, values for one token add up. allowed: integers [R, C] on the
-        device of the logits. bits: int32 or uint32. forbidden: a token that no place may take. Raises UsageError or ValueError naming what does not fit.
+        biases: R lists of (token, value), -inf forbids, values for one token add up. allowed: integers [R, C]
+        on the device of the logits. bits: int32 or uint32. forbidden: a token that no place may take. Raises
+        UsageError or ValueError naming what does not fit.
         """
         if (allowed is None) != (bits is None):
             raise ValueError("allowed and bits: a place's row of bits and the table of them go together")

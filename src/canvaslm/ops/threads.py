@@ -13,7 +13,8 @@ from . import cpu
 
 @dataclass(frozen=True)
 class Threads:
-    """Threads for torch, and for the native kernels where they are loaded; None leaves the setting as it is."""
+    """Threads for torch, and for the native kernels where they are loaded; None
+    leaves the setting as it is."""
 
     torch: int | None = None
     native: int | None = None
@@ -22,8 +23,8 @@ class Threads:
     def in_use(self) -> Iterator[None]:
         """Sets them, and torch's back at the end: about a microsecond.
 
-        The native kernels' threads stay as they are set: starting them anew for every step would cost more than
-        a step of a small model takes, and every session sets its own before it runs.
+        The native kernels' threads stay as they are set: starting them anew for every step would cost more
+        than a step of a small model takes, and every session sets its own before it runs.
         """
         if self.native is not None and self.native != cpu.threads():
             cpu.set_threads(self.native)

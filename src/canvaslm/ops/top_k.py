@@ -1,7 +1,8 @@
 """The k largest logits of each place: which they are, and the softmax over them alone, in plain torch.
 
-Of equal logits the lower token id is the larger one, so that every place keeps exactly k whatever the ties. A token is
-drawn as `ops.predict` says, over the tokens that were kept: a tile's score is the log-sum-exp of those in it.
+Of equal logits the lower token id is the larger one, so that every place keeps exactly k whatever the
+ties. A token is drawn as `ops.predict` says, over the tokens that were kept: a tile's score is the
+log-sum-exp of those in it.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ def largest(logits: Tensor, k: int) -> Tensor:
 
 
 def _select(chosen: Tensor, count: int, *columns: Tensor) -> tuple[Tensor, ...]:
-    """What is chosen, in its order, of each of `columns` [T, n]; chosen has `count` in every row, so [T, count].
+    """What is chosen, in its order, of each of `columns` [T, n]; chosen has `count` in
+    every row, so [T, count].
 
     As indexing with the mask would, whose result's size is unknown to the host until the device is asked.
     """
@@ -32,7 +34,8 @@ def _select(chosen: Tensor, count: int, *columns: Tensor) -> tuple[Tensor, ...]:
 
 
 def keep_top(logits: Tensor, k: int) -> Tensor:
-    """Logits [..., V] with all but the k largest set to -inf: the readable twin. k = 0, or k >= V, keeps all."""
+    """Logits [..., V] with all but the k largest set to -inf: the readable twin. k =
+    0, or k >= V, keeps all."""
     if not 0 < k < logits.shape[-1]:
         return logits
     return logits.masked_fill(~largest(logits, k), -torch.inf)
@@ -58,7 +61,8 @@ class RunningTopK:
         self.values, self.tokens = values, tokens
 
     def best(self, count: int) -> tuple[Tensor, Tensor]:
-        """(tokens, logits) [T, count] of the largest, best first; token 0 in place of forbidden ones, of logit -inf."""
+        """(tokens, logits) [T, count] of the largest, best first; token 0 in place of
+        forbidden ones, of logit -inf."""
         values, order = self.values.sort(dim=-1, descending=True, stable=True)
         values, tokens = values[:, :count], self.tokens.gather(-1, order[:, :count])
         return tokens.masked_fill(values == -torch.inf, 0), values
@@ -74,7 +78,8 @@ class RunningTopK:
 class TopKSoftmax:
     """The softmax over few tokens of each of T places: logits [T, k], and token ids [T, k] ascending.
 
-    All rows have the same k: a sum's last bit depends on how many there are, and must not on other rows of a batch.
+    All rows have the same k: a sum's last bit depends on how many there are, and must not
+    on other rows of a batch.
     """
 
     def __init__(self, logits: Tensor, tokens: Tensor) -> None:

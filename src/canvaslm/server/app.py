@@ -46,11 +46,12 @@ def create_app(
 ) -> FastAPI:
     """An ASGI application that serves a session, to many clients at once.
 
-    `session` may be a callable that loads one: the application answers 503 until it returns. From now on the session
-    belongs to the application's engine thread. `api_key`: one, or several of which each will do; None asks for none.
-    `allowed_hosts` are names that the Host header may have, without port ("*": any; "<ip>": any IP address);
-    `allowed_origins` pages that may ask from a browser, as "https://example.org" ("*": any). `limits` are fields of
-    `canvaslm.server.limits.Limits`: max_body, max_queue, max_n, read_timeout, write_timeout ...
+    `session` may be a callable that loads one: the application answers 503 until it returns. From now on the
+    session belongs to the application's engine thread. `api_key`: one, or several of which each will do;
+    None asks for none. `allowed_hosts` are names that the Host header may have, without port ("*": any;
+    "<ip>": any IP address); `allowed_origins` pages that may ask from a browser, as "https://example.org"
+    ("*": any). `limits` are fields of `canvaslm.server.limits.Limits`: max_body, max_queue, max_n,
+    read_timeout, write_timeout ...
 
     The application's state has `service`, and that the `bridge` with the engine thread. Raises UsageError.
 
@@ -72,7 +73,7 @@ def create_app(
 
 
 def _application(service: Service) -> FastAPI:
-    from .. import __version__
+    from ..version import __version__
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

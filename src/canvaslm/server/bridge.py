@@ -1,9 +1,9 @@
-"""Between asyncio and the engine: one thread steps the engine and alone touches it; requests go in through a queue,
-events come out through `loop.call_soon_threadsafe`.
+"""Between asyncio and the engine: one thread steps the engine and alone touches it; requests go in through a
+queue, events come out through `loop.call_soon_threadsafe`.
 
-A `RequestGroup` is what one client asked for: one or more requests and a buffer of their events. Its size is bounded by
-the answers' own: drafts that nobody has read are overwritten by newer ones, so that a client that never reads costs
-neither memory nor time.
+A `RequestGroup` is what one client asked for: one or more requests and a buffer of their events. Its size is
+bounded by the answers' own: drafts that nobody has read are overwritten by newer ones, so that a client that
+never reads costs neither memory nor time.
 """
 
 from __future__ import annotations
@@ -102,7 +102,8 @@ class RequestGroup:
             await self._news.wait()
 
     def cancel(self, index: int, *, stopped: bool = False) -> None:
-        """Ends one request; its Finished event still comes. `stopped`: its answer is complete, so it says "stop"."""
+        """Ends one request; its Finished event still comes. `stopped`: its answer is
+        complete, so it says "stop"."""
         if stopped:
             self.stopped.add(index)
         if index in self._open:
@@ -142,7 +143,7 @@ class Bridge:
         self.reserved = 0  # requests from the moment they are let in until their terminal event
         self.running = self.waiting = 0  # as the engine counts them, after its last step
 
-    # -- for the event loop -----------------------------------------------------------------------------------
+    # -- for the event loop ----------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Starts the thread; a second call does nothing."""
@@ -164,7 +165,8 @@ class Bridge:
         return self._loaded
 
     def reserve(self, count: int) -> None:
-        """Takes `count` places among running and waiting requests. Raises Problem (429) if they are not there."""
+        """Takes `count` places among running and waiting requests. Raises Problem
+        (429) if they are not there."""
         rows = self.session.engine.scheduler.max_rows
         with self._lock:
             if self.reserved + count > rows + self._max_queue:
@@ -225,7 +227,7 @@ class Bridge:
         if self._thread is not None and self._loaded is not None:  # loading cannot be interrupted
             await asyncio.to_thread(self._thread.join, seconds)
 
-    # -- the engine's thread ----------------------------------------------------------------------------------
+    # -- the engine's thread ---------------------------------------------------------------------------------
 
     def _live(self) -> None:
         try:
@@ -254,7 +256,8 @@ class Bridge:
                     command(None)
 
     def _obey(self, driver: Driver) -> bool:
-        """Runs what was posted, waiting for something if there is no other work; False once it is time to end."""
+        """Runs what was posted, waiting for something if there is no other work;
+        False once it is time to end."""
         wait = not driver.has_work
         while True:
             try:

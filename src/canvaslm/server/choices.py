@@ -1,4 +1,5 @@
-"""Choices, the answers to one request of a client: one event of one of them, all of one together, figures of all."""
+"""Choices, the answers to one request of a client: one event of one of them, all of one
+together, figures of all."""
 
 from __future__ import annotations
 
@@ -83,8 +84,8 @@ def openai_usage(tokens: Tokens) -> dict[str, Any]:
 def timings(ends: Sequence[Finished], canvas_length: int) -> dict[str, Any]:
     """llama-server's `timings`, its times in milliseconds, with a part on diffusion.
 
-    `predicted_per_second` is committed tokens over wall time (without queueing), never places times steps. Choices
-    that ran side by side count with their tokens together and the longest of their times.
+    `predicted_per_second` is committed tokens over wall time (without queueing), never places times steps.
+    Choices that ran side by side count with their tokens together and the longest of their times.
     """
     prompt = sum(end.usage.prompt_tokens - end.usage.cached_tokens for end in ends)
     answer = sum(end.usage.completion_tokens for end in ends)

@@ -1,7 +1,7 @@
 """The `diffusion` object: what a step did to a canvas, for clients that draw it.
 
-Strings `accepted` and `changed` have one character, 1 or 0, for every place of the canvas; `entropy` and `pieces` one
-entry.
+Strings `accepted` and `changed` have one character, 1 or 0, for every place of the canvas;
+`entropy` and `pieces` one entry.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Pieces of request schemas that dialects share: types of numbers, and the diffusion parameters as extra fields.
+"""Pieces of request schemas that dialects share: types of numbers, and the diffusion
+parameters as extra fields.
 
-Schemas are strict (a number in quotes is no number) and open: a field that nobody knows is ignored, and named in the
-answer's `warnings`.
+Schemas are strict (a number in quotes is no number) and open: a field that nobody knows is ignored, and named
+in the answer's `warnings`.
 """
 
 from __future__ import annotations
@@ -162,8 +163,8 @@ class Diffusion(_Sampling):
 class Truncated(Diffusion):
     """With `top_k`, in the dialects whose own clients do not know the field: who sends it means it.
 
-    Anthropic's and Ollama's clients send one for models that write token after token, Ollama's 40 by default. There it is
-    ignored, with a warning that names `top_k_start` and `top_k_end`.
+    Anthropic's and Ollama's clients send one for models that write token after token, Ollama's 40 by default.
+    There it is ignored, with a warning that names `top_k_start` and `top_k_end`.
     """
 
     top_k: Annotated[int, Field(ge=-1, le=PARAMETERS["top_k"].high), WHOLE] | None = Field(

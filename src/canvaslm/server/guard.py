@@ -1,7 +1,7 @@
 """What every request must pass before any route sees it: host, origin, key, content type, size.
 
-Also the last stop on the way out: an exception that nobody worded becomes a plain 500, and every request is one line
-of the access log, without its query, its body or its key.
+Also the last stop on the way out: an exception that nobody worded becomes a plain 500, and every request is
+one line of the access log, without its query, its body or its key.
 """
 
 from __future__ import annotations
@@ -145,7 +145,8 @@ class Guard:
         return True
 
     def _check_origin(self, scope: Scope, headers: _Headers, host: str, origin: str | None) -> None:
-        """A browser says where a request comes from: `Origin`, or `Sec-Fetch-Site` where it sends no origin."""
+        """A browser says where a request comes from: `Origin`, or `Sec-Fetch-Site`
+        where it sends no origin."""
         if origin is not None and not self.rules.allows_origin(origin, host):
             raise Problem(
                 403, "pages of this origin may not ask: see --allowed-origins", code="origin_not_allowed"

@@ -30,7 +30,8 @@ TYPES = {
 
 
 class Problem(CanvasError):
-    """A request that is answered with an error. `code` is a short word, or a number as llama-server has it."""
+    """A request that is answered with an error. `code` is a short word, or a number as llama-server has
+    it."""
 
     def __init__(
         self,

@@ -8,7 +8,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 
 class TimedProtocol(H11Protocol):
-    """Hangs up on connections that have been open, or idle in the middle of a request's head, for `head_seconds`.
+    """Hangs up on connections that have been open, or idle in the middle of a request's
+    head, for `head_seconds`.
 
     uvicorn limits how long a connection may stay idle after an answer, but not before the first request.
     """

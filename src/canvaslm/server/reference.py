@@ -1,4 +1,5 @@
-"""The reference of all routes, made from the OpenAPI schema: as Markdown (docs/http.md) and as a page (/docs).
+"""The reference of all routes, made from the OpenAPI schema: as Markdown
+(docs/http.md) and as a page (/docs).
 
 `scripts/http-docs` writes the former.
 """
@@ -12,29 +13,32 @@ from ..diffusion.params import plain
 
 PAGE_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 _STYLE = (
-    "body{font:16px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#222;background:#fff}"
+    "body{font:16px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;"
+    "color:#222;background:#fff}"
     "table{border-collapse:collapse;width:100%;margin:.5rem 0 1.5rem}"
     "td,th{border:1px solid #ccc;padding:.3rem .6rem;text-align:left;vertical-align:top}"
     "code{font-family:ui-monospace,monospace}h2{margin-top:2.5rem}"
     "@media(prefers-color-scheme:dark){body{color:#ddd;background:#181818}td,th{border-color:#555}a{color:#8bf}}"
 )
 _INTRO = """\
-A request with a body needs the header `content-type: application/json`, whatever the path; `/api/*` too, where Ollama
-itself takes anything. Others are refused with 415, so that no page of another site can send one unasked.
+A request with a body needs the header `content-type: application/json`, whatever the path; `/api/*`
+too, where Ollama itself takes anything. Others are refused with 415, so that no page of another
+site can send one unasked.
 
-Errors are `{"error": {"message", "type", "param", "code"}}`, inside a stream too; `/v1/messages` and `/api` word errors
-as Anthropic and Ollama do. A field that is not known is ignored
-and named in the answer's `warnings`; one that is known and cannot be served is refused with 400 and its name in
-`param`. With a key set, send it as `Authorization: Bearer KEY` or `x-api-key: KEY`.
+Errors are `{"error": {"message", "type", "param", "code"}}`, inside a stream too; `/v1/messages` and `/api`
+word errors as Anthropic and Ollama do. A field that is not known is ignored and named in the answer's
+`warnings`; one that is known and cannot be served is refused with 400 and its name in `param`. With a key
+set, send it as `Authorization: Bearer KEY` or `x-api-key: KEY`.
 
-Streams hold committed text only, so that it can be appended. Drafts are asked for: with `"diffusing": true` each
-content delta is the whole text so far, drafts included, and replaces what came before; with
-`"stream_options": {"include_diffusion": true}` chunks with an empty delta carry a `diffusion` object after every step:
-`canvas`, `step`, `steps_max`, `state`, `temperature`, `text` (the canvas up to its first EOS), `pieces` (each place's
-text), `accepted` and `changed` (a 1 or 0 for each place), `entropy` (nats, for each place), `mean_entropy`,
-`stop_reason`.
+Streams hold committed text only, so that it can be appended. Drafts are asked for: with `"diffusing": true`
+each content delta is the whole text so far, drafts included, and replaces what came before; with
+`"stream_options": {"include_diffusion": true}` chunks with an empty delta carry a `diffusion` object after
+every step: `canvas`, `step`, `steps_max`, `state`, `temperature`, `text` (the canvas up to its first EOS),
+`pieces` (each place's text), `accepted` and `changed` (a 1 or 0 for each place), `entropy` (nats, for each
+place), `mean_entropy`, `stop_reason`.
 
-The same request with the same `seed` gives the same answer, whatever else the server does; answer number i of `n` has
+The same request with the same `seed` gives the same answer, whatever else the server does;
+answer number i of `n` has
 the seed plus i. An answer names the seed it was made with."""
 
 
@@ -69,7 +73,8 @@ def page(schema: dict[str, Any]) -> str:
     parts.append('<p>The <a href="/openapi.json">OpenAPI schema</a>.</p>')
     for method, path, operation in operations(schema):
         parts.append(
-            f"<h2><code>{method} {html.escape(path)}</code></h2><p>{_inline(operation.get('description', ''))}</p>"
+            f"<h2><code>{method} "
+            f"{html.escape(path)}</code></h2><p>{_inline(operation.get('description', ''))}</p>"
         )
         rows = fields(schema, operation)
         if rows:
@@ -80,7 +85,8 @@ def page(schema: dict[str, Any]) -> str:
             )
             parts.append(f"<table><tr><th>field</th><th>type</th><th></th></tr>{cells}</table>")
         parts.append(f"<p>Answers: {html.escape(', '.join(sorted(operation['responses'])))}.</p>")
-    return f'<!doctype html><html lang="en"><meta charset="utf-8"><title>canvaslm</title><style>{_STYLE}</style>{"".join(parts)}</html>'
+    head = f'<meta charset="utf-8"><title>canvaslm</title><style>{_STYLE}</style>'
+    return f'<!doctype html><html lang="en">{head}{"".join(parts)}</html>'
 
 
 def operations(schema: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:

@@ -45,8 +45,8 @@ class JsonAnswer(Response):
 class Stream(Response):
     """A response made of chunks as they come. Calls `close` when it ends, however it ends.
 
-    A client that disconnects ends it at once; one that takes nothing for `write_timeout` is given up. `pulse` is
-    sent when there has been nothing else for `keep_alive`.
+    A client that disconnects ends it at once; one that takes nothing for `write_timeout` is given up. `pulse`
+    is sent when there has been nothing else for `keep_alive`.
     """
 
     def __init__(
@@ -142,7 +142,8 @@ async def _disconnected(receive: Receive) -> None:
 
 
 async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """The result of work, which is cancelled when the client disconnects. Raises Problem then, for the log alone."""
+    """The result of work, which is cancelled when the client disconnects. Raises Problem
+    then, for the log alone."""
     task = asyncio.ensure_future(work)
     gone = asyncio.ensure_future(_disconnected(request.receive))
     try:

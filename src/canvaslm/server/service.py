@@ -5,8 +5,8 @@
     async for part in answers: ...             # ends after the last choice's end
     answers.close()                            # cancels what still runs
 
-The engine is never touched here: prompts are rendered and encoded on a few worker threads, and all else is the
-bridge's.
+The engine is never touched here: prompts are rendered and encoded on a few worker threads, and
+all else is the bridge's.
 """
 
 from __future__ import annotations
@@ -43,9 +43,10 @@ _SEEDS = 2**63
 class GenerationRequest:
     """What a client wants, in our words.
 
-    Either `messages`, put through the chat template, or `prompts`, texts or token ids taken as they are. `params` are
-    fields of `Params`; those that are None take the checkpoint's default. `names` are the client's names for such
-    fields, for error messages. Of `n` answers to each prompt, number i has the seed plus i.
+    Either `messages`, put through the chat template, or `prompts`, texts or token ids taken as they
+    are. `params` are fields of `Params`; those that are None take the checkpoint's default. `names`
+    are the client's names for such fields, for error messages. Of `n` answers to each prompt,
+    number i has the seed plus i.
     """
 
     messages: Any = None
@@ -110,7 +111,8 @@ class Answers:
 
 
 class Service:
-    """The server's core. Routes get it by a parameter of type `Ready` (or `Anytime`, also while the model loads)."""
+    """The server's core. Routes get it by a parameter of type `Ready` (or `Anytime`,
+    also while the model loads)."""
 
     def __init__(self, bridge: Bridge, limits: Limits, metrics: ServerMetrics) -> None:
         self.bridge, self.limits, self.metrics = bridge, limits, metrics
@@ -126,9 +128,10 @@ class Service:
 
     @property
     def fingerprint(self) -> str:
-        """Changes when the same seed may give another answer: with the model, its settings and our version."""
+        """Changes when the same seed may give another answer: with the model, its
+        settings and our version."""
         if self._fingerprint is None:
-            from .. import __version__
+            from ..version import __version__
 
             runner = self.session.engine.runner
             facts = (__version__, self.session.name, self.session.engine.config, runner.device, runner.dtype)
@@ -217,7 +220,8 @@ class Service:
         ]
 
     def _check_size(self, wanted: GenerationRequest) -> None:
-        """Refuses what is sure to be too long without spending seconds on its tokens. Raises PromptTooLong."""
+        """Refuses what is sure to be too long without spending seconds on its
+        tokens. Raises PromptTooLong."""
         context = self.session.engine.max_context
         if self._longest_token is None:
             tokenizer = self.session.tokenizer

@@ -12,7 +12,8 @@ _ASIDE = {"<|channel>": "<channel|>", "<|tool_call>": "<tool_call|>"}
 
 
 class AnswerLogprobs:
-    """Picks the tokens of the answer out of committed canvases and hands them out as far as the text has got."""
+    """Picks the tokens of the answer out of committed canvases and hands them out as
+    far as the text has got."""
 
     def __init__(self, tokenizer: Tokenizer, *, raw: bool = False) -> None:
         """`raw`: everything but control tokens is text."""

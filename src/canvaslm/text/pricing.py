@@ -24,7 +24,8 @@ Size = Callable[..., int]
 
 
 class Pricing(Protocol):
-    """What filters and tests need of the environment that they run in: the meter, and an addition that is priced."""
+    """What filters and tests need of the environment that they run in: the meter, and an
+    addition that is priced."""
 
     meter: Meter
 

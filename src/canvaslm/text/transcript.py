@@ -39,8 +39,8 @@ Filled = TypeVar("Filled", bound=Settled | Committed | Finished)
 class Transcript:
     """Reads one request's events in order: answer, thoughts and tool calls apart, cut at stop strings.
 
-    After a stop string `stopped` is true and all further text is dropped; the caller cancels the request, whose
-    end then counts as "stop".
+    After a stop string `stopped` is true and all further text is dropped; the caller cancels the request,
+    whose end then counts as "stop".
     """
 
     def __init__(

@@ -24,7 +24,7 @@ PREFIX = "step-"
 
 
 @dataclass(frozen=True)
-class Progress:
+class RunProgress:
     """How far a run is: steps done, seconds spent training, and the settings it runs with."""
 
     step: int
@@ -37,7 +37,7 @@ def save_checkpoint(
     model: nn.Module,
     optimizers: Optimizers,
     average: Average | None,
-    progress: Progress,
+    progress: RunProgress,
     keep: int = 2,
 ) -> Path:
     """Writes `folder/step-N` under another name, renames it, and removes all but the newest `keep`."""
@@ -65,7 +65,7 @@ def checkpoints(folder: Path) -> list[Path]:
 
 def load_checkpoint(
     path: Path, model: nn.Module, optimizers: Optimizers, average: Average | None
-) -> Progress:
+) -> RunProgress:
     """Puts a checkpoint's tensors back. Raises NotFound, or BadModelFile when it is not of
     this model and optimiser."""
     if not (path / "state.json").is_file():
@@ -78,7 +78,7 @@ def load_checkpoint(
             tensors = load_file(path / "average.safetensors")
             average.tensors = {name: tensors[name] for name in average.tensors}
             average.count = state["average_count"]
-        return Progress(state["step"], state["seconds"], state["settings"])
+        return RunProgress(state["step"], state["seconds"], state["settings"])
     except (KeyError, RuntimeError, FileNotFoundError, json.JSONDecodeError) as error:
         raise BadModelFile(
             f"{path}: does not fit this model and optimiser ({error}); "
@@ -90,4 +90,4 @@ def _save(path: Path, tensors: dict[str, Tensor]) -> None:
     save_file(path, {name: value.detach().cpu().contiguous() for name, value in tensors.items()})
 
 
-__all__ = ["Progress", "checkpoints", "load_checkpoint", "save_checkpoint"]
+__all__ = ["RunProgress", "checkpoints", "load_checkpoint", "save_checkpoint"]

@@ -19,7 +19,7 @@ import torch
 
 from ..errors import UsageError
 from ..model.protocol import Model
-from .checkpoint import Progress, checkpoints, load_checkpoint, save_checkpoint
+from .checkpoint import RunProgress, checkpoints, load_checkpoint, save_checkpoint
 from .data import Batch, Batcher, Source
 from .fast import compile_objective
 from .objective import Objective
@@ -146,7 +146,7 @@ class Trainer:
 
     def checkpoint(self) -> Path:
         """Writes a checkpoint and the export."""
-        progress = Progress(self.step, self.seconds, settings_to_dict(self.settings))
+        progress = RunProgress(self.step, self.seconds, settings_to_dict(self.settings))
         path = save_checkpoint(
             self.folder, self.model, self.optimizers, self.average, progress, self.settings.run.keep
         )

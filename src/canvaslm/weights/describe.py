@@ -36,7 +36,8 @@ def describe(checkpoint: Checkpoint) -> Description:
 
 
 def format_of(checkpoint: Checkpoint) -> str:
-    """What a checkpoint's weights are stored as: a GGUF file's type ("Q4_K_M"), else the type of most bytes ("BF16")."""
+    """What a checkpoint's weights are stored as: a GGUF file's type ("Q4_K_M"), else the
+    type of most bytes ("BF16")."""
     if checkpoint.kind == "gguf":
         from .gguf.describe import file_type
 

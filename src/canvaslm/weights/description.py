@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TokenizerSummary:
-    """`kind` as the file calls it (BPE, Unigram); `special` counts the markers; `template` is the template's origin.
+    """`kind` as the file calls it (BPE, Unigram); `special` counts the markers; `template`
+    is the template's origin.
 
     `source` is where the vocabulary was read from.
     """
@@ -60,7 +61,8 @@ class Description:
         return int(self.parameters * bits / 8)
 
     def context_bytes(self, tokens: int, width: int) -> int:
-        """Memory of the keys and values of `tokens` tokens at `width` bytes each: sliding layers stop at their window."""
+        """Memory of the keys and values of `tokens` tokens at `width` bytes each: sliding
+        layers stop at their window."""
         total = 0
         for i in range(self.config.num_layers):
             window = self.config.window_of(i)

@@ -21,10 +21,12 @@ _SAMPLERS: dict[str, tuple[str, tuple[str, ...]]] = {
 def sampling_defaults(
     generation: Mapping[str, Any], source: str = FILE
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """(keyword arguments for `Params`, where each field of `Params` comes from) for a `generation_config.json`.
+    """(keyword arguments for `Params`, where each field of `Params` comes from) for a
+    `generation_config.json`.
 
-    `source` is what the fields were really read from; the others come from "default". Only fields the file sets are among the arguments; null means unset. Fields that do not concern sampling are
-    ignored. Raises BadConfig naming a field of the wrong type or an unknown sampler.
+    `source` is what the fields were really read from; the others come from "default". Only fields the file
+    sets are among the arguments; null means unset. Fields that do not concern sampling are ignored. Raises
+    BadConfig naming a field of the wrong type or an unknown sampler.
     """
     chosen: dict[str, Any] = {}
     for name, about in PARAMETERS.items():
@@ -36,7 +38,8 @@ def sampling_defaults(
 
 
 def stop_tokens(generation: Mapping[str, Any], otherwise: tuple[int, ...]) -> tuple[int, ...]:
-    """Token ids that end an answer: the file's `eos_token_id` (one or a list), else `otherwise` (config.json's)."""
+    """Token ids that end an answer: the file's `eos_token_id` (one or a list), else
+    `otherwise` (config.json's)."""
     value = generation.get("eos_token_id")
     if value is None:
         return otherwise

@@ -1,10 +1,10 @@
 """Models from a hub: ids such as `org/name@revision`, downloaded by huggingface_hub into its cache.
 
-A repository of GGUF files holds the same model many times over: `org/name:Q4_K_M` takes the file (or all parts of it)
-of that type, which is told by its name or its folder's.
+A repository of GGUF files holds the same model many times over: `org/name:Q4_K_M` takes the file (or all
+parts of it) of that type, which is told by its name or its folder's.
 
-The environment is huggingface_hub's own: HF_HOME, HF_TOKEN, HF_HUB_OFFLINE, HF_ENDPOINT. Nothing here runs unless the
-user named a hub id.
+The environment is huggingface_hub's own: HF_HOME, HF_TOKEN, HF_HUB_OFFLINE, HF_ENDPOINT. Nothing here runs
+unless the user named a hub id.
 """
 
 from __future__ import annotations
@@ -63,7 +63,8 @@ def parse_hub_id(source: str) -> HubId:
     good = _ID.fullmatch(repository) and ".." not in repository and "--" not in repository
     if not good or repository.endswith((".git", ".", "-")):
         raise UsageError(
-            f"{shown(source)} is not a model id; one looks like org/name, org/name:Q4_K_M or org/name@revision, "
+            f"{shown(source)} is not a model id; one looks like org/name, "
+            "org/name:Q4_K_M or org/name@revision, "
             "in letters, digits, '-', '_' and '.'",
             param="model",
         )
@@ -77,11 +78,11 @@ def parse_hub_id(source: str) -> HubId:
 
 
 def download(hub_id: HubId) -> Path:
-    """The model in the hub cache, downloaded first where needed (progress on stderr): its folder, or its GGUF file
-    (the first part of several).
+    """The model in the hub cache, downloaded first where needed (progress on stderr): its folder, or its GGUF
+    file (the first part of several).
 
-    Raises Offline without a network, NotFound for an unknown, private or gated model, UsageError when the repository
-    has several GGUF files and the id does not say which; the message says what to do.
+    Raises Offline without a network, NotFound for an unknown, private or gated model, UsageError when the
+    repository has several GGUF files and the id does not say which; the message says what to do.
     """
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # read when huggingface_hub is imported
     if not hub_id.file_type:
@@ -141,7 +142,8 @@ def _choose(hub_id: HubId, files: dict[str, str]) -> list[str]:
         return chosen
     if wanted is not None:
         raise UsageError(
-            f"{hub_id}: several files are of this type: {', '.join(chosen[:8])}; download one and give its path",
+            f"{hub_id}: several files are of this type: {', '.join(chosen[:8])}; "
+            "download one and give its path",
             param="model",
         )
     example = next((kind for kind in ("Q4_K_M", "Q8_0") if kind in types), types[0])
@@ -158,7 +160,8 @@ def gguf_stem(name: str) -> str:
 
 
 def _gguf_type(name: str) -> str | None:
-    """The type that ends a GGUF file's name; None for other files, and for what is no model (a vision projector)."""
+    """The type that ends a GGUF file's name; None for other files, and for what is no
+    model (a vision projector)."""
     if not name.lower().endswith(".gguf"):
         return None
     stem = gguf_stem(Path(name).name)
@@ -217,7 +220,8 @@ def _connection(hub_id: HubId, error: Exception, endpoint: str) -> CanvasError |
     causes = _causes(error)
     if constants.HF_HUB_OFFLINE or any(isinstance(cause, errors.OfflineModeIsEnabled) for cause in causes):
         return Offline(
-            f"{hub_id}: is not (completely) in the cache and HF_HUB_OFFLINE is set; unset it once to download it"
+            f"{hub_id}: is not (completely) in the cache and HF_HUB_OFFLINE is set; "
+            "unset it once to download it"
         )
     if any(isinstance(cause, OSError) and cause.errno == errno.ENOSPC for cause in causes):
         return CanvasError(f"{hub_id}: the disk is full; free some space or point HF_HOME to another disk")

@@ -1,7 +1,8 @@
 """From what the user typed after `-m` to the files of a model: a folder, a file, a hub id, or the demo model.
 
-No file outside the model's folder is ever opened on the word of a file inside it: names in the shard index are plain
-names, and links may lead only into the hub cache's own store of blobs. Finding a model imports no torch.
+No file outside the model's folder is ever opened on the word of a file inside it: names in the
+shard index are plain names, and links may lead only into the hub cache's own store of blobs.
+Finding a model imports no torch.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ INDEX = "model.safetensors.index.json"
 _MAX_JSON = 64 << 20
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 _PICKLE_REMEDY = (
-    "canvaslm never loads pickle, since that runs code; ask its author for safetensors, or convert it where you trust it "
+    "canvaslm never loads pickle, since that runs code; ask its author for safetensors, "
+    "or convert it where you trust it "
     "(transformers: model.save_pretrained(folder))"
 )
 _SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.safetensors")
@@ -35,7 +37,8 @@ _SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.safetensors")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model's files. `folder` holds config.json and the tokenizer; `weight_map` is the shard index, if there is one."""
+    """A model's files. `folder` holds config.json and the tokenizer; `weight_map` is the
+    shard index, if there is one."""
 
     kind: Literal["folder", "file", "gguf"]
     source: str
@@ -44,12 +47,14 @@ class Checkpoint:
     weight_map: dict[str, str] = field(default_factory=dict)
 
     def path(self, name: str) -> Path | None:
-        """The path of a file in the folder, None if it is not there. Raises BadModelFile if it leads outside."""
+        """The path of a file in the folder, None if it is not there. Raises
+        BadModelFile if it leads outside."""
         path = self.folder / name
         return inside(self.folder, name) if os.path.lexists(path) else None
 
     def read_json(self, name: str) -> dict[str, Any] | None:
-        """The object in a JSON file of the folder, None if the file is not there. Raises BadConfig naming it."""
+        """The object in a JSON file of the folder, None if the file is not there.
+        Raises BadConfig naming it."""
         path = self.path(name)
         return None if path is None else read_json(path)
 
@@ -72,7 +77,8 @@ def resolve(source: str | Path | None = None) -> Checkpoint:
 
 
 def inside(folder: Path, name: str) -> Path:
-    """`folder / name` for a name that a file in the folder gave. Raises BadModelFile unless it stays in there."""
+    """`folder / name` for a name that a file in the folder gave. Raises BadModelFile
+    unless it stays in there."""
     escaped = "%" in name or "\\" in name or "\0" in name
     if escaped or name != os.path.basename(name) or name in ("", ".", "..") or Path(name).is_absolute():
         raise BadModelFile(
@@ -82,7 +88,8 @@ def inside(folder: Path, name: str) -> Path:
     real = path.resolve()
     if not any(real.is_relative_to(root) for root in _roots(folder)):
         raise BadModelFile(
-            f"{path}: is a link that leads out of the model's folder; put the file itself there, or name the folder it is in"
+            f"{path}: is a link that leads out of the model's folder; put the file itself there, "
+            "or name the folder it is in"
         )
     return path
 
@@ -115,7 +122,8 @@ def read_config(checkpoint: Checkpoint) -> ModelConfig:
 
 
 def _roots(folder: Path) -> list[Path]:
-    """Where a model's files may really lie: its folder, and the blobs beside it if it is a hub cache's snapshot."""
+    """Where a model's files may really lie: its folder, and the blobs beside it if it
+    is a hub cache's snapshot."""
     real = folder.resolve()
     stores = [
         place.parent.parent / "blobs" for place in (real, real.parent) if place.parent.name == "snapshots"

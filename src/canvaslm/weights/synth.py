@@ -1,8 +1,10 @@
-"""GGUF files of random weights in the true layout, for tests and benchmarks: written as fast as the disk takes them.
+"""GGUF files of random weights in the true layout, for tests and benchmarks: written as
+fast as the disk takes them.
 
-Weights are random block bytes whose scales are made to fit, so that a weight has mean 0 and deviation 1/sqrt(fan-in)
-and activations stay finite. Eight megabytes of blocks are drawn for each format and fan-in, and every stretch of the
-file is a copy of them from another random start: rows and experts differ, and caches see nothing twice.
+Weights are random block bytes whose scales are made to fit, so that a weight has mean 0 and deviation
+1/sqrt(fan-in) and activations stay finite. Eight megabytes of blocks are drawn for each format and fan-in,
+and every stretch of the file is a copy of them from another random start: rows and experts differ, and
+caches see nothing twice.
 """
 
 from __future__ import annotations
@@ -32,7 +34,8 @@ _BUFFER_BYTES = 8 << 20
 
 SYNTH_SHAPES = {name: config for family in families() for name, config in family.shapes.items()}
 _GENERATION = {
-    "max_denoising_steps": 48, "t_min": 0.4, "t_max": 0.8, "stability_threshold": 1, "confidence_threshold": 0.005,
+    "max_denoising_steps": 48, "t_min": 0.4, "t_max": 0.8, "stability_threshold": 1,
+    "confidence_threshold": 0.005,
     "sampler_config": {"entropy_bound": 0.1},
 }  # fmt: skip
 
@@ -54,8 +57,8 @@ class SynthPlan:
 def plan_synth(
     shape: str | ModelConfig, kind: str, *, tokenizer: Path | None = None, layers: int | None = None
 ) -> SynthPlan:
-    """Metadata and tensor table of a synthetic file. `tokenizer`: a GGUF file whose vocabulary is taken instead of a
-    made-up one; `layers`: only so many of the first layers (`ModelConfig.with_layers`).
+    """Metadata and tensor table of a synthetic file. `tokenizer`: a GGUF file whose vocabulary is taken
+    instead of a made-up one; `layers`: only so many of the first layers (`ModelConfig.with_layers`).
 
     Raises UsageError for an unknown shape or type or a vocabulary of another size.
     """
@@ -154,7 +157,8 @@ def _plain_values(config: ModelConfig, tensor: PlannedTensor, rng: np.random.Gen
 
 
 def random_blocks(format: str, count: int, deviation: float, rng: np.random.Generator) -> np.ndarray:
-    """`count` blocks, uint8 [count, block bytes], whose values have mean 0 and the given standard deviation."""
+    """`count` blocks, uint8 [count, block bytes], whose values have mean 0 and the
+    given standard deviation."""
     layout = FORMATS[format]
     if format in ("F16", "BF16"):
         values = rng.standard_normal((count, 1), np.float32) * deviation

@@ -1,7 +1,8 @@
-"""A made-up vocabulary with Gemma's structure: its markers and byte tokens at their ids, then syllables and words.
+"""A made-up vocabulary with Gemma's structure: its markers and byte tokens at their ids,
+then syllables and words.
 
-Every word is the merge of two shorter tokens, so text of any kind can be encoded and read back, and token counts per
-word are of a real vocabulary's order for text made of the same syllables.
+Every word is the merge of two shorter tokens, so text of any kind can be encoded and read back, and token
+counts per word are of a real vocabulary's order for text made of the same syllables.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ _CONTROL = {0: "<pad>", 1: "<eos>", 2: "<bos>", 3: "<unk>", 4: "<mask>"}
 # Where Gemma 4's vocabulary has them.
 _MARKERS = {
     46: "<|tool>", 47: "<tool|>", 48: "<|tool_call>", 49: "<tool_call|>", 50: "<|tool_response>",
-    51: "<tool_response|>", 52: '<|"|>', 98: "<|think|>", 100: "<|channel>", 101: "<channel|>", 105: "<|turn>",
+    51: "<tool_response|>", 52: '<|"|>', 98: "<|think|>", 100: "<|channel>", 101: "<channel|>",
+    105: "<|turn>",
     106: "<turn|>",
 }  # fmt: skip
 _FIRST_BYTE = 238
@@ -43,7 +45,8 @@ TEMPLATE = """{{ bos_token }}
 
 
 def synthetic_vocabulary(size: int) -> dict[str, bytes]:
-    """The `tokenizer.*` keys of a vocabulary of `size` tokens, at least 600 (markers, bytes and letters need that)."""
+    """The `tokenizer.*` keys of a vocabulary of `size` tokens, at least 600 (markers,
+    bytes and letters need that)."""
     if size < 600:
         raise ValueError(f"a synthetic vocabulary needs 600 tokens or more, not {size}")
     fixed = {**_CONTROL, **_MARKERS}
@@ -78,7 +81,8 @@ def synthetic_vocabulary(size: int) -> dict[str, bytes]:
 
 
 def _words() -> Iterator[tuple[str, str]]:
-    """Tokens as (left, right), which are tokens before it; (character, "") first. Without end, for practical sizes."""
+    """Tokens as (left, right), which are tokens before it; (character, "") first. Without
+    end, for practical sizes."""
     letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
     others = [chr(code) for code in range(33, 127) if chr(code) not in letters]
     yield from ((char, "") for char in ["\n", "\t", _SPACE, *letters, *others])

@@ -1,4 +1,5 @@
-"""DiffusionGemma: a mixture of experts with sliding and full attention, uniform noise and self-conditioning."""
+"""DiffusionGemma: a mixture of experts with sliding and full attention, uniform
+noise and self-conditioning."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The sizes and switches of a DiffusionGemma model, read from and written to Hugging Face's `config.json`.
 
-Reading is strict: a field that is unknown, missing or contradicts another raises `BadConfig` with the field's name,
-since a wrong guess here gives a model that runs and writes nonsense.
+Reading is strict: a field that is unknown, missing or contradicts another raises `BadConfig` with the field's
+name, since a wrong guess here gives a model that runs and writes nonsense.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ FULL = "full_attention"
 
 # Fields that change nothing in what we compute, whatever their value.
 _IGNORED_TOP = {
-    "architectures", "auto_map", "dtype", "torch_dtype", "transformers_version", "model_type", "initializer_range",
+    "architectures", "auto_map", "dtype", "torch_dtype", "transformers_version", "model_type",
+    "initializer_range",
     "boi_token_id", "eoi_token_id", "image_token_id", "video_token_id", "audio_token_id", "boa_token_id",
     "eoa_token_id", "eoa_token_index", "vision_soft_tokens_per_image", "use_cache", "id2label", "label2id",
     "output_hidden_states", "output_attentions", "return_dict", "problem_type", "is_encoder_decoder",
@@ -53,8 +54,9 @@ _USED_TOP = {"text_config", "vision_config", "canvas_length", "tie_word_embeddin
 class DiffusionGemmaConfig:
     """Everything that fixes the shapes and the arithmetic of one model.
 
-    Sliding layers use `head_dim` and `num_kv_heads`, full layers `global_head_dim` and `num_global_kv_heads` and
-    have no value projection. `eos_token_ids` end an answer; they come from the checkpoint, never from this code.
+    Sliding layers use `head_dim` and `num_kv_heads`, full layers `global_head_dim` and
+    `num_global_kv_heads` and have no value projection. `eos_token_ids` end an answer; they come from the
+    checkpoint, never from this code.
     """
 
     vocab_size: int
@@ -175,7 +177,8 @@ def _refuse_unknown(top: ConfigFields, text: ConfigFields) -> None:
     for name, allowed in _NEUTRAL_TEXT.items():
         if name in text and text.fields[name] not in allowed:
             raise BadConfig(
-                f"config.json: text_config.{name} = {text.fields[name]!a:.120} is not supported (only {allowed[0]!r})"
+                f"config.json: text_config.{name} = {text.fields[name]!a:.120} is not supported (only "
+                f"{allowed[0]!r})"
             )
     if top.fields.get("audio_config"):
         raise BadConfig("config.json: audio_config is set; audio input is not supported")
@@ -233,7 +236,8 @@ def _default_layer_types(layers: int) -> list[str]:
 
 
 def _full_layer_sizes(text: ConfigFields, types: list[str], kv_heads: int) -> tuple[int, int]:
-    """(head_dim, kv heads) of the full layers: from per_layer_config (transformers 5.23) or the older two fields."""
+    """(head_dim, kv heads) of the full layers: from per_layer_config (transformers 5.23)
+    or the older two fields."""
     per_layer = text.inner("per_layer_config")
     if per_layer is None:
         return (
@@ -250,7 +254,8 @@ def _full_layer_sizes(text: ConfigFields, types: list[str], kv_heads: int) -> tu
             set(entry.fields) - {"head_dim", "num_key_value_heads"} or (kind == SLIDING and entry.fields)
         ):
             raise BadConfig(
-                f"config.json: text_config.per_layer_config.{i} has unsupported overrides {entry.fields!a:.120}"
+                f"config.json: text_config.per_layer_config.{i} has unsupported overrides "
+                f"{entry.fields!a:.120}"
             )
         if kind == FULL:
             entry = entry or ConfigFields({})
@@ -276,7 +281,8 @@ def _read_rope(rope: ConfigFields | None) -> dict[str, Any]:
     whole = sliding.number("partial_rotary_factor", 1.0) == 1.0
     if sliding.word("rope_type", "default") != "default" or not whole:
         raise BadConfig(
-            f"config.json: text_config.rope_parameters.{SLIDING}: only rope_type 'default' over the whole head"
+            f"config.json: text_config.rope_parameters.{SLIDING}: "
+            "only rope_type 'default' over the whole head"
         )
     if full.word("rope_type", "proportional") != "proportional":
         raise BadConfig(
@@ -293,7 +299,8 @@ def _check_sizes(c: DiffusionGemmaConfig) -> None:
     """Refuses sizes that cannot work together."""
     positive = ("vocab_size", "hidden_size", "intermediate_size", "num_layers", "num_heads", "num_kv_heads",
                 "num_global_kv_heads", "head_dim", "global_head_dim", "sliding_window", "num_experts",
-                "top_k_experts", "moe_intermediate_size", "canvas_length", "max_position_embeddings")  # fmt: skip
+                "top_k_experts", "moe_intermediate_size", "canvas_length",
+                "max_position_embeddings")  # fmt: skip
     for name in positive:
         if not 0 < getattr(c, name) < 2**31:
             raise BadConfig(f"config.json: {name} = {getattr(c, name)} is out of range (1 .. 2^31)")
@@ -311,7 +318,8 @@ def _check_sizes(c: DiffusionGemmaConfig) -> None:
         if getattr(c, name) % 2:
             raise BadConfig(f"config.json: {name} = {getattr(c, name)} is odd; rotary embedding needs pairs")
     if c.sliding_window < 2:
-        # transformers keeps `-(window - 1):` of the cache, which at 1 is everything: no defined meaning to follow.
+        # transformers keeps `-(window - 1):` of the cache, which at 1 is everything: no
+        # defined meaning to follow.
         raise BadConfig("config.json: sliding_window = 1 leaves a canvas no context; the smallest is 2")
     if c.top_k_experts > c.num_experts:
         raise BadConfig(

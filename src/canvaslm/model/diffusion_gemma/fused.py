@@ -1,4 +1,5 @@
-"""A layer whose every step is a native kernel: the fast twin of `model.text.TextLayer`, for packed models on a CPU."""
+"""A layer whose every step is a native kernel: the fast twin of `model.text.TextLayer`,
+for packed models on a CPU."""
 
 from __future__ import annotations
 
@@ -16,9 +17,11 @@ from .text import SelfConditioning, TextLayer
 
 
 def fuse(model: Model) -> None:
-    """Puts native twins in the place of all layers that are repacked throughout, and of what stands around them.
+    """Puts native twins in the place of all layers that are repacked throughout, and of
+    what stands around them.
 
-    Keys and values are then stored as these layers' attention reads them. A model of other layers stays as it is.
+    Keys and values are then stored as these layers' attention reads them. A model of
+    other layers stays as it is.
     """
     if not any(map(_repacked, model.modules())):
         return
@@ -72,7 +75,8 @@ class FusedTextLayer(nn.Module):
         encoded: int,
         router_log: RouterLog | None = None,
     ) -> Tensor:
-        """x [B, L, H] -> [B, L, H]; see TextLayer. Both kinds of tokens at once only with B = 1. rope: half tables.
+        """x [B, L, H] -> [B, L, H]; see TextLayer. Both kinds of tokens at once only with
+        B = 1. rope: half tables.
 
         The router's probabilities are not kept: `router_log` must be None.
         """

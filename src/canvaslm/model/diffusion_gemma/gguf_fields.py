@@ -1,7 +1,7 @@
 """The sizes of a DiffusionGemma model in a GGUF file's metadata, read and written. Torch-free.
 
-Keys: llama.cpp's pull request 24423. A key that would change the computation in a way canvaslm does not follow is
-refused by name.
+Keys: llama.cpp's pull request 24423. A key that would change the computation in a way canvaslm does not
+follow is refused by name.
 """
 
 from __future__ import annotations
@@ -93,7 +93,8 @@ def config_metadata(config: ModelConfig) -> dict[str, Stored]:
 
 
 def tables(config: ModelConfig) -> dict[str, list[float]]:
-    """Dividing factors of the full layers' rotary frequencies [global_head_dim / 2]: 1, or 1e30 for "none"."""
+    """Dividing factors of the full layers' rotary frequencies [global_head_dim / 2]: 1, or 1e30 for
+    "none"."""
     assert isinstance(config, DiffusionGemmaConfig)
     pairs = config.global_head_dim // 2
     turning = int(config.partial_rotary_factor * pairs)
@@ -130,7 +131,8 @@ def _kind_value(file: Metadata, values: list[Any], sliding: list[bool], kind: bo
     found = {value for value, flag in zip(values, sliding, strict=True) if flag is kind} or set(values)
     if len(found) != 1 or not isinstance(next(iter(found)), int):
         raise BadModelFile(
-            f"{file.path}: attention.head_count_kv differs among layers of one kind: {_shown(sorted(found, key=str))}"
+            f"{file.path}: attention.head_count_kv differs among layers of one kind: "
+            f"{_shown(sorted(found, key=str))}"
         )
     return int(next(iter(found)))
 
@@ -156,13 +158,15 @@ def _rotary_factor(file: Metadata, full_dim: int) -> float:
     turning = int((factors == 1).sum())
     if not (factors[:turning] == 1).all() or not (factors[turning:] >= 1e20).all() or turning == 0:
         raise BadModelFile(
-            f"{file.path}: {ROPE_FREQS} is not ones followed by 1e30; other scalings of the rotary embedding are not supported"
+            f"{file.path}: {ROPE_FREQS} is not ones followed by 1e30; "
+            "other scalings of the rotary embedding are not supported"
         )
     return 2 * turning / full_dim
 
 
 def _decimal(value: float) -> float:
-    """0.1 stored as fp32 reads 0.10000000149; the shortest decimal that stores to the same fp32 is what was meant."""
+    """0.1 stored as fp32 reads 0.10000000149; the shortest decimal that stores to the
+    same fp32 is what was meant."""
     return float(str(np.float32(value)))
 
 

@@ -64,7 +64,8 @@ def to_gguf(name: str) -> str:
 
 
 def from_gguf(name: str) -> tuple[str, int | None] | None:
-    """Our name of a GGUF tensor, and which half of it the tensor is (None: all); None for a name not known."""
+    """Our name of a GGUF tensor, and which half of it the tensor is (None: all);
+    None for a name not known."""
     match = _GGUF.fullmatch(name)
     if match is None:
         whole = _WHOLE_BACK.get(name)

@@ -1,7 +1,7 @@
 """The names of DiffusionGemma's weights: in Hugging Face checkpoints, and in our model.
 
-Ours are the decoder's without the prefix `model.decoder.`; the encoder shares every weight with it but one scalar per
-layer, which we call `layers.N.encoder_layer_scalar`. Torch-free.
+Ours are the decoder's without the prefix `model.decoder.`; the encoder shares every weight with it but one
+scalar per layer, which we call `layers.N.encoder_layer_scalar`. Torch-free.
 """
 
 from __future__ import annotations
@@ -77,7 +77,8 @@ def copies_of(name: str) -> tuple[str, ...]:
 
 
 def weight_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Shape of every weight of a model by our name: what `DiffusionGemma(config).state_dict()` has, without torch."""
+    """Shape of every weight of a model by our name: what
+    `DiffusionGemma(config).state_dict()` has, without torch."""
     assert isinstance(config, DiffusionGemmaConfig)
     c = config
     hidden = c.hidden_size
@@ -121,7 +122,8 @@ def _prefixed(prefix: str, shapes: dict[str, tuple[int, ...]]) -> dict[str, tupl
 
 
 def stand_in(name: str) -> str | None:
-    """The weight that fills another where a checkpoint has none: the encoder's scalar is then the decoder's."""
+    """The weight that fills another where a checkpoint has none: the encoder's
+    scalar is then the decoder's."""
     return name.replace("encoder_layer_scalar", "layer_scalar") if _ENCODER_SCALAR.fullmatch(name) else None
 
 

@@ -62,8 +62,8 @@ class DiffusionGemma(Model):
     ) -> Tensor | None:
         """Writes the keys and values of tokens [B, L] into the context, causally.
 
-        With `hidden`, also returns the final-normed states [B, L, H], which only training reads: without it the last
-        layer stops at its keys and values.
+        With `hidden`, also returns the final-normed states [B, L, H], which only training reads: without it
+        the last layer stops at its keys and values.
         """
         length = tokens.shape[1]
         if not hidden:

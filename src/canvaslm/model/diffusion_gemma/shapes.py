@@ -1,4 +1,5 @@
-"""Sizes that go by a name: the released model's, and a small one with its whole vocabulary, for made-up weights."""
+"""Sizes that go by a name: the released model's, and a small one with its whole
+vocabulary, for made-up weights."""
 
 from __future__ import annotations
 

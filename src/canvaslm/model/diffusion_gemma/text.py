@@ -1,7 +1,7 @@
 """One transformer layer of DiffusionGemma and its parts, in the order a token meets them.
 
-Parameter names are those of the checkpoints (transformers' `modeling_diffusion_gemma.py`, the source of every rule
-here). H = hidden size, T = tokens of all rows together.
+Parameter names are those of the checkpoints (transformers' `modeling_diffusion_gemma.py`, the source of every
+rule here). H = hidden size, T = tokens of all rows together.
 """
 
 from __future__ import annotations
@@ -73,7 +73,8 @@ class GatedMLP(nn.Module):
 
 
 class Router(nn.Module):
-    """Chooses top-k experts per token from the *raw residual*; the k weights sum to 1 before per-expert scales."""
+    """Chooses top-k experts per token from the *raw residual*; the k weights sum to 1
+    before per-expert scales."""
 
     def __init__(self, config: DiffusionGemmaConfig, **factory: Any) -> None:
         super().__init__()
@@ -114,8 +115,8 @@ class Experts(nn.Module):
 class TextLayer(nn.Module):
     """Attention, then a dense MLP and the experts side by side.
 
-    Encoder and decoder share all weights but one number: `layer_scalar` is the decoder's, `encoder_layer_scalar`
-    the encoder's.
+    Encoder and decoder share all weights but one number: `layer_scalar` is the decoder's,
+    `encoder_layer_scalar` the encoder's.
     """
 
     half_rope = False  # whether it wants rotary tables without the half that repeats
@@ -155,7 +156,8 @@ class TextLayer(nn.Module):
         encoded: int,
         router_log: RouterLog | None = None,
     ) -> Tensor:
-        """x [B, L, H] -> [B, L, H]. The first `encoded` of the L tokens are being encoded, the others are canvases."""
+        """x [B, L, H] -> [B, L, H]. The first `encoded` of the L tokens are being encoded,
+        the others are canvases."""
         q, k, v = self.before(x, rope)
         seen = attend_context(context, self.self_attn.layer, q, k, v, positions, encoded)
         x, probabilities, index = self.after(x, seen, self._scalar(encoded, x.shape[1]))
@@ -172,15 +174,16 @@ class TextLayer(nn.Module):
         parts = self.encoder_layer_scalar.expand(encoded), self.layer_scalar.expand(length - encoded)
         return torch.cat(parts)[:, None]
 
-    # What comes before and after attention knows no context and no phase: two functions that training compiles once
-    # for all layers (`train.fast`).
+    # What comes before and after attention knows no context and no phase: two functions that training
+    # compiles once for all layers (`train.fast`).
 
     def before(self, x: Tensor, rope: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Residual x [B, L, H] -> queries, keys, values."""
         return self.self_attn.project(self.input_layernorm(x), rope)
 
     def after(self, x: Tensor, seen: Tensor, scalar: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Residual x [B, L, H] and attention's output [B, L, heads * D] -> next residual, the router's choices."""
+        """Residual x [B, L, H] and attention's output [B, L, heads * D] -> next
+        residual, the router's choices."""
         x = x + self.post_attention_layernorm(self.self_attn.o_proj(seen))
         added, probabilities, index = self.feed_forward(x)
         return (x + self.post_feedforward_layernorm(added)) * scalar, probabilities, index
@@ -210,7 +213,8 @@ class SelfConditioning(GatedMLP):
         self.pre_norm = RMSNorm(config.hidden_size, config.rms_norm_eps, **factory)
 
     def forward(self, embedded: Tensor, soft: Tensor | None = None) -> Tensor:
-        """embedded, soft [B, C, H]. `None` is the zero soft embedding of a canvas's first step, which maps to zero."""
+        """embedded, soft [B, C, H]. `None` is the zero soft embedding of a canvas's first
+        step, which maps to zero."""
         if soft is not None:
             embedded = embedded + super().forward(self.pre_norm(soft))
         return rms_norm(embedded, None, self.pre_norm.eps)

@@ -1,7 +1,7 @@
 """Native CPU kernels: C++ behind a plain C ABI, chosen at run time by instruction set.
 
-Nothing here is needed to import canvaslm: ask `available()` first, which compiles the kernels on first use in a source
-tree and says once how to get them when it cannot.
+Nothing here is needed to import canvaslm: ask `available()` first, which compiles the kernels on first use in
+a source tree and says once how to get them when it cannot.
 """
 
 from __future__ import annotations

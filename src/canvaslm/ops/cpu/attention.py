@@ -1,7 +1,8 @@
 """Attention over keys and values that were quantised once, softmax scale 1; twin: `ops.attention.attend`.
 
-A block holds 256 consecutive tokens of one layer (csrc/kv.h). Its memory belongs to the caller (see `memory`); here a
-layer's blocks are a table of addresses. A place is a token's number counted from the first block of a table.
+A block holds 256 consecutive tokens of one layer (csrc/kv.h). Its memory belongs to the caller (see
+`memory`); here a layer's blocks are a table of addresses. A place is a token's number counted from
+the first block of a table.
 """
 
 from __future__ import annotations
@@ -48,8 +49,10 @@ class _AppendCall(ctypes.Structure):
 
 class _AttentionCall(ctypes.Structure):
     _fields_ = (
-        ("q", _p), ("q_token", _l), ("q_head", _l), ("tokens", _i), ("heads", _i), ("kv_heads", _i), ("width", _i),
-        ("blocks", _p), ("kind", _i), ("from_", _i), ("to", _i), ("own", _Fresh), ("first_query", _i), ("causal", _i),
+        ("q", _p), ("q_token", _l), ("q_head", _l), ("tokens", _i), ("heads", _i), ("kv_heads", _i),
+        ("width", _i),
+        ("blocks", _p), ("kind", _i), ("from_", _i), ("to", _i), ("own", _Fresh), ("first_query", _i),
+        ("causal", _i),
         ("window", _i), ("out", _p), ("out_token", _l), ("out_head", _l),
     )  # fmt: skip
 
@@ -68,15 +71,17 @@ class KeyBlocks:
 
 
 def block_bytes(dtype: torch.dtype, kv_heads: int, width: int) -> int:
-    """Bytes of a block of one layer: 2 * kv_heads * 256 components of `width` (rounded up to 32), and their scales."""
+    """Bytes of a block of one layer: 2 * kv_heads * 256 components of `width` (rounded up
+    to 32), and their scales."""
     return int(library().canvas_block_bytes(KINDS[dtype], kv_heads, width))
 
 
 def append_blocks(k: Tensor, v: Tensor, dtype: torch.dtype, table: np.ndarray, first: int) -> None:
-    """Appends k, v [kv_heads, L, D] fp32 to the blocks at `table`, token i at place first + i; twin: `quantise_rows`.
+    """Appends k, v [kv_heads, L, D] fp32 to the blocks at `table`, token i at place first +
+    i; twin: `quantise_rows`.
 
-    Every key and value has a scale of its own: what a token is quantised to depends on no other. int8 rounds to 127 steps
-    either side of zero, int16 to about 2^15. Raises ValueError when the blocks do not reach.
+    Every key and value has a scale of its own: what a token is quantised to depends on no other. int8 rounds
+    to 127 steps either side of zero, int16 to about 2^15. Raises ValueError when the blocks do not reach.
     """
     fresh = _fresh(k, v, k.shape[-1])
     if first < 0 or first + fresh.count > BLOCK * len(table):
@@ -98,11 +103,12 @@ def attention(
 ) -> Tensor:
     """Softmax(q k^T) v for one sequence: q [heads, L, D] fp32 -> [L, heads * D] fp32.
 
-    Every query sees places start .. stop of `keys`, and all of `own` = (k, v) [kv_heads, N, D] fp32 (strided views whose
-    last dimension is contiguous will do). With `first_query` it is causal: query i sees places up to first_query + i,
-    the last `window` of them when a window is given, and there are no `own` keys. A query that sees nothing gives
-    zeros. Products are 16 bits wide: relative error about 5e-4, with int8 keys about 1 %. A query's result depends only
-    on what it sees and on how that lies in blocks of 256. Raises ValueError naming what does not fit.
+    Every query sees places start .. stop of `keys`, and all of `own` = (k, v) [kv_heads, N, D] fp32 (strided
+    views whose last dimension is contiguous will do). With `first_query` it is causal: query i sees places up
+    to first_query + i, the last `window` of them when a window is given, and there are no `own` keys. A query
+    that sees nothing gives zeros. Products are 16 bits wide: relative error about 5e-4, with int8 keys about
+    1 %. A query's result depends only on what it sees and on how that lies in blocks of 256. Raises
+    ValueError naming what does not fit.
     """
     if q.dim() != 3 or q.dtype != torch.float32 or q.stride(-1) != 1 or q.device.type != "cpu":
         raise ValueError(f"q: expected fp32 [heads, L, D] on the CPU, got {q.dtype} {list(q.shape)}")
@@ -127,7 +133,8 @@ def attention(
         0 if keys is None else KINDS[keys.dtype],
         0 if keys is None else keys.start,
         0 if keys is None else keys.stop,
-        fresh, first_query or 0, int(first_query is not None), window or 0, pointer(out), heads * width, width,
+        fresh, first_query or 0, int(first_query is not None), window or 0, pointer(out), heads * width,
+        width,
     )  # fmt: skip
     library().canvas_attention(ctypes.byref(call))
     return out

@@ -1,9 +1,9 @@
 """Compiles the kernels: one shared library, no Python in it, so one per platform serves every Python.
 
-`setup.py` calls `compile_library` when the package is installed; a source tree compiles on first use into a cache
-folder, named by a hash of sources, flags and compiler. The kernel file is compiled once per instruction set and the
-library picks one by asking the processor: nothing here depends on the machine that builds. Standard library only,
-since setup.py loads this file by itself.
+`setup.py` calls `compile_library` when the package is installed; a source tree compiles on first use into a
+cache folder, named by a hash of sources, flags and compiler. The kernel file is compiled once per instruction
+set and the library picks one by asking the processor: nothing here depends on the machine that builds.
+Standard library only, since setup.py loads this file by itself.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ class BuildFailed(Exception):
 
 
 def find_compiler() -> list[str]:
-    """The command of a C++ compiler: $CXX, then the system's, then the `ziglang` wheel. Raises BuildFailed."""
+    """The command of a C++ compiler: $CXX, then the system's, then the `ziglang`
+    wheel. Raises BuildFailed."""
     if os.environ.get("CXX"):
         return os.environ["CXX"].split()
     for name in ("c++", "g++", "clang++"):

@@ -1,4 +1,5 @@
-"""The small steps between products, each one pass over its rows: norms, rotary embedding, residuals, routing."""
+"""The small steps between products, each one pass over its rows: norms, rotary
+embedding, residuals, routing."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ from .repacked import RepackedMatrix
 def rms_norm(
     x: Tensor, weight: Tensor | None, eps: float, *, residual: Tensor | None = None, scale: float = 1.0
 ) -> Tensor:
-    """(residual + x / sqrt(mean(x^2) + eps) * weight) * scale over the last dimension; twin: `ops.norm.rms_norm`.
+    """(residual + x / sqrt(mean(x^2) + eps) * weight) * scale over the last dimension;
+    twin: `ops.norm.rms_norm`.
 
     x [..., H] fp32; weight [H] or None; residual like x or None.
     """
@@ -64,8 +66,9 @@ def norm_rope(
 ) -> Tensor:
     """In place, head by head: RMS norm (weight [D] or None), then rotation. x [L, heads, D] fp32, returned.
 
-    table: (cos, sin), each [L, D / 2], of the rotate-half layout (the first half of `rotary_table`'s columns: its
-    second half repeats them); None: no rotation. x may be a view of a wider row (token stride free), heads adjacent.
+    table: (cos, sin), each [L, D / 2], of the rotate-half layout (the first half of `rotary_table`'s
+    columns: its second half repeats them); None: no rotation. x may be a view of a wider row (token
+    stride free), heads adjacent.
     """
     if x.dim() != 3 or x.dtype != torch.float32 or x.device.type != "cpu":
         raise ValueError(f"x: expected fp32 [L, heads, D] on the CPU, got {x.dtype} {list(x.shape)}")
@@ -89,8 +92,9 @@ def route(
 ) -> tuple[Tensor, Tensor]:
     """Routes tokens x [T, H]: (index [T, top] int64, weights [T, top] fp32), likeliest expert first.
 
-    Logits are (rms(x) * scale) @ proj.T with proj [E, H] repacked F32 or BF16 and scale [H] holding hidden^-0.5;
-    weights are the softmax's values of the chosen experts, renormalised to sum 1, times per_expert [E].
+    Logits are (rms(x) * scale) @ proj.T with proj [E, H] repacked F32 or BF16 and scale [H]
+    holding hidden^-0.5; weights are the softmax's values of the chosen experts, renormalised to
+    sum 1, times per_expert [E].
     """
     if not 1 <= top <= proj.n:
         raise ValueError(f"top: must lie in 1..{proj.n}, not {top}")
@@ -101,7 +105,8 @@ def route(
     per_expert = None if per_expert is None else check("per_expert", per_expert, (proj.n,))
     index, weights = torch.empty(len(x), top, dtype=torch.int64), torch.empty(len(x), top)
     library().canvas_route(
-        pointer(x), pointer(scale), proj.code, proj.data, proj.n, proj.k, pointer(per_expert), len(x), top, eps,
+        pointer(x), pointer(scale), proj.code, proj.data, proj.n, proj.k, pointer(per_expert), len(x), top,
+        eps,
         pointer(index), pointer(weights),
     )  # fmt: skip
     return index, weights

@@ -1,4 +1,5 @@
-"""Head, sampling statistics and the soft embedding over a repacked vocabulary; twin: `ops.predict.predict`."""
+"""Head, sampling statistics and the soft embedding over a repacked vocabulary; twin:
+`ops.predict.predict`."""
 
 from __future__ import annotations
 
@@ -29,14 +30,16 @@ class _Matrix(ctypes.Structure):
 
 class _Restriction(ctypes.Structure):
     _fields_ = (
-        ("bias_span", _p), ("bias_token", _p), ("bias_value", _p), ("allowed", _p), ("bits", _p), ("bit_words", _i),
+        ("bias_span", _p), ("bias_token", _p), ("bias_value", _p), ("allowed", _p), ("bits", _p),
+        ("bit_words", _i),
     )  # fmt: skip
 
 
 class _HeadCall(ctypes.Structure):
     _fields_ = (
         ("head", _Matrix), ("hidden", _p), ("rows", _i), ("softcap", ctypes.c_float), ("temperature", _p),
-        ("restriction", _Restriction), ("gumbel", _p), ("uniform", _p), ("store", _p), ("tile_peak", _p), ("tile_mass", _p),
+        ("restriction", _Restriction), ("gumbel", _p), ("uniform", _p), ("store", _p), ("tile_peak", _p),
+        ("tile_mass", _p),
         ("sampled", _p), ("argmax", _p), ("entropy", _p), ("logprob", _p), ("lse", _p),
         ("top_k", _p), ("top_k_entropy", _p), ("named", _i), ("top_tokens", _p), ("top_logprobs", _p),
     )  # fmt: skip
@@ -44,8 +47,10 @@ class _HeadCall(ctypes.Structure):
 
 class _SoftCall(ctypes.Structure):
     _fields_ = (
-        ("store", _p), ("tile_peak", _p), ("tile_mass", _p), ("lse", _p), ("entropy", _p), ("top_k", _p), ("rows", _i),
-        ("vocabulary", _i), ("width", _i), ("format", _i), ("table", _p), ("transposed", _Matrix), ("drop", ctypes.c_float),
+        ("store", _p), ("tile_peak", _p), ("tile_mass", _p), ("lse", _p), ("entropy", _p), ("top_k", _p),
+        ("rows", _i),
+        ("vocabulary", _i), ("width", _i), ("format", _i), ("table", _p), ("transposed", _Matrix),
+        ("drop", ctypes.c_float),
         ("out", _p), ("gathered", _p), ("dense_rows", _p),
     )  # fmt: skip
 
@@ -54,8 +59,9 @@ class _SoftCall(ctypes.Structure):
 class RowRestriction:
     """What is forbidden or favoured in each of R rows of `head`; twin: `ops.restrict.restrict`.
 
-    spans [R, 2] int32: a row's biases are those between the two numbers in tokens (int32, ascending within a row) and
-    values (fp32, -inf forbids). allowed [R] int32: a row of bits [n, ceil(V / 32)] int32, or -1 for every token.
+    spans [R, 2] int32: a row's biases are those between the two numbers in tokens (int32, ascending
+    within a row) and values (fp32, -inf forbids). allowed [R] int32: a row of bits [n, ceil(V / 32)]
+    int32, or -1 for every token.
     """
 
     spans: Tensor | None = None
@@ -73,7 +79,8 @@ class RowRestriction:
         )
 
     def checked(self, rows: int, vocabulary: int) -> RowRestriction:
-        """Contiguous and inside its bounds. Raises ValueError naming what is not: the kernel reads where it points."""
+        """Contiguous and inside its bounds. Raises ValueError naming what is not: the
+        kernel reads where it points."""
         spans, tokens, values, allowed, bits = self.spans, self.tokens, self.values, self.allowed, self.bits
         if spans is not None:
             if tokens is None or values is None:
@@ -100,17 +107,20 @@ class RowRestriction:
         """For the kernel; keeps nothing alive."""
         words = 0 if self.bits is None else self.bits.shape[1]
         return _Restriction(
-            pointer(self.spans), pointer(self.tokens), pointer(self.values), pointer(self.allowed), pointer(self.bits),
+            pointer(self.spans), pointer(self.tokens), pointer(self.values), pointer(self.allowed),
+            pointer(self.bits),
             words,
         )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class StoredLogits:
-    """What `head` stores for `soft_embed`: fp16 logits below their tile's maximum, and every tile's maximum and mass.
+    """What `head` stores for `soft_embed`: fp16 logits below their tile's maximum, and every
+    tile's maximum and mass.
 
-    With a top-k, of the k largest alone: tiles without such tokens have mass 0, and their part of `store` is not written.
-    `store` is memory that the next `head` may use again once this object is gone: copy what is to outlive it.
+    With a top-k, of the k largest alone: tiles without such tokens have mass 0, and their part of
+    `store` is not written. `store` is memory that the next `head` may use again once this object is
+    gone: copy what is to outlive it.
     """
 
     store: Tensor  # int16 bits of fp16 [R, tiles * SAMPLE_TILE]
@@ -123,7 +133,8 @@ class StoredLogits:
 
 
 class _SpareStore:
-    """Holds the largest store that was given back: at 134 MB a canvas, fresh pages would cost 60 ms of every step."""
+    """Holds the largest store that was given back: at 134 MB a canvas, fresh pages would
+    cost 60 ms of every step."""
 
     def __init__(self) -> None:
         self._lock, self._spare = threading.Lock(), torch.empty(0, dtype=torch.int16)
@@ -144,7 +155,8 @@ _spare_store = _SpareStore()
 
 @dataclass(frozen=True)
 class Statistics:
-    """Per row: sampled and argmax int64, entropy (nats) and the argmax's log-probability fp32; logits when stored.
+    """Per row: sampled and argmax int64, entropy (nats) and the argmax's log-probability
+    fp32; logits when stored.
 
     With a top-k the entropy of the k largest too. The best tokens are of all, with their log-probabilities.
     """
@@ -173,14 +185,16 @@ def head(
     top_k: Tensor | None = None,
     named: int = 0,
 ) -> Statistics:
-    """Statistics of softmax((softcap * tanh(hidden @ weight.T / softcap)) / temperature), row by row, restricted.
+    """Statistics of softmax((softcap * tanh(hidden @ weight.T / softcap)) /
+    temperature), row by row, restricted.
 
-    hidden [R, H]; weight [V, H]; temperature [R] > 0; gumbel [R, tiles] and uniform [R] float64 as `ops.predict.draw`
-    makes them. restriction: the logits are changed by it before anything else. softcap 0: none. `keep` stores the logits (2 bytes each).
+    hidden [R, H]; weight [V, H]; temperature [R] > 0; gumbel [R, tiles] and uniform [R] float64 as
+    `ops.predict.draw` makes them. restriction: the logits are changed by it before anything else. softcap 0:
+    none. `keep` stores the logits (2 bytes each).
 
-    top_k int32 [R], each below V: the token is drawn from, and what is stored has, each row's k largest logits alone, of equal
-    ones those of lower ids. `named`: names so many of the most probable tokens of all, with exact fp32 values; where
-    fewer are allowed, the rest are token 0 with -inf.
+    top_k int32 [R], each below V: the token is drawn from, and what is stored has, each row's k largest
+    logits alone, of equal ones those of lower ids. `named`: names so many of the most probable tokens of all,
+    with exact fp32 values; where fewer are allowed, the rest are token 0 with -inf.
     """
     hidden = check("hidden", hidden, (None, weight.k))
     rows, tiles = len(hidden), -(-weight.n // SAMPLE_TILE)
@@ -200,9 +214,10 @@ def head(
     entropy, logprob, lse, top_k_entropy = torch.empty(4, rows)
     top_tokens, top_logprobs = torch.empty(rows, named, dtype=torch.int64), torch.empty(rows, named)
     call = _HeadCall(
-        _Matrix(weight.code, weight.n, weight.k, weight.data), pointer(hidden), rows, softcap, pointer(temperature),
-        restriction.structure(), pointer(gumbel), pointer(uniform), pointer(store), pointer(peak), pointer(mass),
-        pointer(sampled), pointer(argmax), pointer(entropy), pointer(logprob), pointer(lse),
+        _Matrix(weight.code, weight.n, weight.k, weight.data), pointer(hidden), rows, softcap,
+        pointer(temperature), restriction.structure(), pointer(gumbel), pointer(uniform), pointer(store),
+        pointer(peak), pointer(mass), pointer(sampled), pointer(argmax), pointer(entropy), pointer(logprob),
+        pointer(lse),
         pointer(top_k), pointer(top_k_entropy), named, pointer(top_tokens), pointer(top_logprobs),
     )  # fmt: skip
     if rows:
@@ -213,16 +228,9 @@ def head(
         logits = StoredLogits(store, peak, mass, lse, flat, weight.n, top_k)
         weakref.finalize(logits, _spare_store.give_back, whole)
     return Statistics(
-        sampled,
-        argmax,
-        entropy,
-        logprob,
-        lse,
-        logits,
-        None if top_k is None else top_k_entropy,
-        top_tokens,
-        top_logprobs,
-    )
+        sampled, argmax, entropy, logprob, lse, logits, None if top_k is None else top_k_entropy,
+        top_tokens, top_logprobs,
+    )  # fmt: skip
 
 
 def _check_top_k(top_k: Tensor, rows: int, vocabulary: int) -> Tensor:
@@ -234,7 +242,8 @@ def _check_top_k(top_k: Tensor, rows: int, vocabulary: int) -> Tensor:
 
 @dataclass(frozen=True)
 class SoftTable:
-    """An embedding table for `soft_embed`: its rows as stored, and (for large ones) repacked the other way round."""
+    """An embedding table for `soft_embed`: its rows as stored, and (for large ones)
+    repacked the other way round."""
 
     rows: RowTable
     transposed: RepackedMatrix | None = None
@@ -263,12 +272,13 @@ class SoftEmbedCounts:
 def soft_embed(
     logits: StoredLogits, table: SoftTable, *, drop: float = DROP, out: Tensor | None = None
 ) -> tuple[Tensor, SoftEmbedCounts]:
-    """sum_v p_v E[v] per row, fp32 [R, H]: softmax over what `head` stored, times the embedding table. Into `out` if given.
+    """sum_v p_v E[v] per row, fp32 [R, H]: softmax over what `head` stored, times the embedding
+    table. Into `out` if given.
 
-    At most `drop` of a row's mass is left out, and only where that makes its sum sparse; drop=0 leaves out nothing and
-    rounds p to 15 bits instead of 7 in the dense product. Rows with a top-k of up to 2400 are always summed one by one.
-    Bounds on the relative error of a row: drop + 1e-3 for rows summed one by one; about 1 % (int8 columns, 7-bit p) for
-    dense rows, 0.7 % with drop=0, 1e-3 with fp32 columns.
+    At most `drop` of a row's mass is left out, and only where that makes its sum sparse; drop=0 leaves out
+    nothing and rounds p to 15 bits instead of 7 in the dense product. Rows with a top-k of up to 2400 are
+    always summed one by one. Bounds on the relative error of a row: drop + 1e-3 for rows summed one by one;
+    about 1 % (int8 columns, 7-bit p) for dense rows, 0.7 % with drop=0, 1e-3 with fp32 columns.
     """
     if table.rows.rows != logits.vocabulary:
         raise ValueError(
@@ -285,8 +295,10 @@ def soft_embed(
     t = table.transposed
     matrix = _Matrix(t.code, t.n, t.k, t.data) if t is not None else _Matrix(0, 0, 0, None)
     call = _SoftCall(
-        pointer(logits.store), pointer(logits.peak), pointer(logits.mass), pointer(logits.lse), pointer(logits.entropy),
-        pointer(logits.top_k), count, logits.vocabulary, width, table.rows.type_id, pointer(table.rows.raw), matrix, drop,
+        pointer(logits.store), pointer(logits.peak), pointer(logits.mass), pointer(logits.lse),
+        pointer(logits.entropy),
+        pointer(logits.top_k), count, logits.vocabulary, width, table.rows.type_id, pointer(table.rows.raw),
+        matrix, drop,
         pointer(out), ctypes.addressof(gathered), ctypes.addressof(dense),
     )  # fmt: skip
     if count:

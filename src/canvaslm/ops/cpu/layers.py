@@ -1,7 +1,9 @@
-"""Layers whose weights are repacked for the native kernels; signatures as in `ops.quantised`, their plain twin.
+"""Layers whose weights are repacked for the native kernels; signatures as in
+`ops.quantised`, their plain twin.
 
-Activations are rounded to int8 on the way in (one scale per row and 256 inputs): see docs/formats.md for what that
-costs. CPU only; inputs and outputs are fp32. Each asks a `Repacker` for its weights under its own name in the model.
+Activations are rounded to int8 on the way in (one scale per row and 256 inputs): see docs/formats.md
+for what that costs. CPU only; inputs and outputs are fp32. Each asks a `Repacker` for its weights under
+its own name in the model.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Finds, loads and describes the compiled library; everything else asks `library()`.
 
-Order: the library installed with the package, then one compiled on first use (see `build`). `CANVASLM_NATIVE=0` turns
-it off, `CANVASLM_NATIVE=/path/to/library` takes that one; `CANVASLM_ISA=plain|avx2|avx512|neon` picks an instruction set; `CANVASLM_THREADS` sets the threads, which
+Order: the library installed with the package, then one compiled on first use (see `build`).
+`CANVASLM_NATIVE=0` turns it off, `CANVASLM_NATIVE=/path/to/library` takes that one;
+`CANVASLM_ISA=plain|avx2|avx512|neon` picks an instruction set; `CANVASLM_THREADS` sets the threads, which
 otherwise follow the process's affinity mask.
 """
 
@@ -46,7 +47,8 @@ _SIGNATURES: dict[str, tuple[object, list[object]]] = {
     "canvas_matmul": (None, [_int, _pointer, _int, _int, _pointer, _long, _int, _pointer, _long]),
     "canvas_experts": (
         _int,
-        [_int, _pointer, _int, _pointer, _int, _int, _int, _int, _pointer, _int, _pointer, _pointer, _int, _pointer],
+        [_int, _pointer, _int, _pointer, _int, _int, _int, _int, _pointer, _int, _pointer, _pointer, _int,
+         _pointer],
     ),
     "canvas_head": (None, [_pointer]),
     "canvas_soft": (None, [_pointer]),
@@ -100,8 +102,9 @@ def _open() -> ctypes.CDLL:
 def _keep_freed_memory() -> None:
     """Has glibc reuse the megabytes of one operation's result for the next.
 
-    By default it hands them back to the system and takes fresh pages, and their page faults (1.8 us each where this was
-    measured, 5,000 for the products of half a layer) cost 0.2 s of a full-size step. Other C libraries: nothing to do.
+    By default it hands them back to the system and takes fresh pages, and their page faults (1.8 us each
+    where this was measured, 5,000 for the products of half a layer) cost 0.2 s of a full-size step. Other C
+    libraries: nothing to do.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is None:
@@ -133,14 +136,16 @@ def default_threads() -> int:
 
 
 def available() -> bool:
-    """Whether the kernels can be used. Compiles them if need be; the first failure is told once, as a warning."""
+    """Whether the kernels can be used. Compiles them if need be; the first failure is
+    told once, as a warning."""
     told = _problem is not None
     try:
         library()
     except RuntimeError as error:
         if not told and os.environ.get("CANVASLM_NATIVE") != "0":
             warnings.warn(
-                f"{error}. Quantised models run in plain PyTorch, several times slower. For the fast path install a "
+                f"{error}. Quantised models run in plain PyTorch, several times slower. "
+                "For the fast path install a "
                 "C++ compiler (or `pip install ziglang`) and run again.",
                 RuntimeWarning,
                 stacklevel=2,

@@ -1,8 +1,8 @@
 """Equal pieces of the library's huge-page memory, each freed with the object that stands for it.
 
-A piece may be some kilobytes (a test's model) or fifty megabytes (256 tokens of a large one), the system gives memory
-in huge pages of 2 MiB: small pieces share a slab. A slab goes back to the system when its last piece is free; pieces
-are taken from the fullest slab, so that slabs do become empty.
+A piece may be some kilobytes (a test's model) or fifty megabytes (256 tokens of a large one), the system
+gives memory in huge pages of 2 MiB: small pieces share a slab. A slab goes back to the system when its last
+piece is free; pieces are taken from the fullest slab, so that slabs do become empty.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ _MOST_LOST = 1 / 16
 
 
 class MemoryBlock:
-    """`nbytes` of memory at `address`, aligned to 64 bytes, holding anything. Lives as long as this object."""
+    """`nbytes` of memory at `address`, aligned to 64 bytes, holding anything. Lives as long as this
+    object."""
 
     __slots__ = ("__weakref__", "address", "nbytes")
 
@@ -45,7 +46,8 @@ class _Slabs:
         self.per_slab = _pieces_in_a_slab(piece)
         self.free: dict[int, list[int]] = {}  # slab -> addresses
         self._owner: dict[int, int] = {}  # address -> slab
-        # A piece may end on any thread, even inside `take` (when the garbage collector runs): it is only noted then.
+        # A piece may end on any thread, even inside `take` (when the garbage collector runs):
+        # it is only noted then.
         self._returned: deque[int] = deque()
         self._lock = threading.Lock()
 

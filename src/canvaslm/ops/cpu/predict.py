@@ -14,8 +14,8 @@ from ..restrict import Restriction
 from . import head as native
 from .repacked import RepackedMatrix
 
-# Places predicted at once: the logits stored for their soft embedding take 512 KiB each at 262,144 columns, 256 MiB in all.
-# Pieces of 256 to 1024 places take the same time.
+# Places predicted at once: the logits stored for their soft embedding take 512 KiB each at 262,144 columns,
+# 256 MiB in all. Pieces of 256 to 1024 places take the same time.
 PLACES = 512
 # Bytes for the candidates of top-k, 16 for each of k: beyond that fewer places go together.
 CANDIDATES = 256 << 20
@@ -33,8 +33,8 @@ def predict_repacked(
 ) -> Prediction:
     """As `predict`, for rows that all have a top-k or all have none; hidden fp32 on the CPU.
 
-    Unless `how.exact`, the soft embedding leaves out at most `native.DROP` of a row's mass. How places are cut into
-    pieces changes no bit of the result.
+    Unless `how.exact`, the soft embedding leaves out at most `native.DROP` of a row's mass. How places are
+    cut into pieces changes no bit of the result.
     """
     shape = hidden.shape[:2]
     whole = _Places.of(hidden, how)
@@ -108,7 +108,8 @@ def _predict(
     """(sampled, argmax, entropy, logprob, log-sum-exp, top tokens, top log-probabilities); fills `soft`."""
     stats = native.head(
         places.hidden, head.head, softcap=how.softcap, temperature=places.temperature, gumbel=places.gumbel,
-        uniform=places.uniform, keep=how.soft, top_k=places.top_k, named=how.top, restriction=places.restriction,
+        uniform=places.uniform, keep=how.soft, top_k=places.top_k, named=how.top,
+        restriction=places.restriction,
     )  # fmt: skip
     if soft is not None and stats.logits is not None:
         drop = 0.0 if how.exact else native.DROP

@@ -1,9 +1,10 @@
 """The kernels on tensors: checked arguments, one call into the library each.
 
-All take and return fp32 CPU tensors. Weights are `RepackedMatrix` and `RepackedExperts` (ops/cpu/repacked.py); the error bounds
-hold against the same weights dequantised to fp32: activations are rounded to int8 with one scale per 256 inputs (about
-0.7 % of a product's norm for gaussian inputs, 2-3 % for heavy-tailed ones), everything else is fp32. A row's result
-depends neither on the other rows of the batch nor on the number of threads.
+All take and return fp32 CPU tensors. Weights are `RepackedMatrix` and `RepackedExperts`
+(ops/cpu/repacked.py); the error bounds hold against the same weights dequantised to fp32: activations are
+rounded to int8 with one scale per 256 inputs (about 0.7 % of a product's norm for gaussian inputs, 2-3 % for
+heavy-tailed ones), everything else is fp32. A row's result depends neither on the other rows of the batch nor
+on the number of threads.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from .repacked import RepackedExperts, RepackedMatrix, RowTable
 
 
 def check(name: str, x: Tensor, shape: tuple[int | None, ...], dtype: torch.dtype = torch.float32) -> Tensor:
-    """x, contiguous. ValueError naming it unless it is on the CPU, of this dtype and shape (None: any size)."""
+    """x, contiguous. ValueError naming it unless it is on the CPU, of this dtype and shape (None: any
+    size)."""
     wrong = len(shape) != x.dim() or any(
         s is not None and s != n for s, n in zip(shape, x.shape, strict=False)
     )
@@ -41,7 +43,8 @@ def matmul(weight: RepackedMatrix, x: Tensor, out: Tensor | None = None) -> Tens
         raise ValueError(f"out: expected contiguous fp32 [{x.shape[0]}, {weight.n}]")
     if len(x):
         library().canvas_matmul(
-            weight.code, weight.data, weight.n, weight.k, x.data_ptr(), weight.k, len(x), out.data_ptr(), weight.n
+            weight.code, weight.data, weight.n, weight.k, x.data_ptr(), weight.k, len(x), out.data_ptr(),
+            weight.n
         )  # fmt: skip
     return out
 
@@ -57,7 +60,8 @@ def experts(
     inner = down.k
     if gate_up.n != 2 * inner or inner % 32 or gate_up.experts != down.experts:
         raise ValueError(
-            f"experts [{gate_up.experts}, {gate_up.n}, {gate_up.k}] and [{down.experts}, {down.n}, {down.k}] do not fit "
+            f"experts [{gate_up.experts}, {gate_up.n}, {gate_up.k}] and [{down.experts}, {down.n}, "
+            f"{down.k}] do not fit "
             "(need [E, 2I, H] and [E, H, I] with I a multiple of 32)"
         )
     x = check("x", x, (None, gate_up.k))
@@ -73,7 +77,8 @@ def experts(
     )  # fmt: skip
     if status:
         raise ValueError(
-            f"index: expert ids must lie in 0..{down.experts - 1}, found {int(index.min())}..{int(index.max())}"
+            f"index: expert ids must lie in 0..{down.experts - 1}, "
+            f"found {int(index.min())}..{int(index.max())}"
         )
     return out
 

@@ -1,8 +1,9 @@
 """Weights as the native kernels want them: repacked once while loading, then multiplied from where they lie.
 
-GGUF stores a row's values next to each other; the kernels want 16 rows x 4 inputs in each 64 bytes (csrc/layout.h).
-Repacking reads a file's bytes wherever they are mapped and writes into huge-page memory of the library's own, a slice at
-a time, so that file and repacked copy are never both in memory when the caller gives the file's pages back.
+GGUF stores a row's values next to each other; the kernels want 16 rows x 4 inputs in each 64 bytes
+(csrc/layout.h). Repacking reads a file's bytes wherever they are mapped and writes into huge-page memory of
+the library's own, a slice at a time, so that file and repacked copy are never both in memory when the caller
+gives the file's pages back.
 """
 
 from __future__ import annotations
@@ -25,18 +26,21 @@ _SLICE_ROWS = 2048
 
 
 def repacked_kind(format: str) -> str:
-    """The kind a format is repacked as when nothing else is asked for: itself, BF16 for F16, Q8_0 for the rest."""
+    """The kind a format is repacked as when nothing else is asked for: itself, BF16
+    for F16, Q8_0 for the rest."""
     if format in KINDS:
         return format
     return "BF16" if format == "F16" else "Q8_0"
 
 
 def dense_kind(format: str) -> str:
-    """The kind of a matrix that every token meets: INT8 where that is faster and its error drowns in the format's own.
+    """The kind of a matrix that every token meets: INT8 where that is faster and its error
+    drowns in the format's own.
 
-    One scale per 256 inputs instead of one per 16 or 32 spares the kernels a quarter of their time with AVX-512 (the
-    other instruction sets multiply nibbles at least as fast), for 0.7 % of error beside the 1.8 % of Q6_K and the 7 %
-    of Q4_K; docs/formats.md has the effect on the model. Experts, which are most of the memory, keep their 4 bits.
+    One scale per 256 inputs instead of one per 16 or 32 spares the kernels a quarter of their time with
+    AVX-512 (the other instruction sets multiply nibbles at least as fast), for 0.7 % of error beside the 1.8
+    % of Q6_K and the 7 % of Q4_K; docs/formats.md has the effect on the model. Experts, which are most of the
+    memory, keep their 4 bits.
     """
     return "INT8" if format in _COARSE and isa() == "avx512" else repacked_kind(format)
 
@@ -54,7 +58,8 @@ def repacked_bytes(kind: str, shape: tuple[int, ...]) -> int:
 
 @dataclass(frozen=True)
 class BorrowedMemory:
-    """Bytes that repacked weights lie in and somebody else owns: a mapped file, a buffer. `owner` is kept alive by them."""
+    """Bytes that repacked weights lie in and somebody else owns: a mapped file, a buffer.
+    `owner` is kept alive by them."""
 
     address: int
     nbytes: int
@@ -62,7 +67,8 @@ class BorrowedMemory:
 
 
 class RepackedMatrix:
-    """A weight [n, k] in the kernels' layout. Made by `repack` or `from_float`, or filled a slice at a time."""
+    """A weight [n, k] in the kernels' layout. Made by `repack` or `from_float`, or
+    filled a slice at a time."""
 
     def __init__(self, kind: str, n: int, k: int, memory: BorrowedMemory | None = None) -> None:
         """In `memory`, with whatever that holds; by default allocates, and rows read as unset until `fill`ed.
@@ -83,14 +89,16 @@ class RepackedMatrix:
 
     @classmethod
     def repack(cls, format: str, raw: Tensor, n: int, k: int, *, kind: str | None = None) -> RepackedMatrix:
-        """Repacks GGUF rows: raw uint8 [bytes] of n rows of k values. `kind` "INT8" requantises on the way."""
+        """Repacks GGUF rows: raw uint8 [bytes] of n rows of k values. `kind` "INT8" requantises on the
+        way."""
         made = cls(kind or repacked_kind(format), n, k)
         made.fill(0, format, raw, n)
         return made
 
     @classmethod
     def from_float(cls, weight: Tensor, kind: str | None = None) -> RepackedMatrix:
-        """Repacks a float tensor [n, k] as BF16 (bf16 and fp16), F32 (fp32), or any kind that can be quantised to."""
+        """Repacks a float tensor [n, k] as BF16 (bf16 and fp16), F32 (fp32), or any kind
+        that can be quantised to."""
         format, raw = float_rows(weight)
         kind = kind or format
         if kind in ("Q8_0", "Q5_0", "Q4_0", "Q6_K", "Q5_K", "Q4_K"):
@@ -107,7 +115,8 @@ class RepackedMatrix:
         return made
 
     def fill_transposed(self, format: str, raw: Tensor) -> None:
-        """Writes a table of GGUF rows [k, n], turned round. Raises ValueError unless the kind is INT8 or F32."""
+        """Writes a table of GGUF rows [k, n], turned round. Raises ValueError unless
+        the kind is INT8 or F32."""
         if self.kind not in ("INT8", "F32"):
             raise ValueError(f"a transposed table is INT8 or F32, not {self.kind!r}")
         raw = check_raw(format, raw, self.k, self.n)
@@ -116,7 +125,8 @@ class RepackedMatrix:
         )
 
     def fill(self, row: int, format: str, raw: Tensor, rows: int) -> None:
-        """Writes rows [row, row + rows) from GGUF bytes; `row` and all but the last slice in multiples of 32."""
+        """Writes rows [row, row + rows) from GGUF bytes; `row` and all but the last
+        slice in multiples of 32."""
         if row % TILE or row + rows > self.n or (rows % TILE and row + rows != self.n):
             raise ValueError(f"rows {row}..{row + rows} of {self.n} are not whole tiles of {TILE}")
         self._fill_at(self.data + self._offset(row), format, check_raw(format, raw, rows, self.k), rows)
@@ -231,7 +241,8 @@ class RepackedExperts:
         return made
 
     def fill(self, expert: int, row: int, format: str, raw: Tensor, rows: int) -> None:
-        """Writes rows [row, row + rows) of one expert; split gate and up tensors go in one after the other."""
+        """Writes rows [row, row + rows) of one expert; split gate and up tensors go in one after the
+        other."""
         if not 0 <= expert < self.experts:
             raise ValueError(f"expert {expert} of {self.experts}")
         _ExpertSlice(self, expert).fill(row, format, raw, rows)
@@ -247,7 +258,8 @@ class _ExpertSlice(RepackedMatrix):
 
 
 class RowTable:
-    """A table [rows, columns] kept as the file's rows, for looking up and summing single ones (embeddings)."""
+    """A table [rows, columns] kept as the file's rows, for looking up and summing
+    single ones (embeddings)."""
 
     def __init__(self, format: str, raw: Tensor, rows: int, columns: int) -> None:
         if format not in _DECODED:

@@ -1,7 +1,8 @@
 """Where layers get their repacked weights: repacked on the spot, or from somewhere that has them already.
 
-A layer asks for each of its weights by name, kind and sizes. `Repacker` repacks it into fresh memory; a subclass may name
-the memory to use (a mapped file's, a buffer's), decide whether the repacking is still to be done, and hear how far it is.
+A layer asks for each of its weights by name, kind and sizes. `Repacker` repacks it into fresh memory; a
+subclass may name the memory to use (a mapped file's, a buffer's), decide whether the repacking is still to be
+done, and hear how far it is.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ STRETCH = 16 << 20
 
 
 class Repacker:
-    """Repacks what it is asked for, into memory of its own. Names are dotted: the layer's, then the weight's."""
+    """Repacks what it is asked for, into memory of its own. Names are dotted: the
+    layer's, then the weight's."""
 
     def memory(self, name: str, kind: str, shape: tuple[int, ...]) -> BorrowedMemory | None:
         """Where the weight [n, k] or [experts, n, k] shall lie; None: in library memory of its own."""
@@ -68,7 +70,8 @@ class Repacker:
 
     def _fill_experts(self, made: RepackedExperts, parts: tuple[QuantTensor, ...]) -> None:
         if len(parts) == 1 and made.n % TILE == 0:
-            # Whole tiles one after the other: the same bytes as one tall matrix, in larger pieces for the threads.
+            # Whole tiles one after the other: the same bytes as one tall matrix, in larger
+            # pieces for the threads.
             rows = made.experts * made.n
             tall = RepackedMatrix(made.kind, rows, made.k, BorrowedMemory(made.data, made.nbytes, made))
             return self._fill_matrix(tall, parts[0])

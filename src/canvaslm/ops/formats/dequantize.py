@@ -1,7 +1,8 @@
 """Blocks of each format -> fp32, one short function a format, vectorised over blocks.
 
-Every function takes uint8 [n, block bytes] and returns fp32 [n, block values]. The order of the floating-point
-operations is that of ggml's `dequantize_row_*` (`ggml-quants.c`), so results are equal bit for bit.
+Every function takes uint8 [n, block bytes] and returns fp32 [n, block values]. The order of
+the floating-point operations is that of ggml's `dequantize_row_*` (`ggml-quants.c`), so
+results are equal bit for bit.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The quantised layouts of GGUF files: what a block looks like, and the way to and from fp32.
 
-A tensor of any format is rows of blocks: `block` consecutive values of a row share `size` bytes. `dequantise` and
-`quantise` are the plain-torch twins every faster kernel is tested against; they run on any device, in slices that
-keep their temporaries near 100 MB whatever the tensor's size.
+A tensor of any format is rows of blocks: `block` consecutive values of a row share `size` bytes. `dequantise`
+and `quantise` are the plain-torch twins every faster kernel is tested against; they run on any device, in
+slices that keep their temporaries near 100 MB whatever the tensor's size.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ SLICE_VALUES = 1 << 18
 
 @dataclass(frozen=True)
 class QuantTensor:
-    """A tensor in its packed form. `shape` in torch order; `raw` uint8 [bytes], often a view of a mapped file."""
+    """A tensor in its packed form. `shape` in torch order; `raw` uint8 [bytes], often
+    a view of a mapped file."""
 
     format: str
     shape: tuple[int, ...]
@@ -86,8 +87,8 @@ def dequantise(
 ) -> Tensor:
     """Values of packed bytes: raw uint8 of any shape -> [*shape] in `dtype` (computed in fp32).
 
-    `out`, when given, is a contiguous tensor of that many values to write into. Bit for bit equal to the `gguf`
-    package's `dequantize` in fp32. Raises ValueError for an unknown format or a wrong number of bytes.
+    `out`, when given, is a contiguous tensor of that many values to write into. Bit for bit equal to the
+    `gguf` package's `dequantize` in fp32. Raises ValueError for an unknown format or a wrong number of bytes.
     """
     layout = _layout(format)
     expected = layout.tensor_bytes(shape)
@@ -106,7 +107,8 @@ def quantise(format: str, values: Tensor) -> Tensor:
     """Packed bytes of values [..., columns] (any float dtype) -> uint8 [..., row bytes].
 
     Q8_0, Q5_1, Q5_0 and Q4_0 are bit for bit those of ggml's reference quantisers; the K-quants search their
-    scales (see `quantize`). Raises ValueError for a format that is not written, or rows that blocks do not divide.
+    scales (see `quantize`). Raises ValueError for a format that is not written, or rows
+    that blocks do not divide.
     """
     layout = _layout(format)
     if not layout.writable:

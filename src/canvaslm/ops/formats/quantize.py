@@ -1,13 +1,13 @@
 """fp32 -> blocks of each format that canvaslm writes, vectorised over blocks.
 
-Every function takes fp32 [n, block values] and returns uint8 [n, block bytes]. Q8_0, Q5_1, Q5_0 and Q4_0 follow
-ggml's reference quantisers operation by operation and give the same bytes.
+Every function takes fp32 [n, block values] and returns uint8 [n, block bytes]. Q8_0, Q5_1, Q5_0 and Q4_0
+follow ggml's reference quantisers operation by operation and give the same bytes.
 
-The K-quants search: for each group of values a grid of step sizes around (range / levels) is tried, each followed by
-the weighted least-squares scale (and offset) for the levels it chose, and the best is kept; the group scales are then
-themselves rounded to 6 (Q4_K, Q5_K) or 8 bits (Q6_K), and the levels chosen anew for the rounded scales. Larger
-values weigh more, since they meet the larger products. The idea is that of `make_qkx2_quants` and `make_qx_quants`
-in ggml-quants.c.
+The K-quants search: for each group of values a grid of step sizes around (range / levels) is tried, each
+followed by the weighted least-squares scale (and offset) for the levels it chose, and the best is kept; the
+group scales are then themselves rounded to 6 (Q4_K, Q5_K) or 8 bits (Q6_K), and the levels chosen anew for
+the rounded scales. Larger values weigh more, since they meet the larger products. The idea is that of
+`make_qkx2_quants` and `make_qx_quants` in ggml-quants.c.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from torch import Tensor
 
 __all__ = ["QUANTISE"]
 
-# Step sizes tried, as levels added to the number of levels that spans the range: more than zero clips nothing and
-# wastes range, less than zero clips the extremes for a finer step. A grid of 20 gains another 0.5 % of the error.
+# Step sizes tried, as levels added to the number of levels that spans the range: more than zero clips
+# nothing and wastes range, less than zero clips the extremes for a finer step. A grid of 20 gains
+# another 0.5 % of the error.
 _AFFINE_GRID = _SIGNED_GRID = (-2.4, -2.0, -1.6, -1.2, -0.8, -0.4, 0.0, 0.4)
 
 
@@ -89,7 +90,8 @@ def _q5_1(x: Tensor) -> Tensor:
 def _fit_affine(x: Tensor, top: int) -> tuple[Tensor, Tensor]:
     """Scale s >= 0 and offset m >= 0 with x ~ s * q - m for q in 0..top: x [n, g, k] -> two of [n, g].
 
-    The weighted squared error of a candidate follows from five sums, so it needs no pass over the differences.
+    The weighted squared error of a candidate follows from five sums, so it needs no
+    pass over the differences.
     """
     w = x.abs() + x.square().mean(-1, keepdim=True).sqrt()
     wx = w * x

@@ -42,7 +42,8 @@ class Format:
         return math.prod(shape[:-1]) * self.row_bytes(shape[-1])
 
 
-# A row more, with a function of the same name in `dequantize.DEQUANTISE`, is a format that loads and runs on plain torch.
+# A row more, with a function of the same name in `dequantize.DEQUANTISE`, is a format that loads
+# and runs on plain torch.
 FORMATS: dict[str, Format] = {
     f.name: f
     for f in (

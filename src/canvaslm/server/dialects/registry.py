@@ -1,4 +1,5 @@
-"""The dialects that the server speaks. A new one is a folder beside this file, with a router, and a line here.
+"""The dialects that the server speaks. A new one is a folder beside this file, with a
+router, and a line here.
 
 A route reads its body into a `GenerationRequest`, calls `service.start` and words the events of its choices:
 
@@ -8,7 +9,8 @@ A route reads its body into a `GenerationRequest`, calls `service.start` and wor
         answers = await service.start(wanted)
         if body.stream:
             chunks = wording_errors(lines(answers), word_error)
-            return Stream(chunks, answers.close, limits=service.limits, media_type="application/x-ndjson", pulse=b"")
+            return Stream(chunks, answers.close, limits=service.limits,
+            media_type="application/x-ndjson", pulse=b"")
         (choice,) = await unless_gone(http, gather(answers, 1))
         return JsonAnswer(whole(choice))
 

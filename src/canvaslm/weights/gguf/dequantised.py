@@ -53,7 +53,8 @@ def _check_memory(file: GGUFFile, model: Model, dtype: torch.dtype, device: str)
     free = available_memory(device)
     if free is not None and needed > free:
         raise OutOfMemory(
-            f"{file.path}: unpacked to {str(dtype).removeprefix('torch.')} the weights need {gigabytes(needed)}, but only "
+            f"{file.path}: unpacked to {str(dtype).removeprefix('torch.')} the weights need "
+            f"{gigabytes(needed)}, but only "
             f"{gigabytes(free)} are free on {device}; close other programs, or take a smaller model or dtype"
         )
 

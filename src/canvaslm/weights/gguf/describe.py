@@ -26,7 +26,8 @@ _FILE_TYPES = {
 
 
 def describe_gguf(checkpoint: Checkpoint) -> Description:
-    """Reads and checks header and vocabulary, no weights. Raises NotFound and BadModelFile as `load_gguf` does."""
+    """Reads and checks header and vocabulary, no weights. Raises NotFound and
+    BadModelFile as `load_gguf` does."""
     with GGUFFile(checkpoint.files[0]) as file:
         config = read_gguf_config(file)
         places = place_weights(file, config)
@@ -44,7 +45,8 @@ def describe_gguf(checkpoint: Checkpoint) -> Description:
 
 
 def file_type(path: Path) -> str:
-    """The type a GGUF file says it is ("Q4_K_M"); where it does not say, the format of most bytes ("Q4_K")."""
+    """The type a GGUF file says it is ("Q4_K_M"); where it does not say, the format of most bytes
+    ("Q4_K")."""
     with GGUFFile(path) as file:
         number = file.metadata.get("general.file_type")
         if isinstance(number, int) and number in _FILE_TYPES:
@@ -57,7 +59,8 @@ def _stored(file: GGUFFile) -> dict[str, int]:
 
 
 def _packed_notes(file: GGUFFile) -> list[str]:
-    """About the packed file beside the model, if there is one. Whether its weights suit this machine loading tells."""
+    """About the packed file beside the model, if there is one. Whether its weights suit
+    this machine loading tells."""
     try:
         header = find_packed(file)
     except Unusable as problem:

@@ -45,8 +45,9 @@ def export_folder(
 ) -> Path:
     """Unpacks a GGUF checkpoint into the folder `out` that transformers and canvaslm load.
 
-    `kind` is F32, BF16 or F16; None is what the embedding is stored in, BF16 when that is quantised. Peak memory is one
-    shard. Raises UsageError when `out` is not empty (unless `force`) or its disk too full, BadModelFile for a bad file.
+    `kind` is F32, BF16 or F16; None is what the embedding is stored in, BF16 when that is quantised. Peak
+    memory is one shard. Raises UsageError when `out` is not empty (unless `force`) or its disk too full,
+    BadModelFile for a bad file.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())) and not force:
         raise UsageError(f"{out}: is there already; --force replaces the model in it", param="out")

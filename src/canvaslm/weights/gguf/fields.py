@@ -1,6 +1,8 @@
-"""What a GGUF file says of the model in its metadata: its family and sizes, sampling defaults, vocabulary, template.
+"""What a GGUF file says of the model in its metadata: its family and sizes, sampling
+defaults, vocabulary, template.
 
-Keys of `diffusion.*`: llama.cpp's pull request 24423. Those of the sizes are the family's (`model.registry`). Torch-free.
+Keys of `diffusion.*`: llama.cpp's pull request 24423. Those of the sizes are the family's
+(`model.registry`). Torch-free.
 """
 
 from __future__ import annotations
@@ -214,7 +216,8 @@ def _merges(file: GGUFFile, known: set[str]) -> list[tuple[str, str]]:
 
 
 def _decimal(value: float) -> float:
-    """0.1 stored as fp32 reads 0.10000000149; the shortest decimal that stores to the same fp32 is what was meant."""
+    """0.1 stored as fp32 reads 0.10000000149; the shortest decimal that stores to the
+    same fp32 is what was meant."""
     return float(str(np.float32(value)))
 
 

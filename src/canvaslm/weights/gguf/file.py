@@ -1,7 +1,8 @@
 """A GGUF checkpoint, memory-mapped: one file, or the parts of a split one seen as a whole.
 
-Opening reads headers only, and imports no torch. `tensor(name)` gives a view of the packed bytes without copying them; kernels may compute
-on that view, and `release(name)` hands its pages back when they have made their own copy.
+Opening reads headers only, and imports no torch. `tensor(name)` gives a view of the packed bytes
+without copying them; kernels may compute on that view, and `release(name)` hands its pages back when
+they have made their own copy.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ _SPLIT_NAME = re.compile(r"(?P<stem>.+)-(?P<no>\d{5})-of-(?P<count>\d{5})\.gguf"
 
 
 def part_paths(path: Path) -> list[Path]:
-    """All parts of the checkpoint that `path` (any one of them) belongs to; just `path` when it is not split."""
+    """All parts of the checkpoint that `path` (any one of them) belongs to; just
+    `path` when it is not split."""
     match = _SPLIT_NAME.fullmatch(path.name)
     if match is None:
         return [path]
@@ -50,8 +52,8 @@ def part_paths(path: Path) -> list[Path]:
 class GGUFFile:
     """An open checkpoint. Use it as a context manager, or let views of its tensors keep it mapped.
 
-    `metadata` holds plain values and `Array`s; `tensors` the tensor table in file order, `headers` those of the parts. Raises NotFound for a missing
-    file or part, BadModelFile for a broken one.
+    `metadata` holds plain values and `Array`s; `tensors` the tensor table in file order, `headers` those of
+    the parts. Raises NotFound for a missing file or part, BadModelFile for a broken one.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -87,7 +89,8 @@ class GGUFFile:
         return self.headers[0].version
 
     def tensor(self, name: str) -> QuantTensor:
-        """The packed tensor, a view of the mapped file: never write to it. Raises BadModelFile if there is none."""
+        """The packed tensor, a view of the mapped file: never write to it. Raises
+        BadModelFile if there is none."""
         from ...ops.formats.quant_tensor import QuantTensor
 
         info = self.info(name)
@@ -109,7 +112,8 @@ class GGUFFile:
         return self._maps[self._part_of[name]][info.start : info.end]
 
     def release(self, name: str, *, start: int = 0, stop: int | None = None, cache: bool = False) -> None:
-        """Drops the pages of a tensor's bytes [start, stop) from this process, and with `cache` from the system's too.
+        """Drops the pages of a tensor's bytes [start, stop) from this process, and with
+        `cache` from the system's too.
 
         Views stay valid: touched again, pages come back from the file.
         """
@@ -161,7 +165,8 @@ class GGUFFile:
         return value
 
     def integer(self, key: str, default: int | None = None) -> int:
-        """A whole number of the metadata. Raises BadModelFile when it is missing (and no default given) or not one."""
+        """A whole number of the metadata. Raises BadModelFile when it is missing (and no
+        default given) or not one."""
         value = self._required(key, default)
         if isinstance(value, bool) or not isinstance(value, int):
             raise self._wrong(key, "a whole number", value)
@@ -191,7 +196,8 @@ class GGUFFile:
         return list(value.numbers())
 
     def plain(self, prefix: str) -> dict[str, int | float | bool | str | list[Any]]:
-        """All keys that begin with `prefix`, arrays decoded into lists. Raises BadModelFile for text not in UTF-8."""
+        """All keys that begin with `prefix`, arrays decoded into lists. Raises
+        BadModelFile for text not in UTF-8."""
         found: dict[str, int | float | bool | str | list[Any]] = {}
         for key, value in self.metadata.items():
             if key.startswith(prefix):
@@ -238,7 +244,8 @@ def _check_split(headers: list[GGUFHeader]) -> None:
         number = header.metadata.get("split.no", index)
         if count not in (len(headers), 0) or number != index:
             raise BadModelFile(
-                f"{header.path}: says it is part {_one_up(number)} of {shown(count)}, its name says {index + 1} of "
+                f"{header.path}: says it is part {_one_up(number)} of {shown(count)}, "
+                f"its name says {index + 1} of "
                 f"{len(headers)}; parts must keep the names NAME-00001-of-0000N.gguf"
             )
     expected = headers[0].metadata.get("split.tensors.count")

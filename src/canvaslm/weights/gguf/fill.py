@@ -35,9 +35,9 @@ def table_names(places: Places) -> frozenset[str]:
 class FileRepacker(Repacker):
     """Packs into fresh memory, and gives the file's pages back stretch by stretch as it goes.
 
-    With `drop` they leave the system's file cache too: where file and packed copy do not both fit, the system would else
-    throw out what is not read yet. What is given back is what the next stretch is packed into; on a virtual machine
-    that is ten times cheaper than memory the host has to find first (see docs/log.md).
+    With `drop` they leave the system's file cache too: where file and packed copy do not both fit, the system
+    would else throw out what is not read yet. What is given back is what the next stretch is packed into; on
+    a virtual machine that is ten times cheaper than memory the host has to find first (see docs/log.md).
     """
 
     def __init__(self, file: GGUFFile, drop: bool, tables: frozenset[str]) -> None:
@@ -79,8 +79,8 @@ class RepackPlan(Repacker):
 class Filler:
     """Fills `model` with what the table of kernels (`ops.backend`) chooses for each weight on `device`.
 
-    Kernels that want their weights repacked get them from `repacker`; the others read the mapped file as long as the
-    model runs, or on another device than the CPU a copy of it.
+    Kernels that want their weights repacked get them from `repacker`; the others read the mapped file as long
+    as the model runs, or on another device than the CPU a copy of it.
     """
 
     file: GGUFFile
@@ -99,8 +99,9 @@ class Filler:
     def matrices(self) -> None:
         """All that stays quantised, in the order of the file: first what stands around the layers.
 
-        What is one kernel's is known by the names of its weights: gate_up_proj and down_proj of experts, gate_proj,
-        up_proj and down_proj of a gated MLP (in a module that has a place `fused` for its kernel), else a linear layer.
+        What is one kernel's is known by the names of its weights: gate_up_proj and down_proj of experts,
+        gate_proj, up_proj and down_proj of a gated MLP (in a module that has a place `fused` for its
+        kernel), else a linear layer.
         """
         self._vocabulary()
         around = [name for name, _ in self.model.named_children() if name != "layers"]

@@ -1,9 +1,9 @@
 """The header of one GGUF file: metadata and tensor table, every number checked against the file's real size.
 
-Nothing a header says is believed: counts, lengths, offsets, dimensions and types are compared with the bytes there are
-before anything of that size is made, so a hostile file costs no more memory than it has bytes. Arrays (a vocabulary
-of 262,144 strings) are stepped over while parsing and decoded when asked for. Every refusal is a `BadModelFile` that
-names the file, the key or tensor, and the byte offset.
+Nothing a header says is believed: counts, lengths, offsets, dimensions and types are compared with the bytes
+there are before anything of that size is made, so a hostile file costs no more memory than it has bytes.
+Arrays (a vocabulary of 262,144 strings) are stepped over while parsing and decoded when asked for. Every
+refusal is a `BadModelFile` that names the file, the key or tensor, and the byte offset.
 
 Format: ggml's `docs/gguf.md`, versions 2 and 3, little endian. Torch-free.
 """
@@ -107,7 +107,8 @@ Value = int | float | bool | str | Array
 
 @dataclass(frozen=True)
 class GGUFInfo:
-    """Where a tensor lies. `shape` in torch order (GGUF's reversed); `start` counts from the file's first byte."""
+    """Where a tensor lies. `shape` in torch order (GGUF's reversed); `start` counts
+    from the file's first byte."""
 
     name: str
     format: str
@@ -320,7 +321,8 @@ def _place(cursor: _Cursor, entries: list[_Entry], base: int, alignment: int) ->
     for before, after in _neighbours(tensors):
         if after.start < before.end:
             cursor.refuse(
-                f"tensors {shown(before.name)} (bytes {before.start} to {before.end}) and {shown(after.name)} "
+                f"tensors {shown(before.name)} (bytes {before.start} to {before.end}) and "
+                f"{shown(after.name)} "
                 f"overlap: the file lies about one of them",
                 after.start,
             )
@@ -346,7 +348,8 @@ def _tensor_info(cursor: _Cursor, entry: _Entry, base: int, alignment: int) -> G
         cursor.refuse(f"{what} has a dimension of zero: {list(entry.dims)}", at)
     if not layout.fits(entry.dims[0]):
         cursor.refuse(
-            f"{what}: rows of {entry.dims[0]} values do not divide into {layout.name} blocks of {layout.block}",
+            f"{what}: rows of {entry.dims[0]} values do not divide into {layout.name} blocks of "
+            f"{layout.block}",
             at,
         )
     nbytes = math.prod(entry.dims) // layout.block * layout.size
@@ -357,7 +360,8 @@ def _tensor_info(cursor: _Cursor, entry: _Entry, base: int, alignment: int) -> G
     start = base + entry.offset
     if start + nbytes > cursor.size:
         cursor.refuse(
-            f"{what} of {nbytes} bytes at byte {start} ends beyond the file's {cursor.size} bytes: truncated or lying; "
+            f"{what} of {nbytes} bytes at byte {start} ends beyond the file's {cursor.size} bytes: "
+            "truncated or lying; "
             "download it again",
             at,
         )

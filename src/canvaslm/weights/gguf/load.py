@@ -1,9 +1,9 @@
 """From a GGUF file to a model in memory: its large weights kept quantised, or all of them dequantised.
 
-With native kernels quantised weights are mapped from the packed file beside the model, if there is one; otherwise every
-quantised matrix is repacked while loading, and the file's pages are given back as it goes: file and repacked copy are
-never both in memory. Without them the weights stay in the mapped file and are dequantised a slice at a time where they
-are used: slow, but the model runs in the memory it takes on disk.
+With native kernels quantised weights are mapped from the packed file beside the model, if there is one;
+otherwise every quantised matrix is repacked while loading, and the file's pages are given back as it goes:
+file and repacked copy are never both in memory. Without them the weights stay in the mapped file and are
+dequantised a slice at a time where they are used: slow, but the model runs in the memory it takes on disk.
 """
 
 from __future__ import annotations
@@ -47,12 +47,13 @@ def load_gguf(
     dtype: torch.dtype | str | None = None,
     progress: Progress | None = None,
 ) -> Loaded:
-    """Loads a model; with a `dtype`, or on a GPU without kernels for its formats, with all weights dequantised.
+    """Loads a model; with a `dtype`, or on a GPU without kernels for its formats, with
+    all weights dequantised.
 
-    `dtype` None on a CPU keeps quantised weights quantised and the rest in fp32 (`load_quantised`); an unquantised file
-    becomes float32 below 10^9 parameters, else bfloat16. Peak memory is the weights plus a slice.
-    Raises NotFound, BadModelFile (one error lists every tensor missing, left over or of the wrong shape; another names
-    the first with NaN or infinities), OutOfMemory before reading.
+    `dtype` None on a CPU keeps quantised weights quantised and the rest in fp32 (`load_quantised`); an
+    unquantised file becomes float32 below 10^9 parameters, else bfloat16. Peak memory is the weights plus a
+    slice. Raises NotFound, BadModelFile (one error lists every tensor missing, left over or of the wrong
+    shape; another names the first with NaN or infinities), OutOfMemory before reading.
     """
     path, target = source.files[0] if isinstance(source, Checkpoint) else Path(source), torch.device(device)
     with GGUFFile(path) as file:
@@ -73,8 +74,8 @@ def load_quantised(
 ) -> Loaded:
     """Loads a quantised GGUF file, keeping matrices quantised; the rest is fp32.
 
-    Peak memory: the repacked weights plus a stretch of the file. With a packed file beside it (`packed_file`) the
-    weights are mapped from there. Raises as `load_gguf` does.
+    Peak memory: the repacked weights plus a stretch of the file. With a packed file beside it (`packed_file`)
+    the weights are mapped from there. Raises as `load_gguf` does.
     """
     path = source.files[0] if isinstance(source, Checkpoint) else Path(source)
     file = GGUFFile(path)  # stays open: the embedding is read from it
@@ -104,7 +105,8 @@ def _keeps_quantised(file: GGUFFile, device: torch.device) -> bool:
 def _mapped(
     file: GGUFFile, config: ModelConfig, places: Places, progress: Progress | None, notes: list[str]
 ) -> Model | None:
-    """The model on the packed file beside `file`; None when there is none, or, with a note, none that can be used."""
+    """The model on the packed file beside `file`; None when there is none, or, with a
+    note, none that can be used."""
     try:
         header = find_packed(file)
         if header is None:

@@ -27,7 +27,8 @@ def gguf_names(config: ModelConfig) -> GGUFNames:
 
 @dataclass
 class Places:
-    """Which GGUF tensors fill which of our weights: one, or the gate and up halves (joined along dimension 1)."""
+    """Which GGUF tensors fill which of our weights: one, or the gate and up halves
+    (joined along dimension 1)."""
 
     sources: dict[str, tuple[str, ...]] = field(default_factory=dict)
     stand_ins: dict[str, str] = field(default_factory=dict)  # weights absent: those that fill them

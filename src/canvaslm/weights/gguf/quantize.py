@@ -1,7 +1,7 @@
 """Which tensor gets which format, and the stream that packs one checkpoint into a GGUF file.
 
-The rules are llama.cpp's (`llama_tensor_get_type` in llama-quant.cpp), so that a file made here has the types of one
-made there. Peak memory is one slice of a tensor (64 MB), whatever the model's size.
+The rules are llama.cpp's (`llama_tensor_get_type` in llama-quant.cpp), so that a file made here has the types
+of one made there. Peak memory is one slice of a tensor (64 MB), whatever the model's size.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ SLICE_ROWS_BYTES = 16 << 20
 
 @dataclass(frozen=True)
 class FileType:
-    """A kind of file: `file_type` is llama.cpp's number, `base` the format of most tensors, `mix` the "_M" rules."""
+    """A kind of file: `file_type` is llama.cpp's number, `base` the format of most
+    tensors, `mix` the "_M" rules."""
 
     file_type: int
     base: str
@@ -86,7 +87,8 @@ def _stays_f32(name: str, shape: tuple[int, ...]) -> bool:
 
 
 def _mixed(name: str, rule: FileType, values: list[str], layers: int, head: bool) -> str:
-    """The format before fallbacks: more bits for the head, and in "_M" files for some values and down projections."""
+    """The format before fallbacks: more bits for the head, and in "_M" files for some
+    values and down projections."""
     if _is_head(name, head) and rule.base != "Q8_0":
         return "Q6_K"
     if rule.mix and name in values and _more_bits(values.index(name), len(values)):
@@ -118,7 +120,8 @@ def _fitting(wanted: str, columns: int) -> str:
 
 
 class TensorSource(Protocol):
-    """A checkpoint to be written as GGUF: `shapes` by GGUF name in the order of writing, `metadata` ready encoded."""
+    """A checkpoint to be written as GGUF: `shapes` by GGUF name in the order of writing,
+    `metadata` ready encoded."""
 
     shapes: dict[str, tuple[int, ...]]
     metadata: dict[str, bytes]
@@ -171,8 +174,8 @@ def write_gguf(
 ) -> Written:
     """Packs `source` into a file of type `kind`, slice by slice.
 
-    Raises UsageError (type, target, disk space) before anything is written, BadModelFile naming the tensor that holds
-    NaN, infinities or values its format cannot hold; then no file is left behind.
+    Raises UsageError (type, target, disk space) before anything is written, BadModelFile naming the tensor
+    that holds NaN, infinities or values its format cannot hold; then no file is left behind.
     """
     formats = choose_formats(source.shapes, kind)
     plan = [PlannedTensor(name, shape, formats[name]) for name, shape in source.shapes.items()]
@@ -217,7 +220,8 @@ def _write_tensor(
 
 
 def _squares(source: TensorSource, tensor: PlannedTensor, values: Tensor, packed: Tensor) -> Tensor:
-    """Sums of squares of the change and of the values, fp64 [2]. Raises BadModelFile when they are not finite."""
+    """Sums of squares of the change and of the values, fp64 [2]. Raises BadModelFile
+    when they are not finite."""
     if not torch.isfinite(values).all():
         raise BadModelFile(
             f"{source.paths[0]}: tensor {tensor.name}: holds NaN or infinite weights; the source is broken"

@@ -1,7 +1,8 @@
 """The two kinds of checkpoint that can be written as GGUF: a safetensors folder and another GGUF file.
 
-What the folder's own files say becomes the metadata that llama.cpp's converter would write: sizes from config.json,
-sampling defaults from generation_config.json as `diffusion.eb_*`, the vocabulary from tokenizer.json, the template.
+What the folder's own files say becomes the metadata that llama.cpp's converter would write: sizes from
+config.json, sampling defaults from generation_config.json as `diffusion.eb_*`, the vocabulary from
+tokenizer.json, the template.
 """
 
 from __future__ import annotations
@@ -144,7 +145,8 @@ class FolderSource:
 
 
 def _by_rows(pieces: Iterator[tuple[int, Tensor]], columns: int, rows: int) -> Iterator[Tensor]:
-    """Flat pieces of any length -> fp32 [up to `rows`, columns]; what a piece leaves over goes before the next."""
+    """Flat pieces of any length -> fp32 [up to `rows`, columns]; what a piece leaves
+    over goes before the next."""
     rest = torch.empty(0)
     for _, piece in pieces:
         flat = torch.cat([rest, piece.float()])

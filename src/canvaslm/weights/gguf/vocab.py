@@ -1,7 +1,8 @@
 """The vocabulary between tokenizer.json and GGUF's `tokenizer.ggml.*` keys, both ways. Torch-free.
 
-GGUF's model "gemma4" says only: byte-pair merges, bytes for what no token spells, spaces as U+2581, nothing put in
-front. A tokenizer.json that does anything else cannot be carried over, and is refused by the name of the difference.
+GGUF's model "gemma4" says only: byte-pair merges, bytes for what no token spells, spaces as U+2581,
+nothing put in front. A tokenizer.json that does anything else cannot be carried over, and is refused by
+the name of the difference.
 """
 
 from __future__ import annotations
@@ -30,11 +31,19 @@ SPACE = "\u2581"
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 # llama.cpp's converter gives every token this score: merges alone decide.
 _SCORE = -1000.0
-# Markers that its converter stores as user-defined, so that they show in output; readers take them as control.
+# Markers that its converter stores as user-defined, so that they show in output;
+# readers take them as control.
 _VISIBLE = {
-    "<|channel>", "<channel|>", "<|tool_call>", "<tool_call|>", "<|tool_response>", "<tool_response|>", '<|"|>',
+    "<|channel>", "<channel|>", "<|tool_call>", "<tool_call|>", "<|tool_response>", "<tool_response|>",
+    '<|"|>',
 }  # fmt: skip
-_SPECIAL_KEYS = {"bos": "bos_token", "eos": "eos_token", "unknown": "unk_token", "padding": "pad_token", "mask": "mask_token"}  # fmt: skip
+_SPECIAL_KEYS = {
+    "bos": "bos_token",
+    "eos": "eos_token",
+    "unknown": "unk_token",
+    "padding": "pad_token",
+    "mask": "mask_token",
+}
 _MARKER = re.compile(r"<\|.+>|<.+\|>", re.DOTALL)
 
 
@@ -46,7 +55,8 @@ def vocabulary_metadata(
     *,
     where: str,
 ) -> dict[str, bytes]:
-    """The keys for a parsed tokenizer.json, and tokenizer_config.json (`settings`). `stops`: ids that end an answer.
+    """The keys for a parsed tokenizer.json, and tokenizer_config.json (`settings`).
+    `stops`: ids that end an answer.
 
     Raises BadModelFile naming `where` and the field for what GGUF's "gemma4" tokenizer does not do.
     """

@@ -1,7 +1,7 @@
 """Writes GGUF files as a stream: header first from a plan, then each tensor's bytes as they come.
 
-The file grows under a temporary name beside its final one and is renamed when every planned byte is there, so a
-crash, a full disk or Ctrl-C never leaves a half-written model under the name the user gave.
+The file grows under a temporary name beside its final one and is renamed when every planned byte is there, so
+a crash, a full disk or Ctrl-C never leaves a half-written model under the name the user gave.
 
 Format: ggml's `docs/gguf.md`, version 3, little endian, alignment 32.
 """
@@ -126,7 +126,8 @@ def planned_size(metadata: Mapping[str, bytes], tensors: Sequence[PlannedTensor]
 
 
 def check_target(path: Path, size: int, *, force: bool, sources: Iterable[Path] = ()) -> None:
-    """Raises UsageError when `path` is taken (unless `force`), is one of the sources, or its disk is too full."""
+    """Raises UsageError when `path` is taken (unless `force`), is one of the sources,
+    or its disk is too full."""
     if not path.parent.is_dir():
         raise UsageError(f"{path.parent}: there is no such folder to write into", param="out")
     if path.exists():
@@ -150,10 +151,11 @@ def check_disk(path: Path, size: int) -> None:
 
 
 class GGUFWriter:
-    """Use as a context manager: `write` the bytes of each planned tensor in order; the file appears at the end.
+    """Use as a context manager: `write` the bytes of each planned tensor in order; the
+    file appears at the end.
 
-    Raises UsageError before writing anything as `check_target` does; ValueError when the bytes written are not those
-    planned (a bug in the caller).
+    Raises UsageError before writing anything as `check_target` does; ValueError when the bytes written are
+    not those planned (a bug in the caller).
     """
 
     def __init__(

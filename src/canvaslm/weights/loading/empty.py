@@ -16,8 +16,8 @@ from ...model.protocol import Model
 
 
 class _NothingToInitialise(TorchFunctionMode):
-    """Skips random and constant initialisation: on the meta device it changes nothing, and random numbers there make
-    torch import its compiler, which takes over a second.
+    """Skips random and constant initialisation: on the meta device it changes nothing, and random numbers
+    there make torch import its compiler, which takes over a second.
     """
 
     _SKIPPED = frozenset(("normal_", "uniform_", "trunc_normal_", "zero_", "fill_"))
@@ -52,8 +52,8 @@ def empty_model(config: ModelConfig, where: object) -> Model:
 
 
 def fill_with_memory(model: nn.Module, dtype: torch.dtype, device: torch.device) -> None:
-    """Gives what is left on the meta device memory on `device`, unset. As `to_empty`, which takes half a second to find
-    out how tensors of symbolic shapes would lie.
+    """Gives what is left on the meta device memory on `device`, unset. As `to_empty`, which takes half a
+    second to find out how tensors of symbolic shapes would lie.
     """
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):

@@ -26,13 +26,14 @@ def load_model(
 ) -> Loaded:
     """Loads a model from whatever `resolve` takes.
 
-    `dtype` None: on a CPU float32 for models below 10^9 parameters, otherwise the type most of the checkpoint's bytes
-    have; quantised GGUF files stay quantised (see `load_gguf`). `check_finite` None: every value below 10^8
-    parameters, above all small tensors and a sample of the large. Peak memory is the weights plus one slice of 16 MiB.
+    `dtype` None: on a CPU float32 for models below 10^9 parameters, otherwise the type most of the
+    checkpoint's bytes have; quantised GGUF files stay quantised (see `load_gguf`). `check_finite` None: every
+    value below 10^8 parameters, above all small tensors and a sample of the large. Peak memory is the weights
+    plus one slice of 16 MiB.
 
-    Raises NotFound, Offline, BadConfig, BadModelFile (one error lists every tensor that is missing, left over or of the
-    wrong shape or dtype; another names the first with NaN or Inf), OutOfMemory with both numbers before reading,
-    UsageError for an impossible device or dtype.
+    Raises NotFound, Offline, BadConfig, BadModelFile (one error lists every tensor that is missing, left over
+    or of the wrong shape or dtype; another names the first with NaN or Inf), OutOfMemory with both numbers
+    before reading, UsageError for an impossible device or dtype.
     """
     checkpoint = source if isinstance(source, Checkpoint) else resolve(source)
     target = _device(device)

@@ -1,4 +1,5 @@
-"""What every loader of weights takes and gives: a progress report, the names of types, and the loaded model."""
+"""What every loader of weights takes and gives: a progress report, the names of
+types, and the loaded model."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ from ...model.protocol import Model
 # progress(bytes read so far, bytes to read)
 Progress = Callable[[int, int], None]
 
-# Below this many parameters a CPU computes in fp32 whatever the file holds: it is exact and, on most CPUs, faster.
+# Below this many parameters a CPU computes in fp32 whatever the file holds: it is exact
+# and, on most CPUs, faster.
 SMALL_MODEL = 10**9
 
 DTYPE_WORDS = {
@@ -27,7 +29,8 @@ DTYPE_WORDS = {
 
 @dataclass
 class Loaded:
-    """A model ready to run, in eval mode. `generation` is generation_config.json's content, {} without one."""
+    """A model ready to run, in eval mode. `generation` is generation_config.json's
+    content, {} without one."""
 
     model: Model
     config: ModelConfig

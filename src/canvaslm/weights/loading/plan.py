@@ -22,7 +22,8 @@ Shape = tuple[int, ...]
 
 @dataclass
 class ReadPlan:
-    """What to read. `weights` maps our name to the stored tensor; `copies` are stored again and should be equal."""
+    """What to read. `weights` maps our name to the stored tensor; `copies` are stored
+    again and should be equal."""
 
     weights: dict[str, SafetensorsInfo] = field(default_factory=dict)
     copies: list[tuple[SafetensorsInfo, str]] = field(default_factory=list)
@@ -34,7 +35,8 @@ class ReadPlan:
 def make_plan(checkpoint: Checkpoint, headers: Iterable[SafetensorsHeader], config: ModelConfig) -> ReadPlan:
     """Matches the files' tensors with the model's weights.
 
-    Raises BadModelFile with one list of all that is missing, left over, doubled, or of another shape or dtype.
+    Raises BadModelFile with one list of all that is missing, left over, doubled, or
+    of another shape or dtype.
     """
     names = family_of(config).names
     shapes = names.weight_shapes(config)
@@ -124,7 +126,8 @@ def _notes(plan: ReadPlan, names: WeightNames) -> list[str]:
     if plan.vision:
         size = gigabytes(sum(info.nbytes for info in plan.vision))
         notes.append(
-            f"vision tower skipped ({len(plan.vision)} tensors, {size}): images are not supported yet, text is unaffected"
+            f"vision tower skipped ({len(plan.vision)} tensors, {size}): images are not supported yet, "
+            "text is unaffected"
         )
     if plan.stand_ins:
         notes.append(names.stand_in_note)

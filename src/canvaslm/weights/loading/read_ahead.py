@@ -1,4 +1,5 @@
-"""Mapped bytes into memory before they are used: at the disk's speed, with a progress bar, and not fault by fault."""
+"""Mapped bytes into memory before they are used: at the disk's speed, with a progress
+bar, and not fault by fault."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ _HUGEPAGE, _POPULATE_READ = 14, 22  # Linux; the second since 5.14
 
 
 def read_ahead(views: Sequence[Tensor], progress: Progress | None = None) -> None:
-    """Reads views of mapped files (uint8, contiguous), in order, and enters their pages in the process's page table.
+    """Reads views of mapped files (uint8, contiguous), in order, and enters their pages in
+    the process's page table.
 
     What memory does not hold is read again when it is used.
     """
@@ -46,7 +48,8 @@ def _read(view: Tensor) -> None:
 
 
 def _advise(view: Tensor, advice: int) -> bool:
-    """Whether the system took the advice. Not by way of `mmap.madvise`, which holds Python's lock while it waits."""
+    """Whether the system took the advice. Not by way of `mmap.madvise`, which holds
+    Python's lock while it waits."""
     madvise = _madvise()
     if madvise is None or not view.numel():
         return False

@@ -1,9 +1,10 @@
 """The packed file beside a GGUF file: what it says of itself, and whether it can be believed. Torch-free.
 
-`MODEL.gguf.packed` holds every weight that loading would otherwise repack, ready for the native kernels to read where
-it lies. The container is safetensors: tensors of bytes, which start at multiples of 64, the first at one of 4096. Its
-`__metadata__` has this format's version, the kernels' layout, the fingerprint of the GGUF file it was made from, a
-digest of samples of its own data, and of each weight its kind and sizes as "Q4_K 128x1408x2816".
+`MODEL.gguf.packed` holds every weight that loading would otherwise repack, ready for the native kernels to
+read where it lies. The container is safetensors: tensors of bytes, which start at multiples of 64, the
+first at one of 4096. Its `__metadata__` has this format's version, the kernels' layout, the fingerprint of
+the GGUF file it was made from, a digest of samples of its own data, and of each weight its kind and sizes
+as "Q4_K 128x1408x2816".
 
 It is data only, and optional: whatever does not fit is a reason not to use it, never an error.
 """
@@ -47,8 +48,8 @@ def described(kind: str, shape: tuple[int, ...]) -> str:
 def find_packed(file: GGUFFile) -> SafetensorsHeader | None:
     """The checked header of the packed file beside `file`, or None where there is none.
 
-    Raises Unusable for one that is damaged, of another version, or made from other weights. Which weights it must hold
-    the loader alone knows: `PackedMap` checks them.
+    Raises Unusable for one that is damaged, of another version, or made from other weights. Which weights it
+    must hold the loader alone knows: `PackedMap` checks them.
     """
     path = packed_path(file.path)
     if not os.path.lexists(path):
@@ -76,7 +77,8 @@ def unused_note(model: Path, problem: Unusable) -> str:
 
 
 def fingerprint(file: GGUFFile) -> str:
-    """Of a checkpoint's contents: sizes, headers, and 12 KiB of every tensor, so that copies have the same one.
+    """Of a checkpoint's contents: sizes, headers, and 12 KiB of every tensor, so that
+    copies have the same one.
 
     Raises Unusable where they cannot be read.
     """

@@ -1,7 +1,9 @@
-"""Weights out of a packed file: mapped into memory and used where they lie, shared by every process that does so.
+"""Weights out of a packed file: mapped into memory and used where they lie, shared by
+every process that does so.
 
-What the loader asks for decides. Each weight must be in the file with the kind and the sizes that are wanted, and in as
-many bytes as the kernels will read: a kernel never gets an address that was not checked against the map.
+What the loader asks for decides. Each weight must be in the file with the kind and the sizes that are
+wanted, and in as many bytes as the kernels will read: a kernel never gets an address that was not
+checked against the map.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Writes the packed file of a GGUF file: a weight at a time, under a temporary name until it is complete.
 
-The loader's own code decides what is packed and how: it is run once with a packer that only notes what is asked for, so
-that the header can be written, and once with one that packs into a buffer and writes it out.
+The loader's own code decides what is packed and how: it is run once with a packer that only notes what is
+asked for, so that the header can be written, and once with one that packs into a buffer and writes it out.
 """
 
 from __future__ import annotations
@@ -59,9 +59,9 @@ def write_packed(
 ) -> WrittenPacked:
     """Packs a GGUF file for this machine's kernels, into `out` or beside it, where loading finds it.
 
-    Peak memory: the largest weight, packed, and a stretch of the file. Raises UsageError without native kernels, for a
-    file without quantised weights, for a target that is taken (unless `force`) or cannot be written, and where the disk
-    is too full; NotFound and BadModelFile as loading does.
+    Peak memory: the largest weight, packed, and a stretch of the file. Raises UsageError without native
+    kernels, for a file without quantised weights, for a target that is taken (unless `force`) or cannot be
+    written, and where the disk is too full; NotFound and BadModelFile as loading does.
     """
     if not cpu.available():
         raise UsageError(f"packing needs the native kernels: {cpu.problem()}")
@@ -104,7 +104,8 @@ def _fingerprint(file: GGUFFile) -> str:
 def _check_writable(path: Path) -> None:
     if path.parent.is_dir() and not os.access(path.parent, os.W_OK):
         raise UsageError(
-            f"{path.parent}: cannot be written to. Loading looks beside the model, by the name it is given: link the "
+            f"{path.parent}: cannot be written to. Loading looks beside the model, by the name it is given: "
+            "link the "
             "model into a folder of yours and pack the link, or write elsewhere with -o",
             param="out",
         )

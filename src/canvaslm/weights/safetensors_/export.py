@@ -1,4 +1,5 @@
-"""Writes a model as a folder that transformers (and canvaslm) loads: Hugging Face names, safetensors, config.json."""
+"""Writes a model as a folder that transformers (and canvaslm) loads: Hugging Face names,
+safetensors, config.json."""
 
 from __future__ import annotations
 
@@ -34,13 +35,14 @@ def save_folder(
     files: Mapping[str, bytes | Path] | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Writes `out`: model.safetensors (or numbered shards and their index), config.json and what else is given.
+    """Writes `out`: model.safetensors (or numbered shards and their index),
+    config.json and what else is given.
 
-    `dtype` converts the weights on the way, slice by slice; None keeps theirs. `shard_size` is in bytes. `generation`
-    becomes generation_config.json; `extra` are further tensors by Hugging Face name (a vision tower); `files` are
-    further files (tokenizer, template, card) by plain name. Everything is written to a folder beside `out` first and
-    moved there at the end, so that a crash leaves no half-written model. Untied models are written with the encoder's
-    weights again, since that is how transformers reads them.
+    `dtype` converts the weights on the way, slice by slice; None keeps theirs. `shard_size` is in bytes.
+    `generation` becomes generation_config.json; `extra` are further tensors by Hugging Face name (a vision
+    tower); `files` are further files (tokenizer, template, card) by plain name. Everything is written to a
+    folder beside `out` first and moved there at the end, so that a crash leaves no half-written model. Untied
+    models are written with the encoder's weights again, since that is how transformers reads them.
 
     Raises UsageError if `out` is not empty and `overwrite` is false.
     """

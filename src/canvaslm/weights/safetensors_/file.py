@@ -1,8 +1,9 @@
 """Tensors in and out of safetensors files, slice by slice, behind the checked header of `header.py`.
 
-Data is read with plain reads straight into the parameter's memory, not through a memory map: a map counts the file's
-pages as ours beside the weights, and kills the process (SIGBUS) when the file shrinks under it. A conversion of dtype
-or device goes through one buffer of `SLICE_BYTES`, so that peak memory is the weights plus one slice.
+Data is read with plain reads straight into the parameter's memory, not through a memory map: a map
+counts the file's pages as ours beside the weights, and kills the process (SIGBUS) when the file shrinks
+under it. A conversion of dtype or device goes through one buffer of `SLICE_BYTES`, so that peak memory
+is the weights plus one slice.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ from .header import (
 )
 
 SLICE_BYTES = 16 << 20
-# Tensors up to this many elements (norms, scales, routers) are checked for NaN and Inf in full even when sampling.
+# Tensors up to this many elements (norms, scales, routers) are checked for NaN and Inf in
+# full even when sampling.
 ALWAYS_CHECKED = 1 << 20
 _SAMPLE = 4096
 _CHECKED_AT_ONCE = 1 << 18
@@ -68,8 +70,8 @@ class TensorFile:
     ) -> None:
         """Fills `target` (contiguous, any float dtype and device, the tensor's shape) from the file.
 
-        Raises BadModelFile for NaN or Inf (see `Finite`; "sampled" looks at the head of every slice), for values that
-        overflow a float16 target, and for a file that ended early.
+        Raises BadModelFile for NaN or Inf (see `Finite`; "sampled" looks at the head of every slice), for
+        values that overflow a float16 target, and for a file that ended early.
         """
         info = self.header.tensors[name]
         flat = target.detach().view(-1)
@@ -153,7 +155,8 @@ def _bytes_of(piece: Tensor) -> memoryview:
 
 
 class atomic:
-    """`with atomic(path) as descriptor`: a private temporary file that becomes `path` if the block succeeds."""
+    """`with atomic(path) as descriptor`: a private temporary file that becomes
+    `path` if the block succeeds."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -225,7 +228,8 @@ def _refuse_value(info: SafetensorsInfo, start: int, values: Tensor, bad: Tensor
     at = int(bad.to(torch.uint8).argmax())
     offset = info.start + (start + at) * ITEM_SIZE[info.dtype]
     raise BadModelFile(
-        f"{info.path}: tensor {shown(info.name)}: element {start + at} (byte {offset}) is {float(values[at])}; {remedy}"
+        f"{info.path}: tensor {shown(info.name)}: element {start + at} (byte {offset}) is "
+        f"{float(values[at])}; {remedy}"
     )
 
 

@@ -1,8 +1,8 @@
 """The header of a safetensors file, read with suspicion: nothing in it is believed before it is checked.
 
-Layout (https://github.com/huggingface/safetensors#format): 8 bytes little-endian header length, that many bytes of
-JSON `{name: {dtype, shape, data_offsets: [begin, end]}}`, then the data, which the offsets must tile exactly.
-Imports no torch, so that `canvaslm show` stays quick.
+Layout (https://github.com/huggingface/safetensors#format): 8 bytes little-endian header length, that many
+bytes of JSON `{name: {dtype, shape, data_offsets: [begin, end]}}`, then the data, which the offsets must tile
+exactly. Imports no torch, so that `canvaslm show` stays quick.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from typing import Any, NoReturn
 
 from ...errors import BadModelFile, NotFound
 
-# The 26B model's header is 0.2 MB. Python needs up to about fifty times the JSON's size to hold a hostile one.
+# The 26B model's header is 0.2 MB. Python needs up to about fifty times the JSON's size
+# to hold a hostile one.
 MAX_HEADER_BYTES = 16 << 20
 MAX_TENSORS = 200_000
 MAX_RANK = 8
@@ -64,7 +65,8 @@ class SafetensorsHeader:
 def read_header(path: Path) -> SafetensorsHeader:
     """Reads and checks the header of a safetensors file.
 
-    Raises NotFound when there is no such file, BadModelFile naming the file, the tensor and the byte otherwise.
+    Raises NotFound when there is no such file, BadModelFile naming the file, the
+    tensor and the byte otherwise.
     """
     size = _regular_size(path)
     raw = _read_raw(path, size)
@@ -134,7 +136,8 @@ def _refuse_other_formats(path: Path, start: bytes) -> None:
         )
     if start.startswith(b"PK\x03\x04") or start.startswith(b"\x80\x02"):
         raise BadModelFile(
-            f"{path}: is a pickle or zip archive under another name; canvaslm never loads pickle, ask for safetensors"
+            f"{path}: is a pickle or zip archive under another name; canvaslm never loads pickle, "
+            "ask for safetensors"
         )
     if start.startswith(b"GGUF"):
         raise BadModelFile(f"{path}: is a GGUF file under another name; rename it to end with .gguf")
@@ -213,14 +216,16 @@ def _sizes(value: Any) -> bool:
 
 
 def _check_tiling(path: Path, infos: list[SafetensorsInfo], base: int, size: int) -> None:
-    """The tensors must fill the data without gap or overlap: hidden bytes and shared ones are both refused."""
+    """The tensors must fill the data without gap or overlap: hidden bytes and shared ones are both
+    refused."""
     cursor, previous = base, "the header"
     for info in infos:
         if info.start != cursor:
             what = "overlaps" if info.start < cursor else "leaves a gap after"
             _refuse(
                 path,
-                f"tensor {shown(info.name)}: starts at byte {info.start} and {what} {previous} (byte {cursor})",
+                f"tensor {shown(info.name)}: starts at byte {info.start} and {what} {previous} (byte "
+                f"{cursor})",
             )
         cursor, previous = info.end, shown(info.name)
     if cursor != size:

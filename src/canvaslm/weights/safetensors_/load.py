@@ -21,7 +21,8 @@ from ..resolve import Checkpoint, read_config
 from .file import DTYPES, SLICE_BYTES, Finite, TensorFile
 from .header import SafetensorsHeader, SafetensorsInfo, read_header
 
-# Up to this many parameters, every value is checked for NaN and Inf; above, small tensors and a sample of the others.
+# Up to this many parameters, every value is checked for NaN and Inf; above, small tensors and
+# a sample of the others.
 FULLY_CHECKED = 10**8
 
 
@@ -97,7 +98,8 @@ def _check_memory(checkpoint: Checkpoint, weights: int, dtype: torch.dtype, devi
         return
     name = str(dtype).removeprefix("torch.")
     raise OutOfMemory(
-        f"{checkpoint.source}: the weights need {gigabytes(needed)} in {name}, but only {gigabytes(free)} are free on "
+        f"{checkpoint.source}: the weights need {gigabytes(needed)} in {name}, "
+        f"but only {gigabytes(free)} are free on "
         f"{device}; close other programs, or take a smaller dtype or a quantised file"
     )
 
@@ -160,7 +162,10 @@ def _check_copy(
     if equal:
         return
     if copy.name == head:
-        why = "tie_word_embeddings in config.json says they are one; set it to false if the head is really separate"
+        why = (
+            "tie_word_embeddings in config.json says they are one; set it to false if the head is really "
+            "separate"
+        )
     else:
         why = (
             "this checkpoint has an encoder of its own (tie_word_embeddings: false undoes that tie too), "

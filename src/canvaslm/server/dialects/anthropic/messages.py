@@ -79,7 +79,8 @@ def generation_request(body: MessagesRequest) -> GenerationRequest:
 
 
 def envelope(problem: Problem) -> dict[str, Any]:
-    """An error as Anthropic words it. Agents shorten the conversation when they read of a prompt that is too long."""
+    """An error as Anthropic words it. Agents shorten the conversation when they read of a
+    prompt that is too long."""
     message = str(problem)
     if problem.code == "context_length_exceeded":
         message = f"prompt is too long: {message}"

@@ -1,7 +1,7 @@
 """What Anthropic's clients send to /v1/messages, and how it becomes chat messages.
 
-Anthropic's turns are lists of blocks. Text blocks side by side become one text with line breaks between them, tool
-results become turns of their own, and turns of one role in a row are one turn.
+Anthropic's turns are lists of blocks. Text blocks side by side become one text with line breaks between them,
+tool results become turns of their own, and turns of one role in a row are one turn.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ Turns = list[dict[str, Any]]
 
 
 class Turn(Open):
-    """One turn: text, or blocks of type text, thinking, tool_use, tool_result, and document (of plain text)."""
+    """One turn: text, or blocks of type text, thinking, tool_use, tool_result, and
+    document (of plain text)."""
 
     role: Literal["user", "assistant", "system"]
     content: str | list[dict[str, Any]]
@@ -173,7 +174,8 @@ def _result(block: dict[str, Any], place: str) -> dict[str, Any]:
 
 
 def _name_results(turns: Turns) -> None:
-    """Says which function a result is of: clients give the call's id only, and some templates look at the name."""
+    """Says which function a result is of: clients give the call's id only, and some
+    templates look at the name."""
     calls = {call["id"]: call["function"]["name"] for turn in turns for call in turn.get("tool_calls", ())}
     for turn in turns:
         if turn["role"] == "tool" and turn["tool_call_id"] in calls:

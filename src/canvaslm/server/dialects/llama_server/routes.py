@@ -169,7 +169,8 @@ class ApplyTemplateRequest(Diffusion):
 
 @router.post("/apply-template", responses=ERRORS)
 async def apply_template(body: ApplyTemplateRequest, service: Ready) -> Response:
-    """The prompt that a chat becomes. Markers in it that came with the messages would reach the model as text."""
+    """The prompt that a chat becomes. Markers in it that came with the messages would
+    reach the model as text."""
     body.refuse_templates()
     turns = [message.model_dump(exclude_none=True) for message in body.messages]
     pieces = await service.work(service.session.template.render, turns, body.tools, body.thinks())

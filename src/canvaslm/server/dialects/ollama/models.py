@@ -204,7 +204,8 @@ async def _tag(service: Service) -> dict[str, Any]:
 
 
 def _weights(engine: Engine) -> tuple[int, str]:
-    """Bytes of the weights that torch holds, and their type where the session does not know it. On the engine's thread.
+    """Bytes of the weights that torch holds, and their type where the session does not know
+    it. On the engine's thread.
 
     Weights packed for our own kernels are no tensors: with such ones, the type has Ollama's word for none.
     """

@@ -1,4 +1,5 @@
-"""POST /api/generate and /api/chat: Ollama's interface. A stream is lines of JSON, each of which adds to the text."""
+"""POST /api/generate and /api/chat: Ollama's interface. A stream is lines of JSON, each
+of which adds to the text."""
 
 from __future__ import annotations
 

@@ -25,21 +25,24 @@ _StopString = Annotated[str, Field(min_length=1, max_length=MAX_LENGTH)]
 # How Ollama loads a model, and which context it gives it: settings of the server here.
 _OF_THE_SERVER = frozenset(
     {
-        "numa", "num_ctx", "num_batch", "num_gpu", "main_gpu", "low_vram", "f16_kv", "logits_all", "vocab_only",
+        "numa", "num_ctx", "num_batch", "num_gpu", "main_gpu", "low_vram", "f16_kv", "logits_all",
+        "vocab_only",
         "use_mmap", "use_mlock", "embedding_only", "num_thread", "num_keep",
     }
 )  # fmt: skip
 # Samplers that pick one token after another.
 _MEANINGLESS = frozenset(
     {
-        "top_k", "top_p", "min_p", "tfs_z", "typical_p", "repeat_last_n", "repeat_penalty", "presence_penalty",
+        "top_k", "top_p", "min_p", "tfs_z", "typical_p", "repeat_last_n", "repeat_penalty",
+        "presence_penalty",
         "frequency_penalty", "mirostat", "mirostat_tau", "mirostat_eta", "penalize_newline",
     }
 )  # fmt: skip
 
 
 class OllamaOptions(Diffusion):
-    """Sampling options. Those that choose one token after another are ignored, with a warning in the answer."""
+    """Sampling options. Those that choose one token after another are ignored, with
+    a warning in the answer."""
 
     seed: (
         Annotated[int, Field(ge=-(2**63), le=2**63 - 1, description="Negative: a random one."), WHOLE] | None

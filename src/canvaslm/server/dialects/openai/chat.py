@@ -103,7 +103,8 @@ class ChatWriter:
         }  # fmt: skip
 
     async def stream(self) -> AsyncIterator[bytes]:
-        """The answer in chunks: roles; reasoning, content and tool calls; why each choice ended; usage; `[DONE]`."""
+        """The answer in chunks: roles; reasoning, content and tool calls; why each
+        choice ended; usage; `[DONE]`."""
         extra: dict[str, Any] = {"warnings": self._warnings} if self._warnings else {}
         for index in range(len(self._answers.requests)):
             yield self._chunk(index, {"role": "assistant", "content": ""}, **extra)

@@ -1,4 +1,5 @@
-"""What OpenAI's clients send to the chat and completions endpoints, and what they get, as far as it is fixed."""
+"""What OpenAI's clients send to the chat and completions endpoints, and what they
+get, as far as it is fixed."""
 
 from __future__ import annotations
 
@@ -48,7 +49,9 @@ class Sampled(Truncated):
     stream_options: ChatStreamOptions | None = None
     diffusing: bool | None = Field(
         None,
-        description="With `stream`: each content delta is the whole text so far, drafts too; replace, not append.",
+        description=(
+            "With `stream`: each content delta is the whole text so far, drafts too; replace, not append."
+        ),
     )
     top_p: Annotated[Number, Field(ge=0, le=1, description=_IGNORED)] | None = None
     frequency_penalty: Annotated[Number, Field(ge=-2, le=2, description=_IGNORED)] | None = None
