@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from canvaslm.cache.stores import STORES
-from canvaslm.engine import Engine
+from canvaslm.engine import Driver, Engine
 from canvaslm.ops import backend, cpu
 from canvaslm.ops.cpu import backend as cpu_backend
 from canvaslm.ops.formats import quant_tensor
@@ -51,9 +51,9 @@ def weight(format: str, *shape: int) -> QuantTensor:
 
 def generated(file: Path) -> list[int]:
     """Tokens of a short answer of the model in a file, loaded and run as any other."""
-    engine = Engine(load_model(file).model)
+    driver = Driver(Engine(load_model(file).model))
     params = Params(max_denoising_steps=4, max_new_tokens=16, seed=3)
-    events = engine.run(Request(tuple(range(20, 40)), params))
+    events = driver.events(Request(tuple(range(20, 40)), params))
     return [token for event in events if isinstance(event, Committed) for token in event.tokens]
 
 
