@@ -102,7 +102,8 @@ def main() -> None:
     print("| rows | no commit | commit, own pass | commit, same pass | ratio |")
     print("|---|---|---|---|---|")
     for rows in map(int, args.rows.split(",")):
-        print(measure(session.engine, rows, args).line(rows), flush=True)
+        with session.threads.in_use():
+            print(measure(session.engine, rows, args).line(rows), flush=True)
 
 
 if __name__ == "__main__":
