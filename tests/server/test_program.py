@@ -40,7 +40,7 @@ def running(folder: Path) -> Iterator[Running]:
 
 
 def wait_ready(server: Running) -> None:
-    wait_for(lambda: httpx.get(f"{server.url}/health").status_code == 200)
+    wait_for(lambda: httpx.get(f"{server.url}/health", timeout=HUNG).status_code == 200)
 
 
 def ended(server: Running, seconds: float = HUNG) -> int:
