@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import stat
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from canvaslm.ops.cpu import build
+from canvaslm.ops.cpu import build, loader
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the stand-in compiler is a shell script")
 
@@ -95,6 +97,78 @@ def test_a_failing_compiler_warns_once(tmp_path):
     assert done.stdout.startswith("False False")
     assert done.stderr.count("RuntimeWarning") == 1
     assert "install a C++ compiler" in done.stderr
+
+
+def other_library(folder: Path, code: str) -> Path:
+    """A shared library that holds `code` alone."""
+    try:
+        compiler = build.find_compiler()
+    except build.BuildFailed as error:
+        pytest.skip(str(error))
+    (folder / "other.cpp").write_text('extern "C" ' + code)
+    made = folder / "other.so"
+    subprocess.run([*compiler, "-shared", "-fPIC", str(folder / "other.cpp"), "-o", str(made)], check=True)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("int something_else() { return 1; }", "is another library, not canvaslm's kernels"),
+        ("int canvas_abi() { return 999; }", "its interface has number 999"),
+        (f"int canvas_abi() {{ return {loader._ABI}; }}", "it has no canvas_"),
+    ],
+)
+def test_a_wrong_library_is_noted_and_done_without(tmp_path, code, words):
+    done = run(ASK, CANVASLM_NATIVE=str(other_library(tmp_path, code)))
+    assert done.stdout.startswith("False False")
+    assert words in done.stdout
+    assert done.stderr.count("RuntimeWarning") == 1
+    assert "unset CANVASLM_NATIVE" in done.stderr
+
+
+def test_a_library_that_is_not_there_is_noted(tmp_path):
+    done = run(ASK, CANVASLM_NATIVE=str(tmp_path / "missing.so"))
+    assert done.stdout.startswith("False False")
+    assert "missing.so" in done.stderr
+
+
+def test_every_structure_has_the_size_the_library_gives_it(monkeypatch):
+    from canvaslm.ops import cpu
+
+    if not cpu.available():
+        pytest.skip(f"no native kernels: {cpu.problem()}")
+    lib = loader.library()
+    for one in loader.STRUCTURES:
+        assert lib.canvas_struct_size(one.__name__.encode()) == ctypes.sizeof(one) > 0
+    assert lib.canvas_struct_size(b"Unheard") == 0
+
+    class HeadCall(ctypes.Structure):
+        """As if a field had been added here alone."""
+
+        _fields_ = (*loader.STRUCTURES[2]._fields_, ("more", ctypes.c_void_p))
+
+    assert loader.STRUCTURES[2].__name__ == "HeadCall"
+    monkeypatch.setattr(loader, "STRUCTURES", (HeadCall,))
+    with pytest.raises(build.BuildFailed, match=r"HeadCall has \d+ bytes there, \d+ here"):
+        loader._declare(lib, Path("it"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("unit", build.units(), ids=lambda unit: unit[0])
+def test_sources_compile_without_a_warning(tmp_path, unit):
+    """With the compiler that is here. Users' builds are silent: a newer compiler's warning stops nobody."""
+    try:
+        compiler = build.find_compiler()
+    except build.BuildFailed as error:
+        pytest.skip(str(error))
+    name, source, flags = unit
+    # GCC 12's own header of AVX-512 intrinsics reads what it has not set.
+    header = ["-Wno-uninitialized", "-Wno-maybe-uninitialized"] if name == "avx512" else []
+    strict = ["-Wall", "-Wextra", "-Werror", "-Wno-unknown-warning-option", *header]
+    command = [*compiler, "-std=c++17", "-O1", "-fPIC", *flags, *strict, "-c", str(build.SOURCES / source)]
+    done = subprocess.run([*command, "-o", str(tmp_path / "made.o")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
 
 
 def test_threads_follow_the_variable():

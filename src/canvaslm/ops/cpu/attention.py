@@ -16,45 +16,11 @@ from torch import Tensor
 
 from .loader import library
 from .products import pointer
+from .structures import AppendCall, AttentionCall, Fresh
 
 BLOCK = 256
 # What a component of a key or value may be quantised to; the numbers are those of kv.h.
 KINDS = {torch.int16: 0, torch.int8: 1}
-
-_p, _i, _l = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64
-
-
-class _Fresh(ctypes.Structure):
-    _fields_ = (
-        ("k", _p),
-        ("v", _p),
-        ("k_token", _l),
-        ("k_head", _l),
-        ("v_token", _l),
-        ("v_head", _l),
-        ("count", _i),
-    )
-
-
-class _AppendCall(ctypes.Structure):
-    _fields_ = (
-        ("fresh", _Fresh),
-        ("kv_heads", _i),
-        ("width", _i),
-        ("kind", _i),
-        ("blocks", _p),
-        ("first", _i),
-    )
-
-
-class _AttentionCall(ctypes.Structure):
-    _fields_ = (
-        ("q", _p), ("q_token", _l), ("q_head", _l), ("tokens", _i), ("heads", _i), ("kv_heads", _i),
-        ("width", _i),
-        ("blocks", _p), ("kind", _i), ("from_", _i), ("to", _i), ("own", _Fresh), ("first_query", _i),
-        ("causal", _i),
-        ("window", _i), ("out", _p), ("out_token", _l), ("out_head", _l),
-    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -89,7 +55,7 @@ def append_blocks(k: Tensor, v: Tensor, dtype: torch.dtype, table: np.ndarray, f
             f"places {first} .. {first + fresh.count} lie outside {len(table)} blocks of {BLOCK}"
         )
     table = _checked(table)
-    call = _AppendCall(fresh, k.shape[0], k.shape[-1], KINDS[dtype], table.ctypes.data, first)
+    call = AppendCall(fresh, k.shape[0], k.shape[-1], KINDS[dtype], table.ctypes.data, first)
     library().canvas_append(ctypes.byref(call))
 
 
@@ -113,7 +79,7 @@ def attention(
     if q.dim() != 3 or q.dtype != torch.float32 or q.stride(-1) != 1 or q.device.type != "cpu":
         raise ValueError(f"q: expected fp32 [heads, L, D] on the CPU, got {q.dtype} {list(q.shape)}")
     heads, tokens, width = q.shape
-    fresh, kv_heads = _Fresh(), keys.kv_heads if keys is not None else 0
+    fresh, kv_heads = Fresh(), keys.kv_heads if keys is not None else 0
     if own is not None:
         fresh, kv_heads = _fresh(*own, width), kv_heads or own[0].shape[0]
     _check_heads(heads, width, kv_heads, keys, own)
@@ -127,7 +93,7 @@ def attention(
     if not tokens:
         return out
     table = None if keys is None else _checked(keys.table)
-    call = _AttentionCall(
+    call = AttentionCall(
         pointer(q), q.stride(1), q.stride(0), tokens, heads, kv_heads, width,
         None if table is None else table.ctypes.data,
         0 if keys is None else KINDS[keys.dtype],
@@ -163,7 +129,7 @@ def _checked(table: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(table)
 
 
-def _fresh(k: Tensor, v: Tensor, width: int) -> _Fresh:
+def _fresh(k: Tensor, v: Tensor, width: int) -> Fresh:
     fits = (
         k.dim() == 3 and k.shape == v.shape and k.shape[-1] == width and k.dtype == v.dtype == torch.float32
     )
@@ -172,7 +138,7 @@ def _fresh(k: Tensor, v: Tensor, width: int) -> _Fresh:
             f"k, v: expected fp32 [kv_heads, N, {width}] on the CPU, "
             f"got {k.dtype} {list(k.shape)} and {v.dtype} {list(v.shape)}"
         )
-    return _Fresh(pointer(k), pointer(v), k.stride(1), k.stride(0), v.stride(1), v.stride(0), k.shape[1])
+    return Fresh(pointer(k), pointer(v), k.stride(1), k.stride(0), v.stride(1), v.stride(0), k.shape[1])
 
 
 __all__ = ["BLOCK", "KINDS", "KeyBlocks", "append_blocks", "attention", "block_bytes"]

@@ -16,43 +16,11 @@ from ..restrict import WORD
 from .loader import library
 from .products import check, pointer
 from .repacked import RepackedMatrix, RowTable
+from .structures import HeadCall, Matrix, Restriction, SoftCall
 
 SAMPLE_TILE = 1024
 # Probability mass a row's soft embedding may leave out: errs less than rounding the embedding to bf16 does.
 DROP = 5e-4
-
-_p, _i = ctypes.c_void_p, ctypes.c_int
-
-
-class _Matrix(ctypes.Structure):
-    _fields_ = (("kind", _i), ("n", _i), ("k", _i), ("data", _p))
-
-
-class _Restriction(ctypes.Structure):
-    _fields_ = (
-        ("bias_span", _p), ("bias_token", _p), ("bias_value", _p), ("allowed", _p), ("bits", _p),
-        ("bit_words", _i),
-    )  # fmt: skip
-
-
-class _HeadCall(ctypes.Structure):
-    _fields_ = (
-        ("head", _Matrix), ("hidden", _p), ("rows", _i), ("softcap", ctypes.c_float), ("temperature", _p),
-        ("restriction", _Restriction), ("gumbel", _p), ("uniform", _p), ("store", _p), ("tile_peak", _p),
-        ("tile_mass", _p),
-        ("sampled", _p), ("argmax", _p), ("entropy", _p), ("logprob", _p), ("lse", _p),
-        ("top_k", _p), ("top_k_entropy", _p), ("named", _i), ("top_tokens", _p), ("top_logprobs", _p),
-    )  # fmt: skip
-
-
-class _SoftCall(ctypes.Structure):
-    _fields_ = (
-        ("store", _p), ("tile_peak", _p), ("tile_mass", _p), ("lse", _p), ("entropy", _p), ("top_k", _p),
-        ("rows", _i),
-        ("vocabulary", _i), ("width", _i), ("format", _i), ("table", _p), ("transposed", _Matrix),
-        ("drop", ctypes.c_float),
-        ("out", _p), ("gathered", _p), ("dense_rows", _p),
-    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -103,12 +71,11 @@ class RowRestriction:
                 raise ValueError(f"allowed: must lie in -1 .. {len(bits) - 1}")
         return RowRestriction(spans, tokens, values, allowed, bits)
 
-    def structure(self) -> _Restriction:
+    def structure(self) -> Restriction:
         """For the kernel; keeps nothing alive."""
         words = 0 if self.bits is None else self.bits.shape[1]
-        return _Restriction(
-            pointer(self.spans), pointer(self.tokens), pointer(self.values), pointer(self.allowed),
-            pointer(self.bits),
+        return Restriction(
+            pointer(self.spans), pointer(self.tokens), pointer(self.values), pointer(self.allowed), pointer(self.bits),
             words,
         )  # fmt: skip
 
@@ -213,11 +180,10 @@ def head(
     sampled, argmax = torch.empty(2, rows, dtype=torch.int64)
     entropy, logprob, lse, top_k_entropy = torch.empty(4, rows)
     top_tokens, top_logprobs = torch.empty(rows, named, dtype=torch.int64), torch.empty(rows, named)
-    call = _HeadCall(
-        _Matrix(weight.code, weight.n, weight.k, weight.data), pointer(hidden), rows, softcap,
-        pointer(temperature), restriction.structure(), pointer(gumbel), pointer(uniform), pointer(store),
-        pointer(peak), pointer(mass), pointer(sampled), pointer(argmax), pointer(entropy), pointer(logprob),
-        pointer(lse),
+    call = HeadCall(
+        Matrix(weight.code, weight.n, weight.k, weight.data), pointer(hidden), rows, softcap, pointer(temperature),
+        restriction.structure(), pointer(gumbel), pointer(uniform), pointer(store), pointer(peak), pointer(mass),
+        pointer(sampled), pointer(argmax), pointer(entropy), pointer(logprob), pointer(lse),
         pointer(top_k), pointer(top_k_entropy), named, pointer(top_tokens), pointer(top_logprobs),
     )  # fmt: skip
     if rows:
@@ -293,12 +259,10 @@ def soft_embed(
         raise ValueError(f"out: expected contiguous fp32 [{count}, {width}]")
     gathered, dense = ctypes.c_int64(), ctypes.c_int64()
     t = table.transposed
-    matrix = _Matrix(t.code, t.n, t.k, t.data) if t is not None else _Matrix(0, 0, 0, None)
-    call = _SoftCall(
-        pointer(logits.store), pointer(logits.peak), pointer(logits.mass), pointer(logits.lse),
-        pointer(logits.entropy),
-        pointer(logits.top_k), count, logits.vocabulary, width, table.rows.type_id, pointer(table.rows.raw),
-        matrix, drop,
+    matrix = Matrix(t.code, t.n, t.k, t.data) if t is not None else Matrix(0, 0, 0, None)
+    call = SoftCall(
+        pointer(logits.store), pointer(logits.peak), pointer(logits.mass), pointer(logits.lse), pointer(logits.entropy),
+        pointer(logits.top_k), count, logits.vocabulary, width, table.rows.type_id, pointer(table.rows.raw), matrix, drop,
         pointer(out), ctypes.addressof(gathered), ctypes.addressof(dense),
     )  # fmt: skip
     if count:

@@ -16,6 +16,7 @@ import warnings
 from pathlib import Path
 
 from . import build
+from .structures import STRUCTURES
 
 _ABI = 2
 _lock = threading.Lock()
@@ -33,6 +34,7 @@ _pointer, _size, _int, _long, _float = (
 # name: (result, arguments); the declarations of api.cpp.
 _SIGNATURES: dict[str, tuple[object, list[object]]] = {
     "canvas_abi": (_int, []),
+    "canvas_struct_size": (_size, [ctypes.c_char_p]),
     "canvas_isa": (ctypes.c_char_p, []),
     "canvas_use_isa": (_int, [ctypes.c_char_p]),
     "canvas_set_threads": (None, [_int]),
@@ -86,17 +88,31 @@ def library() -> ctypes.CDLL:
 def _open() -> ctypes.CDLL:
     path = _path()
     lib = ctypes.CDLL(str(path))
-    for name, (result, arguments) in _SIGNATURES.items():
-        function = getattr(lib, name)
-        function.restype, function.argtypes = result, arguments
-    if lib.canvas_abi() != _ABI:
-        raise build.BuildFailed(f"{path} is of another version; reinstall canvaslm")
+    _declare(lib, path)
     wanted = os.environ.get("CANVASLM_ISA")
     if wanted and lib.canvas_use_isa(wanted.encode()):
         raise build.BuildFailed(f"this machine cannot run CANVASLM_ISA={wanted}")
     lib.canvas_set_threads(default_threads())
     _keep_freed_memory()
     return lib
+
+
+def _declare(lib: ctypes.CDLL, path: Path) -> None:
+    """Tells ctypes what the functions take. Raises BuildFailed for a library that is not this version's."""
+    if not hasattr(lib, "canvas_abi"):
+        raise build.BuildFailed(f"{path} is another library, not canvaslm's kernels")
+    other = f"{path} is of another version of canvaslm"
+    if lib.canvas_abi() != _ABI:
+        raise build.BuildFailed(f"{other}: its interface has number {lib.canvas_abi()}, not {_ABI}")
+    for name, (result, arguments) in _SIGNATURES.items():
+        function = getattr(lib, name, None)
+        if function is None:
+            raise build.BuildFailed(f"{other}: it has no {name}")
+        function.restype, function.argtypes = result, arguments
+    for structure in STRUCTURES:
+        found, wanted = lib.canvas_struct_size(structure.__name__.encode()), ctypes.sizeof(structure)
+        if found != wanted:
+            raise build.BuildFailed(f"{other}: {structure.__name__} has {found} bytes there, {wanted} here")
 
 
 def _keep_freed_memory() -> None:
@@ -144,14 +160,20 @@ def available() -> bool:
     except RuntimeError as error:
         if not told and os.environ.get("CANVASLM_NATIVE") != "0":
             warnings.warn(
-                f"{error}. Quantised models run in plain PyTorch, several times slower. "
-                "For the fast path install a "
-                "C++ compiler (or `pip install ziglang`) and run again.",
+                f"{error}. Quantised models run in plain PyTorch, several times slower. For the fast path {_remedy()}.",
                 RuntimeWarning,
                 stacklevel=2,
             )
         return False
     return True
+
+
+def _remedy() -> str:
+    if os.sep in os.environ.get("CANVASLM_NATIVE", ""):
+        return "unset CANVASLM_NATIVE, or let it name this version's library"
+    if (Path(__file__).parent / build.LIBRARY).exists():
+        return "reinstall canvaslm"
+    return "install a C++ compiler (or `pip install ziglang`) and run again"
 
 
 def problem() -> str | None:
