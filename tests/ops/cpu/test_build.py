@@ -171,6 +171,12 @@ def test_sources_compile_without_a_warning(tmp_path, unit):
     assert done.returncode == 0, done.stderr[-3000:]
 
 
+def test_no_line_of_the_sources_is_over_110_columns():
+    for path in (*build.SOURCES.iterdir(), Path(__file__).with_name("twins.cpp")):
+        long = [n for n, line in enumerate(path.read_text().splitlines(), 1) if len(line) > 110]
+        assert not long, f"{path.name}: lines {long}"
+
+
 def test_threads_follow_the_variable():
     from canvaslm.ops import cpu
 

@@ -1,5 +1,6 @@
-// Compares two instruction sets' kernels on the same packed weights: for machines that only run under emulation, where
-// starting Python is too slow. Compiled by test_native_emulated.py with OTHER set to the namespace under test.
+// Compares two instruction sets' kernels on the same packed weights: for machines that only run under
+// emulation, where starting Python is too slow. Compiled by test_native_emulated.py with OTHER set to the
+// namespace under test.
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -10,8 +11,12 @@
 #include "repack.h"
 #include "pool.h"
 
-namespace plain { extern const Kernels kernels; }
-namespace OTHER { extern const Kernels kernels; }
+namespace plain {
+extern const Kernels kernels;
+}
+namespace OTHER {
+extern const Kernels kernels;
+}
 
 static uint32_t state = 1;
 static float uniform() {
@@ -42,14 +47,17 @@ static Weight weight(int kind, int format, int n, int k, int count = 1) {
   uint8_t* data = (uint8_t*)huge_alloc(each * (size_t)count);
   for (int i = 0; i < count; i++) {
     auto raw = rows(format, n, k);
-    if (kind == kInt8) plain::kernels.requantize(format, raw.data(), n, k, data + each * (size_t)i);
-    else if (!repack_tiles(kind, format, raw.data(), n, k, 0, tiles_of(n), data + each * (size_t)i)) abort();
+    if (kind == kInt8)
+      plain::kernels.requantize(format, raw.data(), n, k, data + each * (size_t)i);
+    else if (!repack_tiles(kind, format, raw.data(), n, k, 0, tiles_of(n), data + each * (size_t)i))
+      abort();
   }
   return {{kind, n, k, data}, each * (size_t)count};
 }
 
 static int failures = 0;
-static void compare(const char* name, const std::vector<float>& a, const std::vector<float>& b, double bound = 1e-5) {
+static void compare(const char* name, const std::vector<float>& a, const std::vector<float>& b,
+                    double bound = 1e-5) {
   double wrong = 0, size = 0;
   for (size_t i = 0; i < a.size(); i++) wrong += std::pow(a[i] - b[i], 2), size += std::pow(a[i], 2);
   double error = std::sqrt(wrong / (size > 0 ? size : 1));
@@ -59,8 +67,9 @@ static void compare(const char* name, const std::vector<float>& a, const std::ve
 }
 
 static void products() {
-  const int kinds[][3] = {{kQ4K, kQ4KRows, 512}, {kQ5K, kQ5KRows, 512}, {kQ6K, kQ6KRows, 512}, {kQ40, kQ40Rows, 352},
-                          {kQ50, kQ50Rows, 352}, {kQ80, kQ80Rows, 352}, {kInt8, kQ80Rows, 352}, {kF32, kF32Rows, 100}};
+  const int kinds[][3] = {{kQ4K, kQ4KRows, 512},  {kQ5K, kQ5KRows, 512}, {kQ6K, kQ6KRows, 512},
+                          {kQ40, kQ40Rows, 352},  {kQ50, kQ50Rows, 352}, {kQ80, kQ80Rows, 352},
+                          {kInt8, kQ80Rows, 352}, {kF32, kF32Rows, 100}};
   for (auto& c : kinds) {
     Weight w = weight(c[0], c[1], 40, c[2]);
     if (c[0] == kF32)
@@ -93,11 +102,14 @@ static void attentions() {
     for (int i = 0; i < 2; i++) {
       uint8_t* memory = (uint8_t*)huge_alloc(2 * kv_head_bytes(kind, 64));
       uint8_t* blocks[2] = {memory, memory + kv_head_bytes(kind, 64)};
-      Fresh fresh = {k.data(), v.data(), 64, 0, 64, 0, 270}, own = {k.data() + 270 * 64, v.data() + 270 * 64, 64, 0, 64, 0, 30};
+      Fresh fresh = {k.data(), v.data(), 64, 0, 64, 0, 270},
+            own = {k.data() + 270 * 64, v.data() + 270 * 64, 64, 0, 64, 0, 30};
       sets[i]->append({fresh, 1, 64, kind, blocks, 0});
       for (int causal = 0; causal < 2; causal++) {
         out[i][causal].resize(9 * 128);
-        AttentionCall c = {q.data(), 128, 64, 9, 2, 1, 64, blocks, kind, 5, 270, own, 255, causal, 100, out[i][causal].data(), 128, 64};
+        AttentionCall c = {q.data(), 128, 64,  9,   2,   1,      64,  blocks,
+                           kind,     5,   270, own, 255, causal, 100, out[i][causal].data(),
+                           128,      64};
         if (causal) c.own.count = 0;
         sets[i]->attention(c);
       }
@@ -109,8 +121,9 @@ static void attentions() {
 
 struct HeadOut {
   std::vector<uint16_t> store = std::vector<uint16_t>(4 * 2048);
-  std::vector<float> peak = std::vector<float>(8), mass = std::vector<float>(8), entropy = std::vector<float>(4),
-                     logprob = std::vector<float>(4), lse = std::vector<float>(4), soft = std::vector<float>(4 * 256);
+  std::vector<float> peak = std::vector<float>(8), mass = std::vector<float>(8),
+                     entropy = std::vector<float>(4), logprob = std::vector<float>(4),
+                     lse = std::vector<float>(4), soft = std::vector<float>(4 * 256);
   std::vector<int64_t> sampled = std::vector<int64_t>(4), argmax = std::vector<int64_t>(4);
 };
 
@@ -135,12 +148,28 @@ static void vocabulary() {
   const Restriction restriction = {spans, tokens, values, allowed, bits.data(), 47};
   for (int i = 0; i < 2; i++) {
     HeadOut& o = out[i];
-    HeadCall h = {head.m, states.data(), 4, 30.f, heat, restriction, gumbel.data(), draws, o.store.data(), o.peak.data(),
-                  o.mass.data(), o.sampled.data(), o.argmax.data(), o.entropy.data(), o.logprob.data(), o.lse.data()};
+    HeadCall h = {head.m,
+                  states.data(),
+                  4,
+                  30.f,
+                  heat,
+                  restriction,
+                  gumbel.data(),
+                  draws,
+                  o.store.data(),
+                  o.peak.data(),
+                  o.mass.data(),
+                  o.sampled.data(),
+                  o.argmax.data(),
+                  o.entropy.data(),
+                  o.logprob.data(),
+                  o.lse.data()};
     sets[i]->head(h);
     int64_t gathered, dense;
-    SoftCall s = {o.store.data(), o.peak.data(), o.mass.data(), o.lse.data(), o.entropy.data(), nullptr, 4, 1500, 256, kQ80Rows,
-                  table.data(), transposed.m, 0.f, o.soft.data(), &gathered, &dense};
+    SoftCall s = {
+        o.store.data(), o.peak.data(), o.mass.data(), o.lse.data(), o.entropy.data(), nullptr, 4,
+        1500,           256,           kQ80Rows,      table.data(), transposed.m,     0.f,     o.soft.data(),
+        &gathered,      &dense};
     sets[i]->soft(s);
   }
   compare("entropy", out[0].entropy, out[1].entropy);
@@ -148,7 +177,8 @@ static void vocabulary() {
   compare("soft", out[0].soft, out[1].soft, 1e-2);
   bool same = out[0].sampled == out[1].sampled && out[0].argmax == out[1].argmax;
   for (const HeadOut& o : out)
-    same = same && o.sampled[1] % 3 == 0 && (o.sampled[2] == 7 || o.sampled[2] == 1492) && o.argmax[3] == 1400;
+    same =
+        same && o.sampled[1] % 3 == 0 && (o.sampled[2] == 7 || o.sampled[2] == 1492) && o.argmax[3] == 1400;
   printf("%-12s %s\n", "tokens", same ? "ok" : "WRONG");
   failures += !same;
 }

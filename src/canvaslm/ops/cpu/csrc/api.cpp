@@ -8,13 +8,21 @@
 
 #define API extern "C" __attribute__((visibility("default")))
 
-namespace plain { extern const Kernels kernels; }
+namespace plain {
+extern const Kernels kernels;
+}
 #if defined(CANVAS_X86)
-namespace avx2 { extern const Kernels kernels; }
-namespace avx512 { extern const Kernels kernels; }
+namespace avx2 {
+extern const Kernels kernels;
+}
+namespace avx512 {
+extern const Kernels kernels;
+}
 #endif
 #if defined(CANVAS_ARM)
-namespace neon { extern const Kernels kernels; }
+namespace neon {
+extern const Kernels kernels;
+}
 #endif
 #if defined(CANVAS_X86)
 #include <cpuid.h>
@@ -100,7 +108,8 @@ void repack_some(void* context, int item, int) {
 }  // namespace
 
 API int canvas_abi() { return 2; }
-// Bytes of a call structure as these sources have it, which must be what the caller's declaration takes; 0: not known.
+// Bytes of a call structure as these sources have it, which must be what the caller's declaration takes; 0:
+// not known.
 API size_t canvas_struct_size(const char* name) {
   if (!strcmp(name, "Matrix")) return sizeof(Matrix);
   if (!strcmp(name, "Restriction")) return sizeof(Restriction);
@@ -146,20 +155,20 @@ API void canvas_gather(int format, const uint8_t* src, int k, const int64_t* ids
   Operation held;
   kernels().gather(format, src, k, ids, count, out);
 }
-API void canvas_matmul(int kind, const uint8_t* w, int n, int k, const float* x, int64_t x_stride, int rows, float* y,
-                       int64_t y_stride) {
+API void canvas_matmul(int kind, const uint8_t* w, int n, int k, const float* x, int64_t x_stride, int rows,
+                       float* y, int64_t y_stride) {
   Operation held;
   kernels().matmul({kind, n, k, w}, x, (size_t)x_stride, rows, y, (size_t)y_stride);
 }
 // 0, or 1 when an expert id is out of range.
-API int canvas_experts(int gate_up_kind, const uint8_t* gate_up, int down_kind, const uint8_t* down, int count, int inner,
-                       int n, int k, const float* x, int tokens, const int64_t* index, const float* weights, int top,
-                       float* y) {
+API int canvas_experts(int gate_up_kind, const uint8_t* gate_up, int down_kind, const uint8_t* down,
+                       int count, int inner, int n, int k, const float* x, int tokens, const int64_t* index,
+                       const float* weights, int top, float* y) {
   for (int64_t i = 0; i < (int64_t)tokens * top; i++)
     if (index[i] < 0 || index[i] >= count) return 1;
   Operation held;
-  kernels().experts({gate_up_kind, 2 * inner, k, gate_up}, {down_kind, n, inner, down}, count, x, tokens, index, weights,
-                    top, y);
+  kernels().experts({gate_up_kind, 2 * inner, k, gate_up}, {down_kind, n, inner, down}, count, x, tokens,
+                    index, weights, top, y);
   return 0;
 }
 API void canvas_head(const HeadCall* call) {
@@ -171,7 +180,9 @@ API void canvas_soft(const SoftCall* call) {
   kernels().soft(*call);
 }
 // Bytes of a block of one layer with `kv_heads` heads.
-API size_t canvas_block_bytes(int kind, int kv_heads, int width) { return kv_head_bytes(kind, width) * (size_t)kv_heads; }
+API size_t canvas_block_bytes(int kind, int kv_heads, int width) {
+  return kv_head_bytes(kind, width) * (size_t)kv_heads;
+}
 API void canvas_append(const AppendCall* call) {
   Operation held;
   kernels().append(*call);
@@ -180,23 +191,24 @@ API void canvas_attention(const AttentionCall* call) {
   Operation held;
   kernels().attention(*call);
 }
-API void canvas_rms_norm(const float* x, const float* weight, const float* residual, float scale, float eps, int rows,
-                         int width, float* out) {
+API void canvas_rms_norm(const float* x, const float* weight, const float* residual, float scale, float eps,
+                         int rows, int width, float* out) {
   Operation held;
   kernels().rms_norm(x, weight, residual, scale, eps, rows, width, out);
 }
-API void canvas_join(const float* a, const float* wa, const float* b, const float* wb, const float* w, const float* residual,
-                     float scale, float eps, int rows, int width, float* out) {
+API void canvas_join(const float* a, const float* wa, const float* b, const float* wb, const float* w,
+                     const float* residual, float scale, float eps, int rows, int width, float* out) {
   Operation held;
   kernels().join(a, wa, b, wb, w, residual, scale, eps, rows, width, out);
 }
-API void canvas_norm_rope(float* x, const float* weight, const float* cos, const float* sin, float eps, int tokens, int heads,
-                          int width, int64_t stride) {
+API void canvas_norm_rope(float* x, const float* weight, const float* cos, const float* sin, float eps,
+                          int tokens, int heads, int width, int64_t stride) {
   Operation held;
   kernels().norm_rope(x, weight, cos, sin, eps, tokens, heads, width, stride);
 }
-API void canvas_route(const float* x, const float* scale, int kind, const uint8_t* proj, int experts, int width,
-                      const float* per_expert, int tokens, int top, float eps, int64_t* index, float* weights) {
+API void canvas_route(const float* x, const float* scale, int kind, const uint8_t* proj, int experts,
+                      int width, const float* per_expert, int tokens, int top, float eps, int64_t* index,
+                      float* weights) {
   Operation held;
   kernels().route(x, scale, {kind, experts, width, proj}, per_expert, tokens, top, eps, index, weights);
 }

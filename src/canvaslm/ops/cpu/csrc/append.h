@@ -1,7 +1,8 @@
 // Appends keys and values to blocks, quantised for attention (layout: kv.h).
 //
-// Every key and every value has a scale of its own, so what a token is quantised to depends on no other. A 16-bit key is
-// scaled so that its norm stays below 46000, as a query's does: a dot product then stays below 2^31 (Cauchy-Schwarz).
+// Every key and every value has a scale of its own, so what a token is quantised to depends on no other. A
+// 16-bit key is scaled so that its norm stays below 46000, as a query's does: a dot product then stays below
+// 2^31 (Cauchy-Schwarz).
 #pragma once
 #include <cmath>
 
@@ -12,8 +13,9 @@
 namespace CANVAS_ISA {
 
 constexpr float kNormLimit = 46000.f;
-// Of a 16-bit value: with the shares' limit (attention.h) this splits what an int32 sum can hold. More here would leave
-// the shares of 256 equal keys too few steps, less would cost values with one large component theirs.
+// Of a 16-bit value: with the shares' limit (attention.h) this splits what an int32 sum can hold. More here
+// would leave the shares of 256 equal keys too few steps, less would cost values with one large component
+// theirs.
 constexpr float kValueLimit = 16000.f;
 
 // One head of a block: T is int16_t or int8_t.
@@ -30,11 +32,16 @@ template <class T> struct BlockHead {
 INL void store_whole(int16_t* p, I x) { store_s16(p, x); }
 INL void store_whole(int8_t* p, I x) { store_s8(p, x); }
 // Two neighbours in one machine word, the even one first in memory.
-INL int32_t both(int16_t even, int16_t odd) { return (int32_t)((uint32_t)(uint16_t)even | (uint32_t)(uint16_t)odd << 16); }
-INL int16_t both(int8_t even, int8_t odd) { return (int16_t)((uint32_t)(uint8_t)even | (uint32_t)(uint8_t)odd << 8); }
+INL int32_t both(int16_t even, int16_t odd) {
+  return (int32_t)((uint32_t)(uint16_t)even | (uint32_t)(uint16_t)odd << 16);
+}
+INL int16_t both(int8_t even, int8_t odd) {
+  return (int16_t)((uint32_t)(uint8_t)even | (uint32_t)(uint8_t)odd << 8);
+}
 
 // Whole numbers with norm and largest component below the limits; returns the scale that undoes it.
-template <class T> static float to_whole(const float* x, int width, float most_norm, float most_peak, T* out) {
+template <class T>
+static float to_whole(const float* x, int width, float most_norm, float most_peak, T* out) {
   F squares = zero(), top = zero();
   for (int i = 0; i < width; i += 16) {
     const F v = load(x + i);
@@ -46,12 +53,21 @@ template <class T> static float to_whole(const float* x, int width, float most_n
   for (int i = 0; i < width; i += 16) store_whole(out + i, to_int(mul(load(x + i), set1(scale))));
   return scale > 0 ? 1.f / scale : 0.f;
 }
-static float quantise_key(const float* x, int width, int16_t* out) { return to_whole(x, width, kNormLimit, 32767.f, out); }
-static float quantise_key(const float* x, int width, int8_t* out) { return to_whole(x, width, INFINITY, 127.f, out); }
-static float quantise_value(const float* x, int width, int16_t* out) { return to_whole(x, width, INFINITY, kValueLimit, out); }
-static float quantise_value(const float* x, int width, int8_t* out) { return to_whole(x, width, INFINITY, 127.f, out); }
+static float quantise_key(const float* x, int width, int16_t* out) {
+  return to_whole(x, width, kNormLimit, 32767.f, out);
+}
+static float quantise_key(const float* x, int width, int8_t* out) {
+  return to_whole(x, width, INFINITY, 127.f, out);
+}
+static float quantise_value(const float* x, int width, int16_t* out) {
+  return to_whole(x, width, INFINITY, kValueLimit, out);
+}
+static float quantise_value(const float* x, int width, int8_t* out) {
+  return to_whole(x, width, INFINITY, 127.f, out);
+}
 
-// A vector of `count` floats, padded with zeros to `width`: where it lies if it can be read there, else in `room`.
+// A vector of `count` floats, padded with zeros to `width`: where it lies if it can be read there, else in
+// `room`.
 INL const float* padded(const float* at, int count, int width, float* room) {
   if (count == width) return at;
   memcpy(room, at, (size_t)count * 4);
@@ -91,7 +107,8 @@ static void append_values(const Fresh& f, int count, int head, Stretch s, BlockH
   T *even = (T*)(one + width), *odd = even + width;
   typedef decltype(both(T(), T())) Pair;
   auto put = [&](int token, int at, T* out) {
-    to.v_scale[at] = quantise_value(padded(f.v + token * f.v_token + head * f.v_head, count, width, one), width, out);
+    to.v_scale[at] =
+        quantise_value(padded(f.v + token * f.v_token + head * f.v_head, count, width, one), width, out);
   };
   while (s.from < s.to) {
     Pair* out = (Pair*)to.v + (size_t)(s.at / 2) * 32;
@@ -112,7 +129,8 @@ static void append_values(const Fresh& f, int count, int head, Stretch s, BlockH
 static inline size_t append_room(int width) { return (size_t)kv_width(width) * (4 + 16 * 2); }
 
 // Keys (values if `value`) of one head and one block.
-static void append_head(const Fresh& f, int count, int kind, int head, bool value, Stretch s, uint8_t* block, int slot) {
+static void append_head(const Fresh& f, int count, int kind, int head, bool value, Stretch s, uint8_t* block,
+                        int slot) {
   char* room = (char*)scratch(slot, 1, append_room(count));
   uint8_t* at = block + (size_t)head * kv_head_bytes(kind, count);
   if (kind == kKeys8) {
@@ -131,8 +149,8 @@ static void append(const AppendCall& c) {
   parallel(pieces * c.kv_heads * 2, [&](int item, int slot) {
     const int place = (begin + item % pieces) * kCut, head = item / pieces / 2;
     const int from = max(place, c.first), to = min(place + kCut, c.first + c.fresh.count);
-    append_head(c.fresh, c.width, c.kind, head, item / pieces % 2, {from - c.first, to - c.first, from % kKeysInBlock},
-              c.blocks[place / kKeysInBlock], slot);
+    append_head(c.fresh, c.width, c.kind, head, item / pieces % 2,
+                {from - c.first, to - c.first, from % kKeysInBlock}, c.blocks[place / kKeysInBlock], slot);
   });
 }
 

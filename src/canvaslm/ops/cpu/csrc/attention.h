@@ -1,10 +1,12 @@
-// Attention of queries over blocks of keys and values, grouped heads, softmax scale 1, without materialised scores.
+// Attention of queries over blocks of keys and values, grouped heads, softmax scale 1, without materialised
+// scores.
 //
-// Products in 16 bits. Scores: see append.h. Values: a key's share of the softmax is multiplied by its value's scale
-// before the shares of 256 keys are rounded, so far scaled up that no sum can overflow. Blocks of 256 keys are combined
-// as flash attention does: running maximum, running sum, rescaled output (Milakov & Gimelshein 2018; Dao et al. 2022).
-// What a query gets depends on nothing but the keys it sees, block by block: not on its neighbours, nor on later keys.
-// Relative error about 5e-4 (16-bit keys and values) or 1 % (8-bit ones).
+// Products in 16 bits. Scores: see append.h. Values: a key's share of the softmax is multiplied by its
+// value's scale before the shares of 256 keys are rounded, so far scaled up that no sum can overflow. Blocks
+// of 256 keys are combined as flash attention does: running maximum, running sum, rescaled output (Milakov &
+// Gimelshein 2018; Dao et al. 2022). What a query gets depends on nothing but the keys it sees, block by
+// block: not on its neighbours, nor on later keys. Relative error about 5e-4 (16-bit keys and values) or 1 %
+// (8-bit ones).
 //
 // A row is one query of one head; the rows of a key-value head share its keys, kRowsAtOnce at a time.
 #pragma once
@@ -19,8 +21,9 @@
 namespace CANVAS_ISA {
 
 constexpr int kChunk = kKeysInBlock;
-// Distances between rows of scratch: a power of two would put all rows into a few sets of the first-level cache.
-constexpr int kPad = 16;                   // of fp32 rows
+// Distances between rows of scratch: a power of two would put all rows into a few sets of the first-level
+// cache.
+constexpr int kPad = 16;                     // of fp32 rows
 constexpr int kHalfRow = kChunk + 2 * kPad;  // of int16 rows of 256
 constexpr int kScoreRow = kChunk + kPad;
 constexpr int kRowsAtOnce = 24;  // rows that go through a block's first-level tiles together
@@ -28,7 +31,8 @@ constexpr int kOnlineRows = 32;  // that, in whole vectors
 constexpr int kRowGroups = 4;    // times that many meet a block while it is in the second-level cache
 // (limit + 256 / 2) * kValueLimit < 2^31: rounding may add half a step to each share.
 constexpr float kShareLimit = 32767.f, kShareSum = 134000.f;
-// Scores are kept in powers of two: e^x = 2^(x log2 e). Keys 2^30 times less likely than the best one are left out.
+// Scores are kept in powers of two: e^x = 2^(x log2 e). Keys 2^30 times less likely than the best one are
+// left out.
 constexpr float kLog2E = 1.44269504f, kLost = 30.f;
 
 struct Range {
@@ -37,9 +41,9 @@ struct Range {
 };
 
 struct AttentionShape {
-  int width, group;      // head width rounded up to 32; queries per key-value head
-  int first, context;    // blocks of the context to look at: blocks[first .. first + context)
-  int own;               // blocks of the call's own keys, at `memory`
+  int width, group;    // head width rounded up to 32; queries per key-value head
+  int first, context;  // blocks of the context to look at: blocks[first .. first + context)
+  int own;             // blocks of the call's own keys, at `memory`
   uint8_t* memory;
 };
 
@@ -69,9 +73,12 @@ INL Range visible(const AttentionCall& c, const Chunk& chunk, int token) {
   return {max(0, from - chunk.first), min(chunk.count, c.causal ? at + 1 - chunk.first : chunk.count)};
 }
 
-template <class T> INL B load_pairs(const T* p) { return sizeof(T) == 2 ? load_weight(p) : load_widened((const int8_t*)p); }
+template <class T> INL B load_pairs(const T* p) {
+  return sizeof(T) == 2 ? load_weight(p) : load_widened((const int8_t*)p);
+}
 
-// acc[m] += 32 outputs of `pairs` <= 128 pairs of row m; rows are kHalfRow apart, so that addresses are constants.
+// acc[m] += 32 outputs of `pairs` <= 128 pairs of row m; rows are kHalfRow apart, so that addresses are
+// constants.
 template <int MR, class T> INL void pair_products(const T* w, const int16_t* a, int pairs, I (&acc)[MR][2]) {
 #pragma GCC unroll 1
   for (int j = 0; j < pairs; j++) {
@@ -100,7 +107,8 @@ template <class T> struct ScoreStep {  // scores of 32 keys
     for (int m = 0; m < MR; m++) acc[m][0] = acc[m][1] = zero_int();
 #pragma GCC unroll 1
     for (int d = 0; d < width; d += kChunk)
-      pair_products<MR, T>(keys + (size_t)d * 32, queries + (size_t)(d / kChunk) * kRowsAtOnce * kHalfRow + (size_t)r * kHalfRow,
+      pair_products<MR, T>(keys + (size_t)d * 32,
+                           queries + (size_t)(d / kChunk) * kRowsAtOnce * kHalfRow + (size_t)r * kHalfRow,
                            min(kChunk, width - d) / 2, acc);
     const F s0 = load(k_scale), s1 = load(k_scale + 16);
 #pragma GCC unroll 16
@@ -166,14 +174,17 @@ INL F power_of_two(F x) {
   return scale2(fma(p, r, set1(1.f)), n);
 }
 
-struct Found {  // of the rows of a group in one chunk: largest score, sum of 2^(score - largest), what undoes the shares' scale
+// Of the rows of a group in one chunk: largest score, sum of 2^(score - largest), what undoes the shares'
+// scale.
+struct Found {
   alignas(64) float here[kOnlineRows], mass[kOnlineRows], down[kOnlineRows];
 };
 
-// Softmax of a row's scores over the keys r of a chunk -> 16-bit shares, value scales included; zero in the rest of `all`.
-// A row that sees nothing here, or only what would be lost beside a score of `before`, gets none: returns false.
-static bool softmax_row(float* scores, const float* v_scale, Range r, Range all, float most_sum, float before, int row,
-                        Found& f, int16_t* shares) {
+// Softmax of a row's scores over the keys r of a chunk -> 16-bit shares, value scales included; zero in the
+// rest of `all`. A row that sees nothing here, or only what would be lost beside a score of `before`, gets
+// none: returns false.
+static bool softmax_row(float* scores, const float* v_scale, Range r, Range all, float most_sum, float before,
+                        int row, Found& f, int16_t* shares) {
   memset(shares + all.from / 16 * 16, 0, (size_t)((all.to + 15) / 16 - all.from / 16) * 32);
   f.here[row] = -INFINITY, f.mass[row] = f.down[row] = 0.f;
   if (r.empty()) return false;
@@ -190,7 +201,8 @@ static bool softmax_row(float* scores, const float* v_scale, Range r, Range all,
     store(scores + i, w);
     mass = add(mass, e), weighed = add(weighed, w), highest = max(highest, w);
   }
-  const float largest = peak(highest), up = largest > 1e-30f ? min(kShareLimit / largest, most_sum / sum(weighed)) : 0.f;
+  const float largest = peak(highest),
+              up = largest > 1e-30f ? min(kShareLimit / largest, most_sum / sum(weighed)) : 0.f;
   f.here[row] = here, f.mass[row] = sum(mass), f.down[row] = up > 0 ? 1.f / up : 0.f;
   for (int i = begin; i < r.to; i += 16) store_s16(shares + i, to_int(mul(load(scores + i), set1(up))));
   return true;
@@ -199,7 +211,8 @@ static bool softmax_row(float* scores, const float* v_scale, Range r, Range all,
 // What a chunk does to the running softmax of its rows.
 static void join(Online& o, const Found& f, int rows) {
   for (int r = 0; r < rows; r += 16) {
-    // Before a row's first key both tops are -inf: any finite number will do then, since what the row has is 0.
+    // Before a row's first key both tops are -inf: any finite number will do then, since what the row has is
+    // 0.
     const F top = load(o.top + r), here = load(f.here + r), above = max(max(top, here), set1(-1e30f));
     const F fresh = power_of_two(sub(here, above)), keep = power_of_two(sub(top, above));
     store(o.total + r, fma(fresh, load(f.mass + r), mul(load(o.total + r), keep)));
@@ -217,13 +230,14 @@ struct RowsTask {
 struct RowsMemory {
   float *scores, *out, *q_scale, *one;
   int16_t *queries, *shares, *small;
-  Online* online;  // of each group
+  Online* online;          // of each group
   size_t out_row, panels;  // floats of an output row; int16 of a row's queries
 
   RowsMemory(int slot, int width) {
     const size_t w = (size_t)width, rows = kRowsAtOnce * kRowGroups;
     out_row = w + kPad, panels = (w + kChunk - 1) / kChunk * kHalfRow;
-    const size_t floats = kRowsAtOnce * kScoreRow + rows * (out_row + 1) + w, halves = rows * panels + kRowsAtOnce * kHalfRow + w;
+    const size_t floats = kRowsAtOnce * kScoreRow + rows * (out_row + 1) + w,
+                 halves = rows * panels + kRowsAtOnce * kHalfRow + w;
     online = (Online*)scratch(slot, 1, kRowGroups * sizeof(Online) + floats * 4 + halves * 2);
     scores = (float*)(online + kRowGroups);
     out = scores + kRowsAtOnce * kScoreRow;
@@ -238,9 +252,11 @@ static void load_queries(const AttentionCall& c, const AttentionShape& s, const 
     const int token = (t.first + r) / s.group, head = t.head * s.group + (t.first + r) % s.group;
     const float* query = padded(c.q + token * c.q_token + head * c.q_head, c.width, s.width, m.one);
     m.q_scale[r] = kLog2E * to_whole(query, s.width, kNormLimit, 32767.f, m.small);
-    int16_t* to = m.queries + (size_t)(r / kRowsAtOnce) * kRowsAtOnce * m.panels + (size_t)(r % kRowsAtOnce) * kHalfRow;
+    int16_t* to =
+        m.queries + (size_t)(r / kRowsAtOnce) * kRowsAtOnce * m.panels + (size_t)(r % kRowsAtOnce) * kHalfRow;
     for (int d = 0; d < s.width; d += kChunk)
-      memcpy(to + (size_t)(d / kChunk) * kRowsAtOnce * kHalfRow, m.small + d, (size_t)min(kChunk, s.width - d) * 2);
+      memcpy(to + (size_t)(d / kChunk) * kRowsAtOnce * kHalfRow, m.small + d,
+             (size_t)min(kChunk, s.width - d) * 2);
   }
   for (int g = 0; g < kRowGroups; g++)
     for (int r = 0; r < kOnlineRows; r++) m.online[g].top[r] = -INFINITY, m.online[g].total[r] = 0.f;
@@ -248,8 +264,8 @@ static void load_queries(const AttentionCall& c, const AttentionShape& s, const 
 }
 
 // Rows first.. of the task, kRowsAtOnce at most, meet one chunk.
-template <class T>
-static void meet(const AttentionCall& c, const AttentionShape& s, const RowsTask& t, int first, const Chunk& chunk, RowsMemory& m) {
+template <class T> static void meet(const AttentionCall& c, const AttentionShape& s, const RowsTask& t,
+                                    int first, const Chunk& chunk, RowsMemory& m) {
   const int rows = min(kRowsAtOnce, t.rows - first);
   auto seen = [&](int r) { return visible(c, chunk, (t.first + first + r) / s.group); };
   Range all = {kChunk, 0};
@@ -264,17 +280,21 @@ static void meet(const AttentionCall& c, const AttentionShape& s, const RowsTask
   Online& online = m.online[first / kRowsAtOnce];
   Found found;
   for (int k = all.from / 32 * 32; k < all.to; k += 32)
-    score_tile<T>({keys + (size_t)k * (size_t)s.width, queries, chunk.k_scale + k, m.q_scale + first, m.scores + k, s.width}, rows);
+    score_tile<T>({keys + (size_t)k * (size_t)s.width, queries, chunk.k_scale + k, m.q_scale + first,
+                   m.scores + k, s.width},
+                  rows);
   const float most_sum = sizeof(T) == 2 ? kShareSum : INFINITY;  // 256 * 32767 * 127 < 2^31
   bool any = false;
   for (int r = 0; r < rows; r++)
-    any |= softmax_row(m.scores + (size_t)r * kScoreRow, chunk.v_scale, seen(r), all, most_sum, online.top[r], r, found,
-                       m.shares + (size_t)r * kHalfRow);
+    any |= softmax_row(m.scores + (size_t)r * kScoreRow, chunk.v_scale, seen(r), all, most_sum, online.top[r],
+                       r, found, m.shares + (size_t)r * kHalfRow);
   if (!any) return;
   join(online, found, rows);
   const int pair = all.from / 2, pairs = (all.to + 1) / 2 - pair;
   for (int d = 0; d < s.width; d += 32)
-    value_tile<T>({values + (size_t)d * kChunk + (size_t)pair * 64, m.shares + 2 * pair, online, out + d, s.width, pairs}, rows);
+    value_tile<T>({values + (size_t)d * kChunk + (size_t)pair * 64, m.shares + 2 * pair, online, out + d,
+                   s.width, pairs},
+                  rows);
 }
 
 static void attend_rows(const AttentionCall& c, const AttentionShape& s, const RowsTask& t, int slot) {
@@ -283,15 +303,18 @@ static void attend_rows(const AttentionCall& c, const AttentionShape& s, const R
   for (int i = 0; i < s.context + s.own; i++) {
     const Chunk chunk = chunk_at(c, s, t.head, i);
     for (int first = 0; first < t.rows; first += kRowsAtOnce)
-      if (chunk.kind == kKeys8) meet<int8_t>(c, s, t, first, chunk, m);
-      else meet<int16_t>(c, s, t, first, chunk, m);
+      if (chunk.kind == kKeys8)
+        meet<int8_t>(c, s, t, first, chunk, m);
+      else
+        meet<int16_t>(c, s, t, first, chunk, m);
   }
   for (int r = 0; r < t.rows; r++) {
     const int token = (t.first + r) / s.group, head = t.head * s.group + (t.first + r) % s.group;
     float* to = c.out + token * c.out_token + head * c.out_head;
     const float total = m.online[r / kRowsAtOnce].total[r % kRowsAtOnce];
     const F inverse = set1(total > 0 ? 1.f / total : 0.f);
-    for (int d = 0; d < c.width; d += 16) store_n(to + d, mul(load(m.out + (size_t)r * m.out_row + (size_t)d), inverse), c.width - d);
+    for (int d = 0; d < c.width; d += 16)
+      store_n(to + d, mul(load(m.out + (size_t)r * m.out_row + (size_t)d), inverse), c.width - d);
   }
 }
 

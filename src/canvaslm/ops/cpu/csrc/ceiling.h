@@ -1,11 +1,13 @@
-// The machine's ceiling for int8 products, measured with the kernels' own instructions on data in the first-level cache.
+// The machine's ceiling for int8 products, measured with the kernels' own instructions on data in the
+// first-level cache.
 #pragma once
 #include "parallel.h"
 #include "simd.h"
 
 namespace CANVAS_ISA {
 
-// Every thread multiplies kFlatRows rows x 256 inputs with 32 outputs, `times` times; returns the multiply-adds of all.
+// Every thread multiplies kFlatRows rows x 256 inputs with 32 outputs, `times` times; returns the
+// multiply-adds of all.
 static double ceiling(int times) {
   const int threads = pool_threads();
   parallel(threads, [&](int, int slot) {

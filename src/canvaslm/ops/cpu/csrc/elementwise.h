@@ -29,9 +29,10 @@ template <class Body> INL void over_rows(int rows, const Body& body) {
   });
 }
 
-// out = (residual + x / rms(x) * weight) * scale; weight and residual may be nullptr. out may be x or residual.
-static void rms_norm(const float* x, const float* weight, const float* residual, float scale, float eps, int rows, int width,
-                     float* out) {
+// out = (residual + x / rms(x) * weight) * scale; weight and residual may be nullptr. out may be x or
+// residual.
+static void rms_norm(const float* x, const float* weight, const float* residual, float scale, float eps,
+                     int rows, int width, float* out) {
   over_rows(rows, [&](int r, int) {
     const size_t at = (size_t)r * (size_t)width;
     const F inverse = set1(inverse_rms(x + at, width, eps)), factor = set1(scale);
@@ -46,8 +47,8 @@ static void rms_norm(const float* x, const float* weight, const float* residual,
 }
 
 // The end of a layer: out = (residual + norm(norm(a, wa) + norm(b, wb), w)) * scale.
-static void join(const float* a, const float* wa, const float* b, const float* wb, const float* w, const float* residual,
-                 float scale, float eps, int rows, int width, float* out) {
+static void join(const float* a, const float* wa, const float* b, const float* wb, const float* w,
+                 const float* residual, float scale, float eps, int rows, int width, float* out) {
   over_rows(rows, [&](int r, int slot) {
     const size_t at = (size_t)r * (size_t)width;
     float* both = (float*)scratch(slot, 0, (size_t)width * 4 + 64);
@@ -67,10 +68,11 @@ static void join(const float* a, const float* wa, const float* b, const float* w
   });
 }
 
-// Per head, in place: x = rotate(x / rms(x) * weight). x [tokens, heads, width], token stride in elements; cos and sin
-// [tokens, width / 2] of the rotate-half layout, or nullptr for no rotation; weight [width] or nullptr.
-static void norm_rope(float* x, const float* weight, const float* cos, const float* sin, float eps, int tokens, int heads,
-                      int width, int64_t stride) {
+// Per head, in place: x = rotate(x / rms(x) * weight). x [tokens, heads, width], token stride in elements;
+// cos and sin [tokens, width / 2] of the rotate-half layout, or nullptr for no rotation; weight [width] or
+// nullptr.
+static void norm_rope(float* x, const float* weight, const float* cos, const float* sin, float eps,
+                      int tokens, int heads, int width, int64_t stride) {
   over_rows(tokens, [&](int t, int) {
     for (int h = 0; h < heads; h++) {
       float* v = x + (int64_t)t * stride + (int64_t)h * width;
@@ -86,7 +88,8 @@ static void norm_rope(float* x, const float* weight, const float* cos, const flo
         }
         F b = mul(load_n(v + half + i, left), inverse);
         if (weight) b = mul(b, load_n(weight + half + i, left));
-        const F c = load_n(cos + (size_t)t * (size_t)half + i, left), s = load_n(sin + (size_t)t * (size_t)half + i, left);
+        const F c = load_n(cos + (size_t)t * (size_t)half + i, left),
+                s = load_n(sin + (size_t)t * (size_t)half + i, left);
         store_n(v + i, fnma(b, s, mul(a, c)), left);
         store_n(v + half + i, fma(a, s, mul(b, c)), left);
       }
@@ -94,8 +97,8 @@ static void norm_rope(float* x, const float* weight, const float* cos, const flo
   });
 }
 
-// The `top` largest of logits, softmax over all, renormalised over the chosen (which cancels the softmax's own sum),
-// times per_expert. Descending; equal logits: the lower expert first.
+// The `top` largest of logits, softmax over all, renormalised over the chosen (which cancels the softmax's
+// own sum), times per_expert. Descending; equal logits: the lower expert first.
 INL void choose(float* logits, int count, const float* per_expert, int top, int64_t* index, float* weights) {
   float total = 0.f, first = 0.f;
   for (int i = 0; i < top; i++) {
@@ -111,8 +114,8 @@ INL void choose(float* logits, int count, const float* per_expert, int top, int6
 }
 
 // Router: logits = (x / rms(x) * scale) @ proj.T, then `choose`. proj F32 or BF16.
-static void route(const float* x, const float* scale, const Matrix& proj, const float* per_expert, int tokens, int top,
-                  float eps, int64_t* index, float* weights) {
+static void route(const float* x, const float* scale, const Matrix& proj, const float* per_expert, int tokens,
+                  int top, float eps, int64_t* index, float* weights) {
   const int width = proj.k, count = proj.n;
   float* normed = (float*)scratch(-1, 5, (size_t)tokens * (size_t)width * 4);
   float* logits = (float*)scratch(-1, 6, (size_t)tokens * (size_t)count * 4);
@@ -120,7 +123,8 @@ static void route(const float* x, const float* scale, const Matrix& proj, const 
     const size_t at = (size_t)t * (size_t)width;
     const F inverse = set1(inverse_rms(x + at, width, eps));
     for (int i = 0; i < width; i += 16)
-      store_n(normed + at + i, mul(mul(load_n(x + at + i, width - i), inverse), load_n(scale + i, width - i)), width - i);
+      store_n(normed + at + i, mul(mul(load_n(x + at + i, width - i), inverse), load_n(scale + i, width - i)),
+              width - i);
   });
   matmul(proj, normed, (size_t)width, tokens, logits, (size_t)count);
   over_rows(tokens, [&](int t, int) {

@@ -1,9 +1,10 @@
-// The gated MLP of every token's experts in one call: gate-up product, GELU(gate) * up, down product, weighted sum.
+// The gated MLP of every token's experts in one call: gate-up product, GELU(gate) * up, down product,
+// weighted sum.
 //
-// Three passes, each spread over all threads: quantise every token once and copy it to its experts' places; gate-up and
-// activation, 256 inner columns at a time, requantised as they appear; down, a strip of output columns at a time over
-// all experts in ascending order. A strip belongs to one thread, so a token's sum has one order whatever the batch.
-// A dense MLP is the same with one expert that takes every token.
+// Three passes, each spread over all threads: quantise every token once and copy it to its experts' places;
+// gate-up and activation, 256 inner columns at a time, requantised as they appear; down, a strip of output
+// columns at a time over all experts in ascending order. A strip belongs to one thread, so a token's sum has
+// one order whatever the batch. A dense MLP is the same with one expert that takes every token.
 #pragma once
 #include "gemm.h"
 
@@ -51,8 +52,8 @@ struct ExpertTask {
   int expert, row, rows, block;  // `rows` pairs from `row` on, inner columns of `block`
 };
 
-static void inner_block(const ExpertTask& t, const Matrix& gate_up, const Activations& in, const Activations& out, int inner,
-                        int slot) {
+static void inner_block(const ExpertTask& t, const Matrix& gate_up, const Activations& in,
+                        const Activations& out, int inner, int slot) {
   Unpacked* u = (Unpacked*)scratch(slot, 0, sizeof(Unpacked));
   const int first = t.block * (kBlock / kTile), tiles = min(kBlock / kTile, inner / kTile - first);
   const size_t tile = (size_t)t.rows * kTile;
@@ -61,7 +62,8 @@ static void inner_block(const ExpertTask& t, const Matrix& gate_up, const Activa
   const Activations rows = rows_from(in, t.row);
   for (int i = 0; i < tiles; i += 2) {
     const int count = min(2, tiles - i);
-    const uint8_t* up = gate_up.data + (size_t)(inner / kTile + first + i) * tile_bytes(gate_up.kind, gate_up.k);
+    const uint8_t* up =
+        gate_up.data + (size_t)(inner / kTile + first + i) * tile_bytes(gate_up.kind, gate_up.k);
     tiles_times_rows(gate_up, first + i, count, rows, t.rows, c, *u, up);
     tiles_times_rows(gate_up, inner / kTile + first + i, count, rows, t.rows, c + 2 * tile, *u);
     for (int j = 0; j < count; j++)
@@ -76,9 +78,10 @@ static void inner_block(const ExpertTask& t, const Matrix& gate_up, const Activa
 }
 
 // Adds expert e's part of one strip of output columns.
-static void down_strip(const Matrix& down, const Routing& r, int e, const Activations& in, int tile, int count, float* y,
-                       size_t stride, int slot) {
-  const uint8_t* then = down.data + repacked_bytes(down.kind, down.n, down.k) + (size_t)tile * tile_bytes(down.kind, down.k);
+static void down_strip(const Matrix& down, const Routing& r, int e, const Activations& in, int tile,
+                       int count, float* y, size_t stride, int slot) {
+  const uint8_t* then =
+      down.data + repacked_bytes(down.kind, down.n, down.k) + (size_t)tile * tile_bytes(down.kind, down.k);
   Unpacked* u = (Unpacked*)scratch(slot, 0, sizeof(Unpacked));
   float* c = (float*)scratch(slot, 1, (size_t)kRowBlock * 4 * kTile * sizeof(float));
   for (int row = 0; row < in.rows; row += kRowBlock) {
@@ -94,8 +97,10 @@ static void down_strip(const Matrix& down, const Routing& r, int e, const Activa
           const int column = (tile + t) * kTile + h, left = down.n - column;
           float* to = y + (size_t)token[m] * stride + column;
           const F part = load(c + ((size_t)t * (size_t)rows + (size_t)m) * kTile + h);
-          if (left >= 16) store(to, fma(share, part, load(to)));
-          else if (left > 0) store_n(to, fma(share, part, load_n(to, left)), left);
+          if (left >= 16)
+            store(to, fma(share, part, load(to)));
+          else if (left > 0)
+            store_n(to, fma(share, part, load_n(to, left)), left);
         }
     }
   }
@@ -105,9 +110,10 @@ INL Matrix expert_of(const Matrix& all, int e) {
   return {all.kind, all.n, all.k, all.data + (size_t)e * repacked_bytes(all.kind, all.n, all.k)};
 }
 
-// y [tokens, n] = sum over each token's experts; gate_up [2 * inner, k], down [n, inner] per expert; inner % 32 == 0.
-static void experts(const Matrix& gate_up, const Matrix& down, int count, const float* x, int tokens, const int64_t* index,
-                    const float* weights, int top, float* y) {
+// y [tokens, n] = sum over each token's experts; gate_up [2 * inner, k], down [n, inner] per expert; inner %
+// 32 == 0.
+static void experts(const Matrix& gate_up, const Matrix& down, int count, const float* x, int tokens,
+                    const int64_t* index, const float* weights, int top, float* y) {
   const bool floats = is_float(gate_up.kind), floats2 = is_float(down.kind);
   const int pairs = tokens * top, inner = down.k, k = gate_up.k;
   const Routing r = route_pairs(index, weights, tokens, top, count);
@@ -125,13 +131,16 @@ static void experts(const Matrix& gate_up, const Matrix& down, int count, const 
     memset(y + (size_t)token * (size_t)down.n, 0, (size_t)down.n * 4);
   });
 
-  // Few experts with many tokens (a dense MLP) are cut by rows as well, or threads would wait for the last block.
+  // Few experts with many tokens (a dense MLP) are cut by rows as well, or threads would wait for the last
+  // block.
   const int cut = pairs / max(1, min(count, pairs)) > 64 ? 128 : kRowBlock, blocks = blocks_of(inner);
-  ExpertTask* tasks = (ExpertTask*)scratch(-1, 4, ((size_t)count + (size_t)(pairs / cut) + 1) * (size_t)blocks * sizeof(ExpertTask));
+  ExpertTask* tasks = (ExpertTask*)scratch(
+      -1, 4, ((size_t)count + (size_t)(pairs / cut) + 1) * (size_t)blocks * sizeof(ExpertTask));
   int task_count = 0;
   for (int e = 0; e < count; e++)
     for (int row = r.start[e]; row < r.start[e + 1]; row += cut)
-      for (int b = 0; b < blocks; b++) tasks[task_count++] = {e, row - r.start[e], min(cut, r.start[e + 1] - row), b};
+      for (int b = 0; b < blocks; b++)
+        tasks[task_count++] = {e, row - r.start[e], min(cut, r.start[e + 1] - row), b};
   parallel(task_count, [&](int i, int slot) {
     const ExpertTask& t = tasks[i];
     inner_block(t, expert_of(gate_up, t.expert), in.of(r, t.expert), mid.of(r, t.expert), inner, slot);

@@ -4,11 +4,12 @@
 
 namespace CANVAS_ISA {
 
-// Rows handled at once: a panel of them (64 KiB) and four result tiles (128 KiB) stay in the second-level cache.
+// Rows handled at once: a panel of them (64 KiB) and four result tiles (128 KiB) stay in the second-level
+// cache.
 constexpr int kRowBlock = 256;
 
-INL void any_record(int kind, const uint8_t* r, Unpacked& u, const Activations& a, int rows, float* c, int groups,
-                    bool first, Ahead ahead) {
+INL void any_record(int kind, const uint8_t* r, Unpacked& u, const Activations& a, int rows, float* c,
+                    int groups, bool first, Ahead ahead) {
   switch (kind) {
     case kQ4K: return record_times_rows<kQ4K>(r, u, a, rows, c, groups, first, ahead);
     case kQ5K: return record_times_rows<kQ5K>(r, u, a, rows, c, groups, first, ahead);
@@ -22,11 +23,12 @@ INL void any_record(int kind, const uint8_t* r, Unpacked& u, const Activations& 
   }
 }
 
-// Tiles [tile, tile + count) of W times rows [0, rows) of `a`, over input blocks [from, to) only -> c[count][rows][32],
-// added to what is there unless from == 0. Panels of `a` count from `from`. Inputs outermost, so that a panel of
-// activations is read `count` times while it is near. `then`: the weights needed next, if not those that follow.
-static void blocks_times_rows(const Matrix& w, int tile, int count, int from, int to, const Activations& a, int rows,
-                              float* c, Unpacked& u, const uint8_t* then) {
+// Tiles [tile, tile + count) of W times rows [0, rows) of `a`, over input blocks [from, to) only ->
+// c[count][rows][32], added to what is there unless from == 0. Panels of `a` count from `from`. Inputs
+// outermost, so that a panel of activations is read `count` times while it is near. `then`: the weights
+// needed next, if not those that follow.
+static void blocks_times_rows(const Matrix& w, int tile, int count, int from, int to, const Activations& a,
+                              int rows, float* c, Unpacked& u, const uint8_t* then) {
   const size_t stride = tile_bytes(w.kind, w.k), full = record_bytes(w.kind, 8);
   const uint8_t* base = w.data + (size_t)tile * stride;
   if (!then) then = base + (size_t)count * stride + (size_t)from * full;
@@ -44,8 +46,8 @@ static void blocks_times_rows(const Matrix& w, int tile, int count, int from, in
   }
 }
 
-INL void tiles_times_rows(const Matrix& w, int tile, int count, const Activations& a, int rows, float* c, Unpacked& u,
-                          const uint8_t* then = nullptr) {
+INL void tiles_times_rows(const Matrix& w, int tile, int count, const Activations& a, int rows, float* c,
+                          Unpacked& u, const uint8_t* then = nullptr) {
   blocks_times_rows(w, tile, count, 0, blocks_of(w.k), a, rows, c, u, then);
 }
 

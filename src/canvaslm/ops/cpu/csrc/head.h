@@ -1,8 +1,9 @@
 // Head, soft-cap, temperature, softmax statistics and sampling in one pass over tiles of the vocabulary.
 //
-// A sampling tile is 1024 tokens, the same as in ops/predict.py: its score is its log-sum-exp plus Gumbel noise, the
-// best tile wins, and inside it the token is one inverse-CDF draw. The draw is made whenever a tile takes the lead,
-// while its logits are at hand. Every (row, tile) leaves its maximum and mass, which are added up in tile order.
+// A sampling tile is 1024 tokens, the same as in ops/predict.py: its score is its log-sum-exp plus Gumbel
+// noise, the best tile wins, and inside it the token is one inverse-CDF draw. The draw is made whenever a
+// tile takes the lead, while its logits are at hand. Every (row, tile) leaves its maximum and mass, which are
+// added up in tile order.
 #pragma once
 #include "restrict.h"
 #include "sampling.h"
@@ -20,7 +21,8 @@ struct Lead {
 // Raw logits -> processed ones, in place; returns their maximum. Columns past the vocabulary become -inf.
 INL float process(const TileView& v, float cap, float inverse_temperature) {
   const float scale = cap > 0 ? cap * inverse_temperature : inverse_temperature;
-  const F twice = set1(cap > 0 ? 2.f / cap : 0.f), out = set1(scale), fall = set1(-2.f * scale), one = set1(1.f);
+  const F twice = set1(cap > 0 ? 2.f / cap : 0.f), out = set1(scale), fall = set1(-2.f * scale),
+          one = set1(1.f);
   F top = set1(-INFINITY);
   for (int i = 0; i < v.vectors(); i++) {
     F y = load(v.vector(i));
@@ -66,7 +68,8 @@ static int first_equal(const TileView& v, float value) {
 // First column whose cumulative mass exceeds uniform * total; never one without mass.
 static int draw(const TileView& v, float top, double uniform) {
   float e[kSampleTile];
-  for (int i = 0; i < v.vectors(); i++) store(e + 16 * i, exp(max(sub(load(v.vector(i)), set1(top)), set1(kFloor))));
+  for (int i = 0; i < v.vectors(); i++)
+    store(e + 16 * i, exp(max(sub(load(v.vector(i)), set1(top)), set1(kFloor))));
   double total = 0, seen = 0;
   int last = 0;
   for (int i = 0; i < v.columns; i++) {
@@ -80,16 +83,19 @@ static int draw(const TileView& v, float top, double uniform) {
   return last;
 }
 
-// `lists`: the rows' shortlists, if any. With a top-k a tile stores no logits and draws no token: finish_top_k does.
-static void head_tile(const HeadCall& h, const Activations& a, int tile, int row, int rows, Lead* leads, float* weighted,
-                      Shortlist* lists, int slot) {
+// `lists`: the rows' shortlists, if any. With a top-k a tile stores no logits and draws no token:
+// finish_top_k does.
+static void head_tile(const HeadCall& h, const Activations& a, int tile, int row, int rows, Lead* leads,
+                      float* weighted, Shortlist* lists, int slot) {
   Unpacked* u = (Unpacked*)scratch(slot, 0, sizeof(Unpacked));
   float* c = (float*)scratch(slot, 1, (size_t)kSampleTile * kRowBlock * sizeof(float));
   const int first = tile * (kSampleTile / kTile), tiles = tiles_of(h.head.n);
-  const int count = min(kSampleTile / kTile, tiles - first), columns = min(kSampleTile, h.head.n - tile * kSampleTile);
+  const int count = min(kSampleTile / kTile, tiles - first),
+            columns = min(kSampleTile, h.head.n - tile * kSampleTile);
   const Activations part = rows_from(a, row);
   for (int i = 0; i < count; i += 4)
-    tiles_times_rows(h.head, first + i, min(4, count - i), part, rows, c + (size_t)i * (size_t)rows * kTile, *u);
+    tiles_times_rows(h.head, first + i, min(4, count - i), part, rows, c + (size_t)i * (size_t)rows * kTile,
+                     *u);
 
   const int sampling = sampling_tiles(h.head.n);
   for (int m = 0; m < rows; m++) {
@@ -122,7 +128,8 @@ static void head_tile(const HeadCall& h, const Activations& a, int tile, int row
 
 static void head(const HeadCall& h) {
   const bool floats = is_float(h.head.kind);
-  Activations a = place_activations(scratch(-1, 0, activation_bytes(floats, h.head.k, h.rows)), floats, h.head.k, h.rows);
+  Activations a =
+      place_activations(scratch(-1, 0, activation_bytes(floats, h.head.k, h.rows)), floats, h.head.k, h.rows);
   take_rows(a, h.hidden, (size_t)h.head.k, h.head.k);
   const int sampling = sampling_tiles(h.head.n), row_blocks = (h.rows + kRowBlock - 1) / kRowBlock;
   const int threads = pool_threads();
@@ -132,8 +139,8 @@ static void head(const HeadCall& h) {
   for (int i = 0; i < threads * h.rows; i++) leads[i] = {-INFINITY, -INFINITY, 0, 0, 0, 0};
   parallel(sampling * row_blocks, [&](int item, int slot) {
     const int row = item % row_blocks * kRowBlock;
-    head_tile(h, a, item / row_blocks, row, min(kRowBlock, h.rows - row), leads + (size_t)slot * (size_t)h.rows, weighted,
-              lists, slot);
+    head_tile(h, a, item / row_blocks, row, min(kRowBlock, h.rows - row),
+              leads + (size_t)slot * (size_t)h.rows, weighted, lists, slot);
   });
   for (int r = 0; r < h.rows; r++) {
     Lead one = leads[r];

@@ -18,7 +18,7 @@
 namespace CANVAS_ISA {
 
 extern const Kernels kernels;
-const Kernels kernels = {TEXT(CANVAS_ISA), matmul, experts, requantize, transpose, gather, head,
-                         soft, append, attention, rms_norm, join, norm_rope, route, ceiling};
+const Kernels kernels = {TEXT(CANVAS_ISA), matmul,    experts,  requantize, transpose, gather, head,   soft,
+                         append,           attention, rms_norm, join,       norm_rope, route,  ceiling};
 
 }  // namespace CANVAS_ISA

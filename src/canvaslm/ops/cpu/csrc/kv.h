@@ -1,9 +1,10 @@
 // Keys and values quantised once: what the calls of attention look like, and how a block lies in memory.
 //
-// A block holds 256 consecutive tokens of one layer, one key-value head after the other. Of a head: keys in tiles of 32
-// [8][width / 2][32][2], values in tiles of 32 components [width / 32][128][32][2], then one fp32 scale for each key
-// and one for each value. So a 16-bit pair of neighbouring components (of keys) or tokens (of values) meets one lane of
-// dot_pairs. Every token lies in places of its own: a later one can be put beside it, and nothing of it changes.
+// A block holds 256 consecutive tokens of one layer, one key-value head after the other. Of a head: keys in
+// tiles of 32 [8][width / 2][32][2], values in tiles of 32 components [width / 32][128][32][2], then one fp32
+// scale for each key and one for each value. So a 16-bit pair of neighbouring components (of keys) or tokens
+// (of values) meets one lane of dot_pairs. Every token lies in places of its own: a later one can be put
+// beside it, and nothing of it changes.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -27,7 +28,8 @@ struct Fresh {  // fp32 keys and values of consecutive tokens; strides in elemen
   int count;
 };
 
-struct AppendCall {  // appends `fresh` to blocks; token i goes to place first + i, counted from the first block
+struct AppendCall {  // appends `fresh` to blocks; token i goes to place first + i, counted from the first
+                     // block
   Fresh fresh;
   int kv_heads, width, kind;
   uint8_t* const* blocks;
@@ -40,11 +42,11 @@ struct AttentionCall {
   int tokens, heads, kv_heads, width;
   const uint8_t* const* blocks;  // the context; `kind` says how it is stored
   int kind;
-  int from, to;              // places of the context that may be seen, counted from the first block; from == to: none
-  Fresh own;                 // keys and values that every query sees after the context; count 0: none
-  int first_query;           // place of query 0 in the context; used when causal
-  int causal;                // 1: query i sees the context up to place first_query + i, and `own` must be empty
-  int window;                // 0, or places a causal query sees, its own included
+  int from, to;     // places of the context that may be seen, counted from the first block; from == to: none
+  Fresh own;        // keys and values that every query sees after the context; count 0: none
+  int first_query;  // place of query 0 in the context; used when causal
+  int causal;       // 1: query i sees the context up to place first_query + i, and `own` must be empty
+  int window;       // 0, or places a causal query sees, its own included
   float* out;
   int64_t out_token, out_head;
 };

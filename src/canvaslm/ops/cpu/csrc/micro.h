@@ -1,7 +1,7 @@
 // The innermost loops: one record (32 outputs x 256 inputs) times a few rows of activations.
 //
-// C is a scratch tile [rows][32] that accumulates over records in ascending order. A row's arithmetic is the same in
-// whatever register block it falls, so results never depend on the batch.
+// C is a scratch tile [rows][32] that accumulates over records in ascending order. A row's arithmetic is the
+// same in whatever register block it falls, so results never depend on the batch.
 #pragma once
 #include "layout.h"
 #include "quantize.h"
@@ -10,7 +10,8 @@
 
 namespace CANVAS_ISA {
 
-// The record that comes next, fetched a few lines at a time between dot products (65 -> 50 ms per expert layer).
+// The record that comes next, fetched a few lines at a time between dot products (65 -> 50 ms per expert
+// layer).
 struct Ahead {
   const char *at, *end;
   INL_MEMBER void fetch() {
@@ -43,7 +44,9 @@ template <int MR> INL void add_to_tile(F (&f)[MR][2], const Sums* sums, float* c
   }
 }
 
-constexpr int offset_of(int kind) { return kind == kQ40 ? 8 : kind == kQ50 ? 16 : kind == kQ80 ? kByteOffset : 0; }
+constexpr int offset_of(int kind) {
+  return kind == kQ40 ? 8 : kind == kQ50 ? 16 : kind == kQ80 ? kByteOffset : 0;
+}
 constexpr bool has_mins(int kind) { return kind == kQ4K || kind == kQ5K || kind == kQ6K; }
 
 // f -= dmin * (minima . group sums)
@@ -68,9 +71,9 @@ template <int MR, int KIND> INL void take_minima(F (&f)[MR][2], const Unpacked& 
 }
 
 // Formats with a scale per 32 (or 16) inputs. FRESH: weights come from the record and are left in u.w.
-template <int MR, int KIND, bool FRESH>
-INL void grouped_rows(const uint8_t* w, Unpacked& u, const int8_t* a, const Sums* sums, float* c, int groups,
-                      bool first, Ahead& ahead) {
+template <int MR, int KIND, bool FRESH> INL void grouped_rows(const uint8_t* w, Unpacked& u, const int8_t* a,
+                                                              const Sums* sums, float* c, int groups,
+                                                              bool first, Ahead& ahead) {
   F f[MR][2];
 #pragma GCC unroll 16
   for (int m = 0; m < MR; m++) f[m][0] = f[m][1] = zero();
@@ -124,9 +127,8 @@ INL void grouped_rows(const uint8_t* w, Unpacked& u, const int8_t* a, const Sums
 }
 
 // One scale per 256 inputs: int32 all the way.
-template <int MR>
-INL void flat_rows(const uint8_t* w, const float* d, const int8_t* a, const Sums* sums, float* c, int groups, bool first,
-                   Ahead& ahead) {
+template <int MR> INL void flat_rows(const uint8_t* w, const float* d, const int8_t* a, const Sums* sums,
+                                     float* c, int groups, bool first, Ahead& ahead) {
   I acc[MR][2];
 #pragma GCC unroll 16
   for (int m = 0; m < MR; m++) acc[m][0] = acc[m][1] = set1_int(sums[m].offset);
@@ -189,8 +191,10 @@ INL void float_rows(const uint8_t* w, const float* x, float* c, int inputs, bool
 
 // Calls step.run<height>(at), height in [MR, MOST].
 template <int MR, int MOST, class Step> INL void run_height(const Step& step, int height, int at) {
-  if (height == MR) step.template run<MR>(at);
-  else if constexpr (MR < MOST) run_height<MR + 1, MOST>(step, height, at);
+  if (height == MR)
+    step.template run<MR>(at);
+  else if constexpr (MR < MOST)
+    run_height<MR + 1, MOST>(step, height, at);
 }
 
 // Splits `rows` into register blocks of nearly equal height, at most MOST.
@@ -214,9 +218,12 @@ template <int KIND> struct GroupedStep {
   template <int MR> INL_MEMBER void run(int m) const {
     const int8_t* q = a.q + (size_t)m * kBlock;
     float* to = c + (size_t)m * kTile;
-    if (KIND == kQ80) grouped_rows<MR, KIND, false>(record, u, q, a.sums + m, to, groups, first, ahead);
-    else if (m == 0) grouped_rows<MR, KIND, true>(record, u, q, a.sums + m, to, groups, first, ahead);
-    else grouped_rows<MR, KIND, false>(u.w, u, q, a.sums + m, to, groups, first, ahead);
+    if (KIND == kQ80)
+      grouped_rows<MR, KIND, false>(record, u, q, a.sums + m, to, groups, first, ahead);
+    else if (m == 0)
+      grouped_rows<MR, KIND, true>(record, u, q, a.sums + m, to, groups, first, ahead);
+    else
+      grouped_rows<MR, KIND, false>(u.w, u, q, a.sums + m, to, groups, first, ahead);
   }
 };
 
@@ -246,9 +253,10 @@ template <int KIND> struct FloatStep {
 };
 
 // One record times `rows` rows. `panel` points at the record's panel of activations.
-template <int KIND>
-__attribute__((noinline)) static void record_times_rows(const uint8_t* r, Unpacked& u, const Activations& panel, int rows,
-                                                        float* c, int groups, bool first, Ahead ahead) {
+template <int KIND> __attribute__((noinline)) static void record_times_rows(const uint8_t* r, Unpacked& u,
+                                                                            const Activations& panel,
+                                                                            int rows, float* c, int groups,
+                                                                            bool first, Ahead ahead) {
   if (KIND == kInt8) {
     const float* d = (const float*)(r + groups * 1024);
     in_row_blocks<kFlatRows>(rows, FlatStep{r, d, panel, c, groups, first, ahead});

@@ -197,8 +197,8 @@ size_t whole_pages(size_t bytes) {
   return (bytes + page - 1) / page * page;
 }
 
-// Maps one huge page more than asked and gives the ends back, so that the rest starts on a huge-page boundary. What does
-// not fill a huge page gets small ones: hundreds of weights would lose a megabyte each.
+// Maps one huge page more than asked and gives the ends back, so that the rest starts on a huge-page
+// boundary. What does not fill a huge page gets small ones: hundreds of weights would lose a megabyte each.
 void* huge_alloc(size_t bytes) {
   size_t want = whole_pages(bytes);
   void* map = mmap(nullptr, want + kHuge, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);

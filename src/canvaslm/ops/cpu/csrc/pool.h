@@ -2,7 +2,8 @@
 #pragma once
 #include <cstddef>
 
-// Runs body(context, item, slot) for every item in [0, items); slot < pool_threads() names the thread's scratch.
+// Runs body(context, item, slot) for every item in [0, items); slot < pool_threads() names the thread's
+// scratch.
 typedef void (*PoolBody)(void* context, int item, int slot);
 void pool_run(int items, PoolBody body, void* context);
 int pool_threads();
@@ -14,8 +15,8 @@ struct Operation {
   ~Operation();
 };
 
-// Scratch that lives as long as the library: `which` < 8 buffers per slot, slot -1 shared by all. Grows, never shrinks
-// by itself; returns 64-byte aligned memory. scratch_release gives all of it back.
+// Scratch that lives as long as the library: `which` < 8 buffers per slot, slot -1 shared by all. Grows,
+// never shrinks by itself; returns 64-byte aligned memory. scratch_release gives all of it back.
 constexpr int kMaxThreads = 256;
 void* scratch(int slot, int which, size_t bytes);
 void scratch_release();

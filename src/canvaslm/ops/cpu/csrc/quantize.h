@@ -8,15 +8,16 @@ namespace CANVAS_ISA {
 
 // What a record needs besides the bytes, one cache line a row.
 struct alignas(64) Sums {
-  int16_t of32[8];    // sums of 32 inputs
-  int16_t of16[16];   // sums of 16 inputs
-  int32_t offset;     // -kByteOffset * (sum of all 256)
+  int16_t of32[8];   // sums of 32 inputs
+  int16_t of16[16];  // sums of 16 inputs
+  int32_t offset;    // -kByteOffset * (sum of all 256)
   float scale;
   int32_t unused[2];
 };
 static_assert(sizeof(Sums) == 64, "one cache line");
 
-// `rows` rows in panels of 256 inputs: panel b holds q[b][row][256], sums[b][row] (or x[b][row][256] as fp32).
+// `rows` rows in panels of 256 inputs: panel b holds q[b][row][256], sums[b][row] (or x[b][row][256] as
+// fp32).
 struct Activations {
   int rows;
   int8_t* q;

@@ -26,7 +26,8 @@ void scale_and_min(const uint8_t* s, int g, uint8_t* scale, uint8_t* least) {
 
 // Scales, minima, d and dmin of one row of a Q4_K or Q5_K block; `tail` is where a record's scales begin.
 void put_scales(const uint8_t* block, int r, uint8_t* tail) {
-  for (int g = 0; g < 8; g++) scale_and_min(block + 4, g, tail + g * 32 + r, tail + 256 + (g / 2) * 64 + r * 2 + (g & 1));
+  for (int g = 0; g < 8; g++)
+    scale_and_min(block + 4, g, tail + g * 32 + r, tail + 256 + (g / 2) * 64 + r * 2 + (g & 1));
   memcpy(tail + 512 + r * 2, block, 2);
   memcpy(tail + 576 + r * 2, block + 2, 2);
 }
@@ -91,7 +92,8 @@ void clear(int kind, int groups, uint8_t* rec) {
 }
 
 void row_floats(const uint8_t* row, int r, int from, int count, size_t width, uint8_t* rec) {
-  for (int i = 0; i < count; i++) memcpy(rec + ((size_t)i * kTile + r) * width, row + ((size_t)from + i) * width, width);
+  for (int i = 0; i < count; i++)
+    memcpy(rec + ((size_t)i * kTile + r) * width, row + ((size_t)from + i) * width, width);
 }
 
 void repack_block(int kind, const uint8_t* row, int k, int b, int r, uint8_t* rec) {
@@ -128,7 +130,8 @@ int exact_kind(int format) {
 
 }  // namespace
 
-bool repack_tiles(int kind, int format, const uint8_t* src, int n, int k, int first, int tiles, uint8_t* dst) {
+bool repack_tiles(int kind, int format, const uint8_t* src, int n, int k, int first, int tiles,
+                  uint8_t* dst) {
   if (exact_kind(format) != kind) return false;
   size_t row = row_bytes(format, k), tile = tile_bytes(kind, k);
   for (int t = first; t < first + tiles; t++) {
@@ -137,7 +140,8 @@ bool repack_tiles(int kind, int format, const uint8_t* src, int n, int k, int fi
     for (int b = 0; b < blocks_of(k); b++) {
       int groups = groups_in(k, b);
       if (rows < kTile || k % kGroup) clear(kind, groups, rec);
-      for (int r = 0; r < rows; r++) repack_block(kind, src + ((size_t)t * kTile + (size_t)r) * row, k, b, r, rec);
+      for (int r = 0; r < rows; r++)
+        repack_block(kind, src + ((size_t)t * kTile + (size_t)r) * row, k, b, r, rec);
       rec += record_bytes(kind, groups);
     }
   }

@@ -1,5 +1,5 @@
-// Repacking that computes: rows of any format -> int8 with one scale per (output, 256 inputs), or the transpose of a
-// table (its columns as outputs), which is what the dense soft embedding multiplies with.
+// Repacking that computes: rows of any format -> int8 with one scale per (output, 256 inputs), or the
+// transpose of a table (its columns as outputs), which is what the dense soft embedding multiplies with.
 #pragma once
 #include "decode.h"
 #include "gemm.h"
@@ -10,7 +10,8 @@ INL void put_value(int kind, uint8_t* rec, int input, int r, float value, float 
   if (kind == kF32) {
     memcpy(rec + ((size_t)input * kTile + (size_t)r) * 4, &value, 4);
   } else {
-    const size_t at = ((size_t)(input / 4) * 2 + (size_t)(r / 16)) * 64 + (size_t)(r % 16) * 4 + (size_t)(input % 4);
+    const size_t at =
+        ((size_t)(input / 4) * 2 + (size_t)(r / 16)) * 64 + (size_t)(r % 16) * 4 + (size_t)(input % 4);
     rec[at] = (uint8_t)((int)__builtin_rintf(value * inverse) + 128);
   }
 }
@@ -24,7 +25,8 @@ static void put_output(int kind, const float* x, size_t stride, int count, int g
     if (!(inverse < 3e38f)) top = inverse = 0.f;
     ((float*)(rec + groups * 1024))[r] = top / 127.f;
   }
-  for (int i = 0; i < groups * kGroup; i++) put_value(kind, rec, i, r, i < count ? x[(size_t)i * stride] : 0.f, inverse);
+  for (int i = 0; i < groups * kGroup; i++)
+    put_value(kind, rec, i, r, i < count ? x[(size_t)i * stride] : 0.f, inverse);
 }
 
 // One output's `count` <= 256 values, which lie side by side, into row r of an int8 record.
@@ -50,8 +52,10 @@ static void requantize(int format, const uint8_t* src, int n, int k, uint8_t* ds
       const int groups = groups_in(k, b), count = min(kBlock, k - b * kBlock);
       for (int r = 0; r < kTile; r++) {
         const int output = t * kTile + r;
-        if (output < n) decode_block(format, src + (size_t)output * row, b, count, values);
-        else memset(values, 0, sizeof values);
+        if (output < n)
+          decode_block(format, src + (size_t)output * row, b, count, values);
+        else
+          memset(values, 0, sizeof values);
         put_row(values, count, groups, r, rec);
       }
       rec += record_bytes(kInt8, groups);

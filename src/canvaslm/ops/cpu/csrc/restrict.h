@@ -1,7 +1,7 @@
 // What a caller forbids or favours: biases for single tokens, and one bit a token of what is allowed.
 //
-// Applied to processed logits, after the division by temperature, before anything is made of them: every statistic, the
-// sample, the top-k and the soft embedding see it. A row without restrictions is not touched.
+// Applied to processed logits, after the division by temperature, before anything is made of them: every
+// statistic, the sample, the top-k and the soft embedding see it. A row without restrictions is not touched.
 #pragma once
 #include <algorithm>
 

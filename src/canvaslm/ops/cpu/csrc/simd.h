@@ -1,11 +1,11 @@
 // Sixteen lanes of fp32 or int32, whatever the machine: the only file that knows instruction sets by name.
 //
-// The kernel file is compiled once per instruction set, each time into a namespace of its own (CANVAS_ISA), so that
-// no inline function built for one set can be picked by the linker for another.
+// The kernel file is compiled once per instruction set, each time into a namespace of its own (CANVAS_ISA),
+// so that no inline function built for one set can be picked by the linker for another.
 //   F: 16 fp32 lanes   I: 16 int32 lanes   B: 64 bytes, or 32 int16
 // dot_low    lane += sum of 4 (unsigned byte < 128) * (signed byte)
-// dot_byte   the same for any unsigned byte, which stands for the weight `byte - 128`; how much of that 128 is left
-//            for the caller to take off is kByteOffset (128 or 0)
+// dot_byte   the same for any unsigned byte, which stands for the weight `byte - 128`; how much of that
+//            128 is left for the caller to take off is kByteOffset (128 or 0)
 // dot_pairs  lane += sum of 2 int16 * int16
 #pragma once
 #include <cstddef>

@@ -4,8 +4,12 @@
 
 namespace CANVAS_ISA {
 
-struct F { __m256 a, b; };
-struct I { __m256i a, b; };
+struct F {
+  __m256 a, b;
+};
+struct I {
+  __m256i a, b;
+};
 typedef I B;
 
 constexpr int kByteOffset = 0;  // vpmaddubsw saturates above 127, so dot_byte works on `byte - 128` itself
@@ -16,7 +20,10 @@ constexpr bool kKeepHighNibble = false;
 INL F set1(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
 INL F zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
 INL F load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
-INL void store(float* p, F x) { _mm256_storeu_ps(p, x.a); _mm256_storeu_ps(p + 8, x.b); }
+INL void store(float* p, F x) {
+  _mm256_storeu_ps(p, x.a);
+  _mm256_storeu_ps(p + 8, x.b);
+}
 INL F load_n(const float* p, int n) {
   if (n >= 16) return load(p);
   float t[16] = {0};
@@ -43,7 +50,8 @@ INL F abs(F x) {
 }
 INL F round_even(F x) { return {_mm256_round_ps(x.a, 8), _mm256_round_ps(x.b, 8)}; }
 INL __m256 power2(__m256 n) {
-  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23));
+  return _mm256_castsi256_ps(
+      _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23));
 }
 INL F scale2(F x, F n) { return {_mm256_mul_ps(x.a, power2(n.a)), _mm256_mul_ps(x.b, power2(n.b))}; }
 INL float sum(F x) {
@@ -61,14 +69,16 @@ INL float peak(F x) {
 INL F to_float(I x) { return {_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)}; }
 INL I to_int(F x) { return {_mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b)}; }
 INL F load_half(const uint16_t* p) {
-  return {_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p)), _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)(p + 8)))};
+  return {_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p)),
+          _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)(p + 8)))};
 }
 INL void store_half(uint16_t* p, F x) {
   _mm_storeu_si128((__m128i*)p, _mm256_cvtps_ph(x.a, 0));
   _mm_storeu_si128((__m128i*)(p + 8), _mm256_cvtps_ph(x.b, 0));
 }
 INL __m256 bf16_8(const uint16_t* p) {
-  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p)), 16));
+  return _mm256_castsi256_ps(
+      _mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p)), 16));
 }
 INL F load_bf16(const uint16_t* p) { return {bf16_8(p), bf16_8(p + 8)}; }
 INL F load_u8(const uint8_t* p) {
@@ -155,7 +165,8 @@ INL __m256i signed_quad(__m256i acc, __m256i w, __m256i b) {
 }
 INL void dot_byte(I& acc, B w, B b) { acc = {signed_quad(acc.a, w.a, b.a), signed_quad(acc.b, w.b, b.b)}; }
 INL void dot_pairs(I& acc, B w, B b) {
-  acc = {_mm256_add_epi32(acc.a, _mm256_madd_epi16(w.a, b.a)), _mm256_add_epi32(acc.b, _mm256_madd_epi16(w.b, b.b))};
+  acc = {_mm256_add_epi32(acc.a, _mm256_madd_epi16(w.a, b.a)),
+         _mm256_add_epi32(acc.b, _mm256_madd_epi16(w.b, b.b))};
 }
 INL void prefetch(const void* p) { _mm_prefetch((const char*)p, _MM_HINT_T0); }
 

@@ -8,9 +8,9 @@ typedef __m512 F;
 typedef __m512i I;
 typedef __m512i B;
 
-constexpr int kByteOffset = 128;  // vpdpbusd takes any unsigned byte: the caller subtracts 128 * sum
-constexpr int kGroupRows = 6;     // rows per register block: 6 x 2 int32 + 6 x 2 fp32 accumulators
-constexpr int kFlatRows = 12;     // 12 x 2 accumulators of one kind
+constexpr int kByteOffset = 128;        // vpdpbusd takes any unsigned byte: the caller subtracts 128 * sum
+constexpr int kGroupRows = 6;           // rows per register block: 6 x 2 int32 + 6 x 2 fp32 accumulators
+constexpr int kFlatRows = 12;           // 12 x 2 accumulators of one kind
 constexpr bool kKeepHighNibble = true;  // unsigned bytes up to 240 are fine, so high nibbles need no shift
 
 INL F set1(float x) { return _mm512_set1_ps(x); }
@@ -38,7 +38,8 @@ INL I to_int(F a) { return _mm512_cvtps_epi32(a); }
 INL F load_half(const uint16_t* p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p)); }
 INL void store_half(uint16_t* p, F a) { _mm256_storeu_si256((__m256i*)p, _mm512_cvtps_ph(a, 0)); }
 INL F load_bf16(const uint16_t* p) {
-  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p)), 16));
+  return _mm512_castsi512_ps(
+      _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p)), 16));
 }
 INL F load_u8(const uint8_t* p) { return to_float(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)p))); }
 INL F load_s8(const int8_t* p) { return to_float(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p))); }
@@ -60,11 +61,12 @@ INL B shift_right(B a, int n) { return _mm512_srl_epi16(a, _mm_cvtsi32_si128(n))
 INL B shift_left(B a, int n) { return _mm512_sll_epi16(a, _mm_cvtsi32_si128(n)); }
 INL B widen_u8(const uint8_t* p) { return _mm512_cvtepu8_epi16(_mm256_loadu_si256((const __m256i*)p)); }
 INL B widen_s8_times(const int8_t* p, int16_t by) {
-  return _mm512_mullo_epi16(_mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i*)p)), _mm512_set1_epi16(by));
+  return _mm512_mullo_epi16(_mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i*)p)),
+                            _mm512_set1_epi16(by));
 }
 
-// Inline assembly: GCC 12 copies and spills the accumulators around the intrinsics, 15-20 % of the speed; volatile,
-// or it still copies them at the end of a loop.
+// Inline assembly: GCC 12 copies and spills the accumulators around the intrinsics, 15-20 % of the speed;
+// volatile, or it still copies them at the end of a loop.
 INL B broadcast4(const void* p) {
   B r;
   asm volatile("vpbroadcastd %1,%0" : "=v"(r) : "m"(*(const int32_t*)p));

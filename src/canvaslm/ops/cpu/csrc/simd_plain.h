@@ -8,21 +8,32 @@
 
 namespace CANVAS_ISA {
 
-struct F { float v[16]; };
-struct I { int32_t v[16]; };
-struct B { alignas(64) uint8_t v[64]; };
+struct F {
+  float v[16];
+};
+struct I {
+  int32_t v[16];
+};
+struct B {
+  alignas(64) uint8_t v[64];
+};
 
 constexpr int kByteOffset = 0;
 constexpr int kGroupRows = 1;
 constexpr int kFlatRows = 1;
 constexpr bool kKeepHighNibble = false;
 
+// clang-format off
 #define LANES(expression) for (int i = 0; i < 16; i++) { expression; }
 INL F set1(float x) { F r; LANES(r.v[i] = x) return r; }
 INL F zero() { return set1(0.f); }
 INL F load(const float* p) { F r; memcpy(r.v, p, 64); return r; }
 INL void store(float* p, F x) { memcpy(p, x.v, 64); }
-INL F load_n(const float* p, int n) { F r = zero(); if (n > 0) memcpy(r.v, p, 4 * (size_t)(n < 16 ? n : 16)); return r; }
+INL F load_n(const float* p, int n) {
+  F r = zero();
+  if (n > 0) memcpy(r.v, p, 4 * (size_t)(n < 16 ? n : 16));
+  return r;
+}
 INL void store_n(float* p, F x, int n) { if (n > 0) memcpy(p, x.v, 4 * (size_t)(n < 16 ? n : 16)); }
 INL F add(F x, F y) { LANES(x.v[i] += y.v[i]) return x; }
 INL F sub(F x, F y) { LANES(x.v[i] -= y.v[i]) return x; }
@@ -59,7 +70,11 @@ static inline uint16_t float_to_half(float f) {
   return (uint16_t)(sign | ((r + 0xFFF + ((r >> 13) & 1)) >> 13));
 }
 INL void store_half(uint16_t* p, F x) { LANES(p[i] = float_to_half(x.v[i])) }
-INL F load_bf16(const uint16_t* p) { F r; LANES(uint32_t b = (uint32_t)p[i] << 16; memcpy(&r.v[i], &b, 4)) return r; }
+INL F load_bf16(const uint16_t* p) {
+  F r;
+  LANES(uint32_t b = (uint32_t)p[i] << 16; memcpy(&r.v[i], &b, 4))
+  return r;
+}
 INL F load_u8(const uint8_t* p) { F r; LANES(r.v[i] = p[i]) return r; }
 INL F load_s8(const int8_t* p) { F r; LANES(r.v[i] = p[i]) return r; }
 INL void store_s16(int16_t* p, I x) { LANES(p[i] = (int16_t)x.v[i]) }
@@ -81,7 +96,11 @@ INL B or_bytes(B x, B y) { BYTES(x.v[i] |= y.v[i]) return x; }
 INL B shift_right(B x, int n) { BYTES(x.v[i] = (uint8_t)(x.v[i] >> n)) return x; }
 INL B shift_left(B x, int n) { BYTES(x.v[i] = (uint8_t)(x.v[i] << n)) return x; }
 INL B from_shorts(const int16_t* s) { B r; memcpy(r.v, s, 64); return r; }
-INL B widen_u8(const uint8_t* p) { int16_t t[32]; for (int i = 0; i < 32; i++) t[i] = p[i]; return from_shorts(t); }
+INL B widen_u8(const uint8_t* p) {
+  int16_t t[32];
+  for (int i = 0; i < 32; i++) t[i] = p[i];
+  return from_shorts(t);
+}
 INL B widen_s8_times(const int8_t* p, int16_t by) {
   int16_t t[32];
   for (int i = 0; i < 32; i++) t[i] = (int16_t)(p[i] * by);
@@ -118,6 +137,8 @@ INL void prefetch(const void* p) { __builtin_prefetch(p); }
 INL void sums_of_16(const int8_t* q, int16_t* out) {
   LANES(int s = 0; for (int j = 0; j < 16; j++) s += q[16 * i + j]; out[i] = (int16_t)s)
 }
+// clang-format on
+
 #undef LANES
 #undef BYTES
 

@@ -1,9 +1,9 @@
 // The soft embedding: each row's expected row of the embedding table, from the logits `head` stored.
 //
-// Where a row's mass lies on few tokens, those table rows are added up one by one in fp32; the rest, at most `drop` of
-// the mass, is left out. Where it lies on many, the row goes through a product with the transposed table: its largest
-// probabilities are still added one by one, so that what is rounded to int8 is flat. With drop == 0 nothing is left out
-// and what int8 rounds off goes through a second product.
+// Where a row's mass lies on few tokens, those table rows are added up one by one in fp32; the rest, at most
+// `drop` of the mass, is left out. Where it lies on many, the row goes through a product with the transposed
+// table: its largest probabilities are still added one by one, so that what is rounded to int8 is flat. With
+// drop == 0 nothing is left out and what int8 rounds off goes through a second product.
 #pragma once
 #include <cmath>
 
@@ -39,7 +39,8 @@ static Picked pick(const SoftCall& s, int row, float least_p, Pick* picks, int l
   Picked got = {0, 0};
   for (int t = 0; t < tiles; t++) {
     const float shift = s.tile_peak[at + (size_t)t] - s.lse[row];
-    if (!(s.tile_mass[at + (size_t)t] > 0) || shift < std::log(least_p)) continue;  // its likeliest token is too rare
+    if (!(s.tile_mass[at + (size_t)t] > 0) || shift < std::log(least_p))
+      continue;  // its likeliest token is too rare
     const uint16_t* stored = s.store + (at + (size_t)t) * kSampleTile;
     const F bound = set1(std::nextafterf(std::log(least_p) - shift, -INFINITY));
     const int columns = min(kSampleTile, s.vocabulary - t * kSampleTile);
@@ -82,14 +83,16 @@ static void add_rows(const SoftCall& s, const Pick* picks, int count, float* out
   }
 }
 
-// A row whose mass lies on kSparseLimit tokens but for `drop` of it cannot have more entropy than this (Fano).
+// A row whose mass lies on kSparseLimit tokens but for `drop` of it cannot have more entropy than this
+// (Fano).
 INL float most_sparse_entropy(const SoftCall& s) {
   const float d = s.drop;
-  return std::log((float)kSparseLimit) + d * std::log((float)s.vocabulary) - d * std::log(d) - (1 - d) * std::log(1 - d) + 1e-3f;
+  return std::log((float)kSparseLimit) + d * std::log((float)s.vocabulary) - d * std::log(d) -
+         (1 - d) * std::log(1 - d) + 1e-3f;
 }
 
-// A row's tokens, or false when it needs the dense product; then picks are its peaks. What a small top-k keeps is always
-// cheaper one by one, and nothing need be left out.
+// A row's tokens, or false when it needs the dense product; then picks are its peaks. What a small top-k
+// keeps is always cheaper one by one, and nothing need be left out.
 static bool sparse_row(const SoftCall& s, int row, Pick* picks, int* count) {
   if (!s.transposed.data) {
     *count = pick(s, row, 1e-30f, picks, s.vocabulary).count;
@@ -121,11 +124,13 @@ static void probabilities(const SoftCall& s, int row, int block, float* p) {
   }
   const uint16_t* stored = s.store + at * kSampleTile + (size_t)(block * kBlock % kSampleTile);
   // The same test as `pick`'s, so that a token is in exactly one of the two sums.
-  const float bound = is_float(s.transposed.kind) ? INFINITY : std::nextafterf(std::log(kPeak) - shift, -INFINITY);
+  const float bound =
+      is_float(s.transposed.kind) ? INFINITY : std::nextafterf(std::log(kPeak) - shift, -INFINITY);
   for (int i = 0; i < kBlock; i += 16) {
     const F x = load_half(stored + i);
     store(p + i, exp(add(x, set1(shift))));
-    for (uint32_t peaks = greater(x, set1(bound)); peaks; peaks &= peaks - 1) p[i + __builtin_ctz(peaks)] = 0.f;
+    for (uint32_t peaks = greater(x, set1(bound)); peaks; peaks &= peaks - 1)
+      p[i + __builtin_ctz(peaks)] = 0.f;
   }
 }
 
@@ -143,7 +148,8 @@ static void dense_rows(const SoftCall& s, const int* dense, int rows) {
   char* memory = (char*)scratch(-1, 0, bytes * 2);
   float* c = (float*)scratch(-1, 1, (size_t)tiles * (size_t)rows * kTile * 4 * (size_t)passes);
   Activations a[2];
-  for (int i = 0; i < 2; i++) a[i] = place_activations(memory + (size_t)i * bytes, floats, kSoftBlocks * kBlock, rows);
+  for (int i = 0; i < 2; i++)
+    a[i] = place_activations(memory + (size_t)i * bytes, floats, kSoftBlocks * kBlock, rows);
   for (int from = 0; from < blocks; from += kSoftBlocks) {
     const int to = min(blocks, from + kSoftBlocks);
     parallel(rows, [&](int r, int) {

@@ -1,8 +1,9 @@
 // Top-k: a row's k largest logits, caught while the head's tiles pass by, and the softmax over them alone.
 //
-// Every row has a shortlist that all threads share. A tile adds what does not lie below the list's bound; a full list is
-// cut to its best, which raises the bound. Of equal logits the lower token is the better, so that the k best are one set,
-// whatever the order in which tiles come. They are exact: fp32, not the fp16 that `store` keeps.
+// Every row has a shortlist that all threads share. A tile adds what does not lie below the list's bound; a
+// full list is cut to its best, which raises the bound. Of equal logits the lower token is the better, so
+// that the k best are one set, whatever the order in which tiles come. They are exact: fp32, not the fp16
+// that `store` keeps.
 #pragma once
 #include <algorithm>
 #include <thread>
@@ -71,7 +72,8 @@ static void offer(Shortlist& s, const TileView& v, int tile) {
 // How many of a row's best tokens a call needs.
 INL int wanted_of(const HeadCall& h, int r) { return max(h.top_k ? h.top_k[r] : 0, h.named); }
 
-// Lists for the rows of a call, in scratch memory, or nullptr when the call neither has a top-k nor names tokens.
+// Lists for the rows of a call, in scratch memory, or nullptr when the call neither has a top-k nor names
+// tokens.
 static Shortlist* shortlists(const HeadCall& h) {
   if (!h.top_k && !h.named) return nullptr;
   size_t room = 0;
@@ -90,7 +92,8 @@ static Shortlist* shortlists(const HeadCall& h) {
 static void store_tile(const Candidate* items, int count, int tile, float top, uint16_t* to) {
   float line[kSampleTile];
   for (float& value : line) value = kFloor;
-  for (int i = 0; i < count; i++) line[items[i].token - tile * kSampleTile] = max(items[i].value - top, kFloor);
+  for (int i = 0; i < count; i++)
+    line[items[i].token - tile * kSampleTile] = max(items[i].value - top, kFloor);
   for (int i = 0; i < kSampleTile; i += 16) store_half(to + i, load(line + i));
 }
 
@@ -128,7 +131,8 @@ static float sum_candidates(const Candidate* items, int count, double* mass, dou
   return top;
 }
 
-// Makes a row's tiles, its sample and its log-sum-exp those of the top-k. `weighted`: one float a tile, overwritten.
+// Makes a row's tiles, its sample and its log-sum-exp those of the top-k. `weighted`: one float a tile,
+// overwritten.
 static void finish_top_k(const HeadCall& h, Shortlist& s, float* weighted, int r) {
   const int tiles = sampling_tiles(h.head.n);
   const size_t at = (size_t)r * (size_t)tiles;

@@ -1,15 +1,16 @@
 // One repacked record -> plain bytes and fp32 scales in the first-level cache, ready for the dot products.
 //
-// Scales are unpacked ahead; the bytes by the first register block of rows, which uses each vector as it appears and
-// leaves it for the blocks that follow. The arithmetic of unpacking then hides behind the dot products.
+// Scales are unpacked ahead; the bytes by the first register block of rows, which uses each vector as it
+// appears and leaves it for the blocks that follow. The arithmetic of unpacking then hides behind the dot
+// products.
 #pragma once
 #include "layout.h"
 #include "simd.h"
 
 namespace CANVAS_ISA {
 
-// w: vector (group * 16 + quad * 2 + half). scale: per 32 inputs (Q6_K: per 16). mins: int16 pairs per row, so that
-// minima and Q6_K's offset become integer dot products with the group sums, times `dmin` at the end.
+// w: vector (group * 16 + quad * 2 + half). scale: per 32 inputs (Q6_K: per 16). mins: int16 pairs per row,
+// so that minima and Q6_K's offset become integer dot products with the group sums, times `dmin` at the end.
 struct alignas(64) Unpacked {
   uint8_t w[8 * 1024];
   float scale[16 * kTile];
@@ -31,8 +32,8 @@ INL void unpack_k_scales(const uint8_t* tail, float high, Unpacked& u) {
   for (int i = 0; i < 8; i++) store_bytes(u.mins + 32 * i, widen_u8(tail + 256 + 32 * i));
 }
 
-// Vector (quad j, half h) of group g of a record with 4-bit chunks as in the K-quants' files: low nibbles are one group,
-// high nibbles another.
+// Vector (quad j, half h) of group g of a record with 4-bit chunks as in the K-quants' files: low nibbles are
+// one group, high nibbles another.
 INL B chunk_nibbles(const uint8_t* chunk, int j, int h, bool high) {
   const B v = load_weight(chunk + (j * 2 + h) * 64);
   return and_bytes(shift_right(v, high ? 4 : 0), set1_byte(15));
@@ -48,7 +49,8 @@ template <int KIND> INL B fresh_weight(const uint8_t* r, int g, int j, int h) {
     if (kKeepHighNibble) return and_bytes(load_weight(chunk + at), set1_byte(g & 1 ? 0xF0 : 0x0F));
     return chunk_nibbles(chunk, j, h, g & 1);
   }
-  if (KIND == kQ5K) return or_bytes(chunk_nibbles(r + (g / 2) * 1024, j, h, g & 1), to_bit4(load_weight(r + 4096 + at), g));
+  if (KIND == kQ5K)
+    return or_bytes(chunk_nibbles(r + (g / 2) * 1024, j, h, g & 1), to_bit4(load_weight(r + 4096 + at), g));
   if (KIND == kQ6K) {
     const B two = shift_right(load_weight(r + 4096 + (g / 4) * 1024 + at), 2 * (g % 4));
     const B low = chunk_nibbles(r + (g / 4) * 2048 + (g % 2) * 1024, j, h, g % 4 >= 2);
