@@ -75,7 +75,8 @@ class RowRestriction:
         """For the kernel; keeps nothing alive."""
         words = 0 if self.bits is None else self.bits.shape[1]
         return Restriction(
-            pointer(self.spans), pointer(self.tokens), pointer(self.values), pointer(self.allowed), pointer(self.bits),
+            pointer(self.spans), pointer(self.tokens), pointer(self.values), pointer(self.allowed),
+            pointer(self.bits),
             words,
         )  # fmt: skip
 
@@ -181,8 +182,10 @@ def head(
     entropy, logprob, lse, top_k_entropy = torch.empty(4, rows)
     top_tokens, top_logprobs = torch.empty(rows, named, dtype=torch.int64), torch.empty(rows, named)
     call = HeadCall(
-        Matrix(weight.code, weight.n, weight.k, weight.data), pointer(hidden), rows, softcap, pointer(temperature),
-        restriction.structure(), pointer(gumbel), pointer(uniform), pointer(store), pointer(peak), pointer(mass),
+        Matrix(weight.code, weight.n, weight.k, weight.data), pointer(hidden), rows, softcap,
+        pointer(temperature),
+        restriction.structure(), pointer(gumbel), pointer(uniform), pointer(store), pointer(peak),
+        pointer(mass),
         pointer(sampled), pointer(argmax), pointer(entropy), pointer(logprob), pointer(lse),
         pointer(top_k), pointer(top_k_entropy), named, pointer(top_tokens), pointer(top_logprobs),
     )  # fmt: skip
@@ -261,8 +264,10 @@ def soft_embed(
     t = table.transposed
     matrix = Matrix(t.code, t.n, t.k, t.data) if t is not None else Matrix(0, 0, 0, None)
     call = SoftCall(
-        pointer(logits.store), pointer(logits.peak), pointer(logits.mass), pointer(logits.lse), pointer(logits.entropy),
-        pointer(logits.top_k), count, logits.vocabulary, width, table.rows.type_id, pointer(table.rows.raw), matrix, drop,
+        pointer(logits.store), pointer(logits.peak), pointer(logits.mass), pointer(logits.lse),
+        pointer(logits.entropy),
+        pointer(logits.top_k), count, logits.vocabulary, width, table.rows.type_id, pointer(table.rows.raw),
+        matrix, drop,
         pointer(out), ctypes.addressof(gathered), ctypes.addressof(dense),
     )  # fmt: skip
     if count:

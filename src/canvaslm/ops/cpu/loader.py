@@ -160,7 +160,8 @@ def available() -> bool:
     except RuntimeError as error:
         if not told and os.environ.get("CANVASLM_NATIVE") != "0":
             warnings.warn(
-                f"{error}. Quantised models run in plain PyTorch, several times slower. For the fast path {_remedy()}.",
+                f"{error}. Quantised models run in plain PyTorch, several times slower. For the fast "
+                f"path {_remedy()}.",
                 RuntimeWarning,
                 stacklevel=2,
             )

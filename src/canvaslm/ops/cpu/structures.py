@@ -1,7 +1,7 @@
 """The structures that calls of the kernels take, as csrc/kernels.h, kv.h and layout.h declare them.
 
-The library is asked for the size of each when it is opened (`loader`), so that a field added on one side alone is found
-before anything is called.
+The library is asked for the size of each when it is opened (`loader`), so that a field added on one side
+alone is found before anything is called.
 """
 
 from __future__ import annotations
@@ -17,14 +17,16 @@ class Matrix(ctypes.Structure):
 
 class Restriction(ctypes.Structure):
     _fields_ = (
-        ("bias_span", _p), ("bias_token", _p), ("bias_value", _p), ("allowed", _p), ("bits", _p), ("bit_words", _i),
+        ("bias_span", _p), ("bias_token", _p), ("bias_value", _p), ("allowed", _p), ("bits", _p),
+        ("bit_words", _i),
     )  # fmt: skip
 
 
 class HeadCall(ctypes.Structure):
     _fields_ = (
         ("head", Matrix), ("hidden", _p), ("rows", _i), ("softcap", ctypes.c_float), ("temperature", _p),
-        ("restriction", Restriction), ("gumbel", _p), ("uniform", _p), ("store", _p), ("tile_peak", _p), ("tile_mass", _p),
+        ("restriction", Restriction), ("gumbel", _p), ("uniform", _p), ("store", _p), ("tile_peak", _p),
+        ("tile_mass", _p),
         ("sampled", _p), ("argmax", _p), ("entropy", _p), ("logprob", _p), ("lse", _p),
         ("top_k", _p), ("top_k_entropy", _p), ("named", _i), ("top_tokens", _p), ("top_logprobs", _p),
     )  # fmt: skip
@@ -32,9 +34,9 @@ class HeadCall(ctypes.Structure):
 
 class SoftCall(ctypes.Structure):
     _fields_ = (
-        ("store", _p), ("tile_peak", _p), ("tile_mass", _p), ("lse", _p), ("entropy", _p), ("top_k", _p), ("rows", _i),
-        ("vocabulary", _i), ("width", _i), ("format", _i), ("table", _p), ("transposed", Matrix), ("drop", ctypes.c_float),
-        ("out", _p), ("gathered", _p), ("dense_rows", _p),
+        ("store", _p), ("tile_peak", _p), ("tile_mass", _p), ("lse", _p), ("entropy", _p), ("top_k", _p),
+        ("rows", _i), ("vocabulary", _i), ("width", _i), ("format", _i), ("table", _p),
+        ("transposed", Matrix), ("drop", ctypes.c_float), ("out", _p), ("gathered", _p), ("dense_rows", _p),
     )  # fmt: skip
 
 
@@ -63,8 +65,10 @@ class AppendCall(ctypes.Structure):
 
 class AttentionCall(ctypes.Structure):
     _fields_ = (
-        ("q", _p), ("q_token", _l), ("q_head", _l), ("tokens", _i), ("heads", _i), ("kv_heads", _i), ("width", _i),
-        ("blocks", _p), ("kind", _i), ("from_", _i), ("to", _i), ("own", Fresh), ("first_query", _i), ("causal", _i),
+        ("q", _p), ("q_token", _l), ("q_head", _l), ("tokens", _i), ("heads", _i), ("kv_heads", _i),
+        ("width", _i),
+        ("blocks", _p), ("kind", _i), ("from_", _i), ("to", _i), ("own", Fresh), ("first_query", _i),
+        ("causal", _i),
         ("window", _i), ("out", _p), ("out_token", _l), ("out_head", _l),
     )  # fmt: skip
 
