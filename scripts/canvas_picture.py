@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Draws docs/canvas.svg anew: the demo model solving a Sudoku, after some of its denoise steps.
 
-A test checks that the picture is what the model does. Only tokens and accept flags are drawn, no entropies, so
-that the last bits of another processor do not change it.
+A test checks that the picture is what the model does. Only tokens and accept flags are drawn, no entropies,
+so that the last bits of another processor do not change it.
 """
 
 from __future__ import annotations
