@@ -148,6 +148,13 @@ def _filled(
     return model
 
 
+def weights_in_memory(file: GGUFFile, config: ModelConfig, device: torch.device = CPU) -> int:
+    """Bytes that the weights of a file of this model take once it is loaded. Reads its header only."""
+    if backend.repacks(device, _quantised_formats(file)):
+        return _repacked_bytes(file, config, place_weights(file, config), device)
+    return sum(info.nbytes for info in file.tensors.values())
+
+
 def _repacked_bytes(file: GGUFFile, config: ModelConfig, places: Places, device: torch.device) -> int:
     """What repacking will take; with the vocabulary's rows, which stay in the file's pages."""
     plan = RepackPlan()
@@ -177,4 +184,4 @@ def _check_memory(file: GGUFFile, device: torch.device, needed: int) -> None:
         )
 
 
-__all__ = ["load_gguf", "load_quantised"]
+__all__ = ["load_gguf", "load_quantised", "weights_in_memory"]

@@ -34,6 +34,7 @@ __all__ = [
     "f32",
     "f32s",
     "flag",
+    "header_bytes",
     "i32s",
     "planned_size",
     "string",
@@ -105,7 +106,7 @@ def _aligned(size: int) -> int:
     return -(-size // ALIGNMENT) * ALIGNMENT
 
 
-def _header(metadata: Mapping[str, bytes], tensors: Sequence[PlannedTensor]) -> bytes:
+def header_bytes(metadata: Mapping[str, bytes], tensors: Sequence[PlannedTensor]) -> bytes:
     """Everything before the tensor data, padded to the alignment."""
     parts = [b"GGUF", struct.pack("<IQQ", 3, len(tensors), len(metadata))]
     for key, value in metadata.items():
@@ -122,7 +123,7 @@ def _header(metadata: Mapping[str, bytes], tensors: Sequence[PlannedTensor]) -> 
 
 def planned_size(metadata: Mapping[str, bytes], tensors: Sequence[PlannedTensor]) -> int:
     """Bytes of the file that such a plan makes."""
-    return len(_header(metadata, tensors)) + sum(_aligned(tensor.nbytes) for tensor in tensors)
+    return len(header_bytes(metadata, tensors)) + sum(_aligned(tensor.nbytes) for tensor in tensors)
 
 
 def check_target(path: Path, size: int, *, force: bool, sources: Iterable[Path] = ()) -> None:
@@ -170,7 +171,7 @@ class GGUFWriter:
         self.path, self.tensors = path, list(tensors)
         self.size = planned_size(metadata, tensors)
         check_target(path, self.size, force=force, sources=sources)
-        self._head = _header(metadata, tensors)
+        self._head = header_bytes(metadata, tensors)
         self._index, self._left = 0, self.tensors[0].nbytes if self.tensors else 0
 
     def __enter__(self) -> GGUFWriter:
