@@ -102,8 +102,8 @@ static void attentions() {
     for (int i = 0; i < 2; i++) {
       uint8_t* memory = (uint8_t*)huge_alloc(2 * kv_head_bytes(kind, 64));
       uint8_t* blocks[2] = {memory, memory + kv_head_bytes(kind, 64)};
-      Fresh fresh = {k.data(), v.data(), 64, 0, 64, 0, 270},
-            own = {k.data() + 270 * 64, v.data() + 270 * 64, 64, 0, 64, 0, 30};
+      FreshKeyValues fresh = {k.data(), v.data(), 64, 0, 64, 0, 270},
+                     own = {k.data() + 270 * 64, v.data() + 270 * 64, 64, 0, 64, 0, 30};
       sets[i]->append({fresh, 1, 64, kind, blocks, 0});
       for (int causal = 0; causal < 2; causal++) {
         out[i][causal].resize(9 * 128);
@@ -145,7 +145,7 @@ static void vocabulary() {
   bits[47] = 1u << 7, bits[47 + 46] = 1u << 20;
   const int spans[] = {0, 0, 0, 1, 1, 1, 1, 3}, tokens[] = {6, 5, 1400}, allowed[] = {-1, 0, 1, -1};
   const float values[] = {1.5f, -INFINITY, 20.f};
-  const Restriction restriction = {spans, tokens, values, allowed, bits.data(), 47};
+  const RestrictionCall restriction = {spans, tokens, values, allowed, bits.data(), 47};
   for (int i = 0; i < 2; i++) {
     HeadOut& o = out[i];
     HeadCall h = {head.m,

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .loader import library
 from .products import pointer
-from .structures import AppendCall, AttentionCall, Fresh
+from .structures import AppendCall, AttentionCall, FreshKeyValues
 
 BLOCK = 256
 # What a component of a key or value may be quantised to; the numbers are those of kv.h.
@@ -79,7 +79,7 @@ def attention(
     if q.dim() != 3 or q.dtype != torch.float32 or q.stride(-1) != 1 or q.device.type != "cpu":
         raise ValueError(f"q: expected fp32 [heads, L, D] on the CPU, got {q.dtype} {list(q.shape)}")
     heads, tokens, width = q.shape
-    fresh, kv_heads = Fresh(), keys.kv_heads if keys is not None else 0
+    fresh, kv_heads = FreshKeyValues(), keys.kv_heads if keys is not None else 0
     if own is not None:
         fresh, kv_heads = _fresh(*own, width), kv_heads or own[0].shape[0]
     _check_heads(heads, width, kv_heads, keys, own)
@@ -129,7 +129,7 @@ def _checked(table: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(table)
 
 
-def _fresh(k: Tensor, v: Tensor, width: int) -> Fresh:
+def _fresh(k: Tensor, v: Tensor, width: int) -> FreshKeyValues:
     fits = (
         k.dim() == 3 and k.shape == v.shape and k.shape[-1] == width and k.dtype == v.dtype == torch.float32
     )
@@ -138,7 +138,8 @@ def _fresh(k: Tensor, v: Tensor, width: int) -> Fresh:
             f"k, v: expected fp32 [kv_heads, N, {width}] on the CPU, "
             f"got {k.dtype} {list(k.shape)} and {v.dtype} {list(v.shape)}"
         )
-    return Fresh(pointer(k), pointer(v), k.stride(1), k.stride(0), v.stride(1), v.stride(0), k.shape[1])
+    strides = k.stride(1), k.stride(0), v.stride(1), v.stride(0)
+    return FreshKeyValues(pointer(k), pointer(v), *strides, k.shape[1])
 
 
 __all__ = ["BLOCK", "KINDS", "KeyBlocks", "append_blocks", "attention", "block_bytes"]

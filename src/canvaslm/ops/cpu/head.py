@@ -16,7 +16,7 @@ from ..restrict import WORD
 from .loader import library
 from .products import check, pointer
 from .repacked import RepackedMatrix, RowTable
-from .structures import HeadCall, Matrix, Restriction, SoftCall
+from .structures import HeadCall, Matrix, RestrictionCall, SoftCall
 
 SAMPLE_TILE = 1024
 # Probability mass a row's soft embedding may leave out: errs less than rounding the embedding to bf16 does.
@@ -71,10 +71,10 @@ class RowRestriction:
                 raise ValueError(f"allowed: must lie in -1 .. {len(bits) - 1}")
         return RowRestriction(spans, tokens, values, allowed, bits)
 
-    def structure(self) -> Restriction:
+    def structure(self) -> RestrictionCall:
         """For the kernel; keeps nothing alive."""
         words = 0 if self.bits is None else self.bits.shape[1]
-        return Restriction(
+        return RestrictionCall(
             pointer(self.spans), pointer(self.tokens), pointer(self.values), pointer(self.allowed),
             pointer(self.bits),
             words,

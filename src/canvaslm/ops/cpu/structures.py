@@ -15,7 +15,7 @@ class Matrix(ctypes.Structure):
     _fields_ = (("kind", _i), ("n", _i), ("k", _i), ("data", _p))
 
 
-class Restriction(ctypes.Structure):
+class RestrictionCall(ctypes.Structure):
     _fields_ = (
         ("bias_span", _p), ("bias_token", _p), ("bias_value", _p), ("allowed", _p), ("bits", _p),
         ("bit_words", _i),
@@ -25,7 +25,7 @@ class Restriction(ctypes.Structure):
 class HeadCall(ctypes.Structure):
     _fields_ = (
         ("head", Matrix), ("hidden", _p), ("rows", _i), ("softcap", ctypes.c_float), ("temperature", _p),
-        ("restriction", Restriction), ("gumbel", _p), ("uniform", _p), ("store", _p), ("tile_peak", _p),
+        ("restriction", RestrictionCall), ("gumbel", _p), ("uniform", _p), ("store", _p), ("tile_peak", _p),
         ("tile_mass", _p),
         ("sampled", _p), ("argmax", _p), ("entropy", _p), ("logprob", _p), ("lse", _p),
         ("top_k", _p), ("top_k_entropy", _p), ("named", _i), ("top_tokens", _p), ("top_logprobs", _p),
@@ -40,7 +40,7 @@ class SoftCall(ctypes.Structure):
     )  # fmt: skip
 
 
-class Fresh(ctypes.Structure):
+class FreshKeyValues(ctypes.Structure):
     _fields_ = (
         ("k", _p),
         ("v", _p),
@@ -54,7 +54,7 @@ class Fresh(ctypes.Structure):
 
 class AppendCall(ctypes.Structure):
     _fields_ = (
-        ("fresh", Fresh),
+        ("fresh", FreshKeyValues),
         ("kv_heads", _i),
         ("width", _i),
         ("kind", _i),
@@ -67,23 +67,23 @@ class AttentionCall(ctypes.Structure):
     _fields_ = (
         ("q", _p), ("q_token", _l), ("q_head", _l), ("tokens", _i), ("heads", _i), ("kv_heads", _i),
         ("width", _i),
-        ("blocks", _p), ("kind", _i), ("from_", _i), ("to", _i), ("own", Fresh), ("first_query", _i),
+        ("blocks", _p), ("kind", _i), ("from_", _i), ("to", _i), ("own", FreshKeyValues), ("first_query", _i),
         ("causal", _i),
         ("window", _i), ("out", _p), ("out_token", _l), ("out_head", _l),
     )  # fmt: skip
 
 
 STRUCTURES: tuple[type[ctypes.Structure], ...] = (
-    Matrix, Restriction, HeadCall, SoftCall, Fresh, AppendCall, AttentionCall,
+    Matrix, RestrictionCall, HeadCall, SoftCall, FreshKeyValues, AppendCall, AttentionCall,
 )  # fmt: skip
 
 __all__ = [
     "STRUCTURES",
     "AppendCall",
     "AttentionCall",
-    "Fresh",
+    "FreshKeyValues",
     "HeadCall",
     "Matrix",
-    "Restriction",
+    "RestrictionCall",
     "SoftCall",
 ]

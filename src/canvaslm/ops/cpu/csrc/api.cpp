@@ -112,10 +112,10 @@ API int canvas_abi() { return 2; }
 // not known.
 API size_t canvas_struct_size(const char* name) {
   if (!strcmp(name, "Matrix")) return sizeof(Matrix);
-  if (!strcmp(name, "Restriction")) return sizeof(Restriction);
+  if (!strcmp(name, "RestrictionCall")) return sizeof(RestrictionCall);
   if (!strcmp(name, "HeadCall")) return sizeof(HeadCall);
   if (!strcmp(name, "SoftCall")) return sizeof(SoftCall);
-  if (!strcmp(name, "Fresh")) return sizeof(Fresh);
+  if (!strcmp(name, "FreshKeyValues")) return sizeof(FreshKeyValues);
   if (!strcmp(name, "AppendCall")) return sizeof(AppendCall);
   if (!strcmp(name, "AttentionCall")) return sizeof(AttentionCall);
   return 0;

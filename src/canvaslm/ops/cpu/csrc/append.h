@@ -80,8 +80,8 @@ struct Stretch {
   int from, to, at;
 };
 
-template <class T>
-static void append_keys(const Fresh& f, int count, int head, Stretch s, BlockHead<T> to, char* room) {
+template <class T> static void append_keys(const FreshKeyValues& f, int count, int head, Stretch s,
+                                           BlockHead<T> to, char* room) {
   const int width = kv_width(count), pairs = width / 2;
   float* one = (float*)room;
   T* rows = (T*)(one + width);
@@ -100,8 +100,8 @@ static void append_keys(const Fresh& f, int count, int head, Stretch s, BlockHea
   }
 }
 
-template <class T>
-static void append_values(const Fresh& f, int count, int head, Stretch s, BlockHead<T> to, char* room) {
+template <class T> static void append_values(const FreshKeyValues& f, int count, int head, Stretch s,
+                                             BlockHead<T> to, char* room) {
   const int width = kv_width(count);
   float* one = (float*)room;
   T *even = (T*)(one + width), *odd = even + width;
@@ -129,8 +129,8 @@ static void append_values(const Fresh& f, int count, int head, Stretch s, BlockH
 static inline size_t append_room(int width) { return (size_t)kv_width(width) * (4 + 16 * 2); }
 
 // Keys (values if `value`) of one head and one block.
-static void append_head(const Fresh& f, int count, int kind, int head, bool value, Stretch s, uint8_t* block,
-                        int slot) {
+static void append_head(const FreshKeyValues& f, int count, int kind, int head, bool value, Stretch s,
+                        uint8_t* block, int slot) {
   char* room = (char*)scratch(slot, 1, append_room(count));
   uint8_t* at = block + (size_t)head * kv_head_bytes(kind, count);
   if (kind == kKeys8) {

@@ -4,7 +4,7 @@
 #include "layout.h"
 
 // What is added to the processed logits, and which tokens are forbidden; all nullptr: nothing is changed.
-struct Restriction {
+struct RestrictionCall {
   const int* bias_span;  // [rows, 2]: a row's biases lie between these two, ascending by token; or nullptr
   const int* bias_token;
   const float* bias_value;  // -inf forbids
@@ -19,7 +19,7 @@ struct HeadCall {
   int rows;
   float softcap;             // 0: none
   const float* temperature;  // [rows]
-  Restriction restriction;
+  RestrictionCall restriction;
   const float* gumbel;    // [rows, sampling tiles]
   const double* uniform;  // [rows]
   uint16_t* store;        // fp16 [rows, n rounded up to 1024]: logit - tile's maximum; or nullptr

@@ -22,7 +22,7 @@ static inline size_t kv_head_bytes(int kind, int width) {
   return 2 * kv_matrix_bytes(kind, width) + 2 * kKeysInBlock * sizeof(float);
 }
 
-struct Fresh {  // fp32 keys and values of consecutive tokens; strides in elements
+struct FreshKeyValues {  // fp32 keys and values of consecutive tokens; strides in elements
   const float *k, *v;
   int64_t k_token, k_head, v_token, v_head;
   int count;
@@ -30,7 +30,7 @@ struct Fresh {  // fp32 keys and values of consecutive tokens; strides in elemen
 
 struct AppendCall {  // appends `fresh` to blocks; token i goes to place first + i, counted from the first
                      // block
-  Fresh fresh;
+  FreshKeyValues fresh;
   int kv_heads, width, kind;
   uint8_t* const* blocks;
   int first;
@@ -42,11 +42,11 @@ struct AttentionCall {
   int tokens, heads, kv_heads, width;
   const uint8_t* const* blocks;  // the context; `kind` says how it is stored
   int kind;
-  int from, to;     // places of the context that may be seen, counted from the first block; from == to: none
-  Fresh own;        // keys and values that every query sees after the context; count 0: none
-  int first_query;  // place of query 0 in the context; used when causal
-  int causal;       // 1: query i sees the context up to place first_query + i, and `own` must be empty
-  int window;       // 0, or places a causal query sees, its own included
+  int from, to;  // places of the context that may be seen, counted from the first block; from == to: none
+  FreshKeyValues own;  // keys and values that every query sees after the context; count 0: none
+  int first_query;     // place of query 0 in the context; used when causal
+  int causal;          // 1: query i sees the context up to place first_query + i, and `own` must be empty
+  int window;          // 0, or places a causal query sees, its own included
   float* out;
   int64_t out_token, out_head;
 };

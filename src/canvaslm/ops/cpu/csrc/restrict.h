@@ -9,13 +9,13 @@
 
 namespace CANVAS_ISA {
 
-INL bool restricts(const Restriction& r, size_t row) {
+INL bool restricts(const RestrictionCall& r, size_t row) {
   const bool biased = r.bias_span && r.bias_span[2 * row] < r.bias_span[2 * row + 1];
   return biased || (r.allowed && r.allowed[row] >= 0);
 }
 
 // Adds a row's biases that fall into a tile.
-static void add_biases(const Restriction& r, size_t row, const TileView& v, int first) {
+static void add_biases(const RestrictionCall& r, size_t row, const TileView& v, int first) {
   const int *from = r.bias_token + r.bias_span[2 * row], *to = r.bias_token + r.bias_span[2 * row + 1];
   for (const int* at = std::lower_bound(from, to, first); at < to && *at < first + v.columns; at++) {
     const int column = *at - first;
@@ -24,7 +24,7 @@ static void add_biases(const Restriction& r, size_t row, const TileView& v, int 
 }
 
 // Restricts one row of a tile in place; returns its maximum, -inf when every token is forbidden.
-static float restrict_tile(const Restriction& r, size_t row, const TileView& v, int tile) {
+static float restrict_tile(const RestrictionCall& r, size_t row, const TileView& v, int tile) {
   const int first = tile * kSampleTile, chosen = r.allowed ? r.allowed[row] : -1;
   if (r.bias_span) add_biases(r, row, v, first);
   const uint32_t* words = chosen < 0 ? nullptr : r.bits + (size_t)chosen * (size_t)r.bit_words + first / 32;
