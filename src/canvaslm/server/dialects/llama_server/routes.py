@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
-from ...fields import AnswerSchema, Diffusion, Open, Tokens, Tools
-from ...limits import MAX_MESSAGES
+from ...fields import WHOLE, AnswerSchema, Diffusion, Open, Tools
 from ...metrics import CONTENT_TYPE
 from ...problems import Problem
 from ...responses import ERRORS, READ_ERRORS
@@ -149,7 +148,7 @@ def _piece(data: bytes) -> str | list[int]:
 class DetokenizeRequest(Open):
     """Token ids."""
 
-    tokens: Tokens
+    tokens: list[Annotated[int, Field(ge=0), WHOLE]]
 
 
 @router.post("/detokenize", responses=ERRORS)
@@ -164,7 +163,7 @@ async def detokenize(body: DetokenizeRequest, service: Ready) -> dict[str, str]:
 class ApplyTemplateRequest(Diffusion):
     """A chat."""
 
-    messages: list[ChatMessage] = Field(fail_fast=True, min_length=1, max_length=MAX_MESSAGES)
+    messages: list[ChatMessage] = Field(min_length=1)
     tools: Tools | None = None
 
 
