@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from ..waiting import HUNG
+from ..waiting import HUNG, wait_for
 
 
 def chunk(text: str = "", finish: str | None = None, **extra: Any) -> dict[str, Any]:
@@ -29,8 +29,8 @@ PLAIN: tuple[Any, ...] = (chunk("Hello"), chunk(" there"), chunk(finish="stop"),
 
 @dataclass
 class Fake:
-    """`script`: objects or strings to stream, numbers are pauses in seconds; `knows`:
-    stream options it takes."""
+    """`script`: objects or strings to stream, numbers are pauses in seconds, functions are states
+    to wait for; `knows`: stream options it takes."""
 
     script: tuple[Any, ...] = PLAIN
     knows: frozenset[str] = frozenset({"include_usage", "include_diffusion"})
@@ -88,6 +88,9 @@ class _Handler(BaseHTTPRequestHandler):
         for part in fake.script:
             if isinstance(part, int | float):
                 time.sleep(part)
+                continue
+            if callable(part):
+                wait_for(part)
                 continue
             data = part if isinstance(part, str) else json.dumps(part)
             self.wfile.write(f": comment\n\ndata: {data}\n\n".encode())

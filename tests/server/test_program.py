@@ -72,7 +72,7 @@ def test_it_says_what_it_serves(running: Running) -> None:
 
 
 def test_the_access_log_has_a_line_for_each_request(running: Running) -> None:
-    httpx.get(f"{running.url}/v1/models?secret=1")
+    httpx.get(f"{running.url}/v1/models?secret=1", timeout=HUNG)
     wait_for(lambda: any(re.search(r"127\.0\.0\.1 GET /v1/models 200 \d+ ms", line) for line in running.log))
     assert not any("secret" in line for line in running.log)
 
@@ -101,7 +101,7 @@ def test_a_raw_socket(running: Running) -> None:
     with running.connect() as raw:
         raw.sendall(b"\x16\x03\x01 this is no HTTP\r\n\r\n")
         assert raw.recv(1000).startswith(b"HTTP/1.1 400")
-    assert httpx.get(f"{running.url}/health").status_code == 200
+    assert httpx.get(f"{running.url}/health", timeout=HUNG).status_code == 200
 
 
 def read_answer(raw: socket.socket) -> dict[str, Any]:
@@ -195,9 +195,9 @@ def test_keys_from_a_file_and_from_the_environment(folder: Path, tmp_path: Path)
     ) as server:
         wait_ready(server)
         for key in ("first-key", "second-key", "third-key"):
-            answer = httpx.get(f"{server.url}/props", headers={"x-api-key": key})
+            answer = httpx.get(f"{server.url}/props", headers={"x-api-key": key}, timeout=HUNG)
             assert answer.status_code == 200 and answer.json()["total_slots"] == 3
-        assert httpx.get(f"{server.url}/props").status_code == 401
+        assert httpx.get(f"{server.url}/props", timeout=HUNG).status_code == 401
         assert not any("-key" in line.replace("--api-key", "") for line in server.log)
 
 

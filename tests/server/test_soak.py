@@ -150,7 +150,7 @@ def memory(server: Running) -> float:
 
 
 def outcomes(server: Running) -> dict[str, float]:
-    text = httpx.get(f"{server.url}/metrics").text
+    text = httpx.get(f"{server.url}/metrics", timeout=HUNG).text
     lines = [line for line in text.splitlines() if line.startswith("canvaslm_requests_total{")]
     return {line.split('"')[1]: float(line.rsplit(" ", 1)[1]) for line in lines}
 

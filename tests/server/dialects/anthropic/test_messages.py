@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -293,20 +294,27 @@ def test_errors_before_any_route_have_the_envelope_too() -> None:
 
 
 def test_a_full_queue_and_a_loading_model() -> None:
-    with serving(slow_session(max_rows=1), max_queue=0) as running, running.client() as client:
+    session = endless_session(max_rows=1)
+    gate = StepGate(session, free=10)
+    with serving(session, max_queue=0) as running, running.client() as client:
         with client.stream("POST", URL, json={**BODY, "max_tokens": 400, "stream": True}) as first:
             chunks = first.iter_bytes()  # dropped, it would hang up
             next(chunks)
-            second = httpx.post(f"{running.url}{URL}", json=BODY)
+            gate.wait_held()
+            second = httpx.post(f"{running.url}{URL}", json=BODY, timeout=HUNG)
+            gate.open()
         assert (second.status_code, second.json()["error"]["type"]) == (429, "rate_limit_error")
         assert second.headers["retry-after"] == "1"
 
+    asked = threading.Event()
+
     def never() -> Session:
-        time.sleep(1)
+        asked.wait(HUNG)
         raise RuntimeError("no model")
 
     with serving(never) as running, running.client() as client:
         early = client.post(URL, json=BODY)
+        asked.set()
     assert (early.status_code, early.json()["error"]["type"]) == (503, "overloaded_error")
 
 
@@ -322,7 +330,10 @@ def test_a_failure_in_a_stream_is_an_event() -> None:
     session.engine.runner.run = failing  # type: ignore[method-assign]
     with serving(session) as running, running.client() as client:
         events = stream(client, seed=5)
-        with pytest.raises(anthropic.APIStatusError) as caught, sdk(running).messages.stream(**BODY) as lines:
+        with (
+            pytest.raises(anthropic.APIStatusError) as caught,
+            sdk(running).messages.stream(**BODY, extra_body={"seed": 5}) as lines,
+        ):
             lines.get_final_message()
     assert caught.value.type == "api_error"
     assert events[-1]["type"] == "error" and events[-1]["error"]["type"] == "api_error"
@@ -352,7 +363,7 @@ def slow_session(max_rows: int = 8) -> Session:
 
 
 def metrics(running: Running) -> str:
-    return httpx.get(f"{running.url}/metrics").text
+    return httpx.get(f"{running.url}/metrics", timeout=HUNG).text
 
 
 @pytest.mark.parametrize("streamed", [True, False])

@@ -62,7 +62,7 @@ def test_slots_show_what_runs_and_no_prompts() -> None:
 
 def metrics_of(server: Running) -> dict[str, float]:
     """Every sample by its name and labels."""
-    text = httpx.get(f"{server.url}/metrics").text
+    text = httpx.get(f"{server.url}/metrics", timeout=HUNG).text
     pairs = (line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
     return {name: float(value) for name, value in pairs}
 
