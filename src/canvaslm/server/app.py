@@ -123,6 +123,10 @@ def _http_problem(error: Exception) -> Problem:
     if isinstance(error, RequestValidationError):
         return _invalid(error)
     if isinstance(error, HTTPException):
+        if (
+            error.status_code == 400
+        ):  # FastAPI's word for bytes that are no UTF-8, and for nesting without end
+            return _no_json()
         words = {404: "there is nothing at this path", 405: "this path does not take that method"}
         text = words.get(error.status_code, str(error.detail))
         code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code)
@@ -134,10 +138,14 @@ def _invalid(error: RequestValidationError) -> Problem:
     """The first thing that is wrong with a body. What the client sent is not repeated."""
     first = error.errors()[0]
     if first["type"] == "json_invalid":
-        return Problem(400, "the body is not valid JSON", code="invalid_json")
+        return _no_json()
     place = [str(part) for part in first["loc"][1:] if not _is_variant(part)]
     param = ".".join(place)[:200] or None
     return Problem(400, f"{param or 'the body'}: {first['msg']}", param=param, code="invalid_value")
+
+
+def _no_json() -> Problem:
+    return Problem(400, "the body is not valid JSON", code="invalid_json")
 
 
 def _is_variant(part: Any) -> bool:

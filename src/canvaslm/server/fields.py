@@ -21,6 +21,8 @@ from pydantic import (
 )
 
 from ..diffusion.params import PARAMETERS, PRESETS, Parameter, old_names
+from ..text.stop import MAX_STOPS
+from .limits import MAX_BLOCKS, MAX_TOKENS, MAX_TOOLS
 from .problems import unsupported
 
 _SHOWN = 16  # unknown fields named in the warnings
@@ -42,8 +44,12 @@ Int = Annotated[int, WHOLE]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Count = Annotated[int, limits("max_new_tokens"), WHOLE]
 Temperature = Annotated[Number, limits("temperature")]
-Stop = str | list[str]
-Tools = list[dict[str, Any]]
+
+# Lists stop at the first item that is wrong: an error is worded for each, and a small body holds millions of them.
+Stop = str | Annotated[list[str], Field(fail_fast=True, max_length=MAX_STOPS)]
+Tools = Annotated[list[dict[str, Any]], Field(fail_fast=True, max_length=MAX_TOOLS)]
+Blocks = Annotated[list[dict[str, Any]], Field(fail_fast=True, max_length=MAX_BLOCKS)]
+Tokens = Annotated[list[Annotated[int, Field(ge=0), WHOLE]], Field(fail_fast=True, max_length=MAX_TOKENS)]
 if TYPE_CHECKING:
     Sampler: TypeAlias = str
     Preset: TypeAlias = str
@@ -190,6 +196,7 @@ def idle(name: str) -> dict[str, str]:
 __all__ = [
     "WHOLE",
     "AnswerSchema",
+    "Blocks",
     "Count",
     "Diffusion",
     "Effort",
@@ -200,6 +207,7 @@ __all__ = [
     "Sampler",
     "Stop",
     "Temperature",
+    "Tokens",
     "Tools",
     "Truncated",
     "field_of",

@@ -15,6 +15,7 @@ from ....text.stop import MAX_LENGTH, MAX_STOPS
 from ...fields import (
     WHOLE,
     AnswerSchema,
+    Blocks,
     Count,
     Diffusion,
     Int,
@@ -24,6 +25,7 @@ from ...fields import (
     Tools,
     idle,
 )
+from ...limits import MAX_MESSAGES
 from ...problems import Problem, unsupported
 from ..openai.schema import NOT_YET
 
@@ -42,7 +44,7 @@ class Turn(Open):
     document (of plain text)."""
 
     role: Literal["user", "assistant", "system"]
-    content: str | list[dict[str, Any]]
+    content: str | Blocks
 
 
 class OutputConfig(Open):
@@ -56,8 +58,8 @@ class Conversation(Diffusion):
     """POST /v1/messages/count_tokens, and what /v1/messages shares with it."""
 
     model: str | None = Field(None, description="Any name: one model is served.")
-    messages: list[Turn] = Field(min_length=1, max_length=100_000)
-    system: str | list[dict[str, Any]] | None = Field(None, description="Text, or blocks of type text.")
+    messages: list[Turn] = Field(fail_fast=True, min_length=1, max_length=MAX_MESSAGES)
+    system: str | Blocks | None = Field(None, description="Text, or blocks of type text.")
     tools: Tools | None = Field(
         None, description="Of type custom, which is also the default: name, input_schema."
     )
@@ -116,7 +118,8 @@ class MessagesRequest(Conversation):
     temperature: Temperature | None = None
     stop_sequences: (
         Annotated[
-            list[Annotated[str, Field(min_length=1, max_length=MAX_LENGTH)]], Field(max_length=MAX_STOPS)
+            list[Annotated[str, Field(min_length=1, max_length=MAX_LENGTH)]],
+            Field(fail_fast=True, max_length=MAX_STOPS),
         ]
         | None
     ) = None

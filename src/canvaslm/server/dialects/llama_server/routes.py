@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
-from ...fields import WHOLE, AnswerSchema, Diffusion, Open, Tools
+from ...fields import AnswerSchema, Diffusion, Open, Tokens, Tools
+from ...limits import MAX_MESSAGES
 from ...metrics import CONTENT_TYPE
 from ...problems import Problem
 from ...responses import ERRORS, READ_ERRORS
@@ -148,7 +149,7 @@ def _piece(data: bytes) -> str | list[int]:
 class DetokenizeRequest(Open):
     """Token ids."""
 
-    tokens: list[Annotated[int, Field(ge=0), WHOLE]]
+    tokens: Tokens
 
 
 @router.post("/detokenize", responses=ERRORS)
@@ -163,7 +164,7 @@ async def detokenize(body: DetokenizeRequest, service: Ready) -> dict[str, str]:
 class ApplyTemplateRequest(Diffusion):
     """A chat."""
 
-    messages: list[ChatMessage] = Field(min_length=1)
+    messages: list[ChatMessage] = Field(fail_fast=True, min_length=1, max_length=MAX_MESSAGES)
     tools: Tools | None = None
 
 

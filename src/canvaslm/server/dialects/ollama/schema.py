@@ -10,6 +10,7 @@ from ....text.stop import MAX_LENGTH, MAX_STOPS
 from ...fields import (
     WHOLE,
     AnswerSchema,
+    Blocks,
     Diffusion,
     Int,
     Number,
@@ -18,6 +19,7 @@ from ...fields import (
     Tools,
     idle,
 )
+from ...limits import MAX_MESSAGES
 from ...problems import unsupported
 from ..openai.schema import NOT_YET
 
@@ -54,7 +56,9 @@ class OllamaOptions(Diffusion):
     num_ctx: Annotated[Number, Field(description="Accepted and ignored: the server's own holds.")] | None = (
         None
     )
-    stop: _StopString | Annotated[list[_StopString], Field(max_length=MAX_STOPS)] | None = None
+    stop: _StopString | Annotated[list[_StopString], Field(fail_fast=True, max_length=MAX_STOPS)] | None = (
+        None
+    )
 
     def params(self, max_context: int) -> dict[str, Any]:
         """Fields of `Params`; without a limit, an answer may fill the context."""
@@ -158,7 +162,7 @@ class OllamaMessage(Open):
     content: str | None = None
     thinking: str | None = None
     images: list[Any] | None = Field(None, description="Refused unless empty.")
-    tool_calls: list[dict[str, Any]] | None = None
+    tool_calls: Blocks | None = None
     tool_name: str | None = None
     tool_call_id: str | None = None
 
@@ -180,7 +184,9 @@ class OllamaMessage(Open):
 class OllamaChatRequest(OllamaBody):
     """POST /api/chat"""
 
-    messages: list[OllamaMessage] | None = Field(None, description="None of them only loads the model.")
+    messages: Annotated[list[OllamaMessage], Field(fail_fast=True, max_length=MAX_MESSAGES)] | None = Field(
+        None, description="None of them only loads the model."
+    )
     tools: Tools | None = None
 
     @property

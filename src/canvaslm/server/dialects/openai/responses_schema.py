@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -15,6 +15,7 @@ from ...fields import (
     Tools,
     Truncated,
 )
+from ...limits import MAX_MESSAGES
 from ...problems import Problem, unsupported
 from .schema import NOT_YET
 
@@ -36,7 +37,7 @@ class ResponsesRequest(Truncated):
     """POST /v1/responses: stateless, so that `input` holds the whole conversation."""
 
     model: str | None = None
-    input: str | list[dict[str, Any]] = Field(
+    input: str | Annotated[list[dict[str, Any]], Field(fail_fast=True, max_length=MAX_MESSAGES)] = Field(
         description="A text, or items: messages, function calls, their outputs."
     )
     instructions: str | None = Field(None, description="A system message.")

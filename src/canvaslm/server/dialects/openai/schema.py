@@ -10,16 +10,19 @@ from pydantic import Field
 from ...fields import (
     WHOLE,
     AnswerSchema,
+    Blocks,
     Count,
     Int,
     Number,
     Open,
     Stop,
     Temperature,
+    Tokens,
     Tools,
     Truncated,
     idle,
 )
+from ...limits import MAX_MESSAGES, MAX_PROMPTS, MAX_STRINGS
 from ...problems import unsupported
 
 _IGNORED = "Accepted and ignored, with a warning unless it is neutral: a canvas is sampled as a whole."
@@ -56,7 +59,7 @@ class Sampled(Truncated):
     top_p: Annotated[Number, Field(ge=0, le=1, description=_IGNORED)] | None = None
     frequency_penalty: Annotated[Number, Field(ge=-2, le=2, description=_IGNORED)] | None = None
     presence_penalty: Annotated[Number, Field(ge=-2, le=2, description=_IGNORED)] | None = None
-    logit_bias: dict[str, Number] | None = Field(None, description="Only an empty one.")
+    logit_bias: dict[str, Any] | None = Field(None, description="Only an empty one.")
 
     def params(self) -> dict[str, Any]:
         """Fields of `Params`."""
@@ -89,9 +92,9 @@ class ChatMessage(Open):
     """One turn. `developer` is `system`."""
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: str | list[dict[str, Any]] | None = Field(None, description="Text, or parts of type text.")
+    content: str | Blocks | None = Field(None, description="Text, or parts of type text.")
     name: str | None = None
-    tool_calls: list[dict[str, Any]] | None = None
+    tool_calls: Blocks | None = None
     tool_call_id: str | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
@@ -100,7 +103,7 @@ class ChatMessage(Open):
 class ChatRequest(Sampled):
     """POST /v1/chat/completions"""
 
-    messages: list[ChatMessage] = Field(min_length=1)
+    messages: list[ChatMessage] = Field(fail_fast=True, min_length=1, max_length=MAX_MESSAGES)
     max_completion_tokens: Count | None = Field(
         None, description="The newer name of max_tokens; wins over it."
     )
@@ -111,7 +114,7 @@ class ChatRequest(Sampled):
         None, description="none or auto; required and named tools are not supported yet."
     )
     response_format: dict[str, Any] | None = Field(None, description='Only {"type": "text"} so far.')
-    modalities: list[str] | None = None
+    modalities: Annotated[list[str], Field(fail_fast=True, max_length=MAX_STRINGS)] | None = None
 
     def params(self) -> dict[str, Any]:
         given = super().params()
@@ -149,11 +152,11 @@ class CompletionRequest(Sampled):
 
     prompt: (
         str
-        | Annotated[list[Annotated[int, Field(ge=0), WHOLE]], Field(min_length=1)]
-        | Annotated[list[str], Field(min_length=1, max_length=128)]
+        | Annotated[Tokens, Field(min_length=1)]
+        | Annotated[list[str], Field(fail_fast=True, min_length=1, max_length=MAX_PROMPTS)]
         | Annotated[
-            list[Annotated[list[Annotated[int, Field(ge=0), WHOLE]], Field(min_length=1)]],
-            Field(min_length=1, max_length=128),
+            list[Annotated[Tokens, Field(min_length=1)]],
+            Field(fail_fast=True, min_length=1, max_length=MAX_PROMPTS),
         ]
     ) = Field(description="Text, token ids, or a list of either. Not put through the chat template.")
     logprobs: Annotated[int, Field(ge=0, le=20), WHOLE] | None = None
