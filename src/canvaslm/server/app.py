@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ..session import Session
 
 _ABOUT = "A block-diffusion language model behind the interfaces that its clients know."
+_CONVERSATIONS = ("messages", "input")  # clients shorten these when told that the context is exceeded
 _NO_TELEMETRY: Any = {
     "tracing": False,
     "metrics": False,
@@ -123,9 +124,7 @@ def _http_problem(error: Exception) -> Problem:
     if isinstance(error, RequestValidationError):
         return _invalid(error)
     if isinstance(error, HTTPException):
-        if (
-            error.status_code == 400
-        ):  # FastAPI's word for bytes that are no UTF-8, and for nesting without end
+        if error.status_code == 400:  # FastAPI's word for bytes that are no UTF-8, and endless nesting
             return _no_json()
         words = {404: "there is nothing at this path", 405: "this path does not take that method"}
         text = words.get(error.status_code, str(error.detail))
@@ -136,11 +135,17 @@ def _http_problem(error: Exception) -> Problem:
 
 def _invalid(error: RequestValidationError) -> Problem:
     """The first thing that is wrong with a body. What the client sent is not repeated."""
-    first = error.errors()[0]
-    if first["type"] == "json_invalid":
+    errors = error.errors()
+    if errors[0]["type"] == "json_invalid":
         return _no_json()
+    # Where a field takes a text or a list, there is an error for each: of a list too long, that it is no text
+    # would be no help.
+    first = next((one for one in errors if one["type"] == "too_long"), errors[0])
     place = [str(part) for part in first["loc"][1:] if not _is_variant(part)]
     param = ".".join(place)[:200] or None
+    if first["type"] == "too_long" and param in _CONVERSATIONS:
+        text = f"{param}: {first['ctx']['max_length']} at most; the prompt is too long: shorten it"
+        return Problem(400, text, param=param, code="context_length_exceeded")
     return Problem(400, f"{param or 'the body'}: {first['msg']}", param=param, code="invalid_value")
 
 

@@ -1,7 +1,7 @@
 """What a server allows. Sizes in bytes, times in seconds.
 
-The constants bound what one body may hold, whatever its size: the time and the memory that a body can cost before it
-is refused follow from them.
+The constants bound what one body may hold, whatever its size: the time and the memory that a body can cost
+before it is refused follow from them.
 """
 
 from __future__ import annotations

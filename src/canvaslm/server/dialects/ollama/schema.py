@@ -19,10 +19,11 @@ from ...fields import (
     Tools,
     idle,
 )
-from ...limits import MAX_MESSAGES
+from ...limits import MAX_BLOCKS, MAX_MESSAGES, MAX_TOKENS
 from ...problems import unsupported
 from ..openai.schema import NOT_YET
 
+Images = Annotated[list[Any], Field(max_length=MAX_BLOCKS)]
 _StopString = Annotated[str, Field(min_length=1, max_length=MAX_LENGTH)]
 # How Ollama loads a model, and which context it gives it: settings of the server here.
 _OF_THE_SERVER = frozenset(
@@ -135,8 +136,10 @@ class GenerateRequest(OllamaBody):
     system: str | None = None
     raw: bool | None = Field(None, description="The prompt is not put through the chat template.")
     suffix: str | None = Field(None, description="Refused: filling in is still to come.")
-    images: list[Any] | None = Field(None, description="Refused unless empty.")
-    context: list[Any] | None = Field(None, description="Refused unless empty: use /api/chat.")
+    images: Images | None = Field(None, description="Refused unless empty.")
+    context: Annotated[list[Any], Field(max_length=MAX_TOKENS)] | None = Field(
+        None, description="Refused unless empty: use /api/chat."
+    )
 
     def refuse(self) -> None:
         super().refuse()
@@ -161,7 +164,7 @@ class OllamaMessage(Open):
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | None = None
     thinking: str | None = None
-    images: list[Any] | None = Field(None, description="Refused unless empty.")
+    images: Images | None = Field(None, description="Refused unless empty.")
     tool_calls: Blocks | None = None
     tool_name: str | None = None
     tool_call_id: str | None = None
