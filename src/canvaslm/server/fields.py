@@ -45,7 +45,7 @@ Number = Annotated[float, Field(allow_inf_nan=False)]
 Count = Annotated[int, limits("max_new_tokens"), WHOLE]
 Temperature = Annotated[Number, limits("temperature")]
 
-# Lists stop at the first item that is wrong: an error is worded for each, and a body may hold millions of them.
+# Lists stop at the first wrong item: an error is worded for each, and a body may hold millions of them.
 Stop = str | Annotated[list[str], Field(fail_fast=True, max_length=MAX_STOPS)]
 Tools = Annotated[list[dict[str, Any]], Field(fail_fast=True, max_length=MAX_TOOLS)]
 Blocks = Annotated[list[dict[str, Any]], Field(fail_fast=True, max_length=MAX_BLOCKS)]
