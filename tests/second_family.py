@@ -151,7 +151,7 @@ class HoleModel(Model):
             x = layer.finish(
                 x, attend_context(context, layer.layer, *layer.project(x, rope), positions, encoded)
             )
-        return self.norm(x[:, encoded:])  # type: ignore[no-any-return]
+        return self.norm(x[:, encoded:])
 
 
 def shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -34,7 +35,12 @@ from tests.second_family import (
 )  # fmt: skip
 
 SRC = Path(canvaslm.__file__).parent
-RULE = {"sampler": "probability_threshold", "accept_threshold": 0.3, "temperature": 0.0, "seed": 1}
+RULE: dict[str, Any] = {
+    "sampler": "probability_threshold",
+    "accept_threshold": 0.3,
+    "temperature": 0.0,
+    "seed": 1,
+}
 PROMPTS = [tuple(10 + (7 * i + n) % 250 for i in range(n)) for n in (1, 15, 16, 17, 31, 32, 33, 50)]
 
 
@@ -79,6 +85,7 @@ def oracle(model: HoleModel, prompt: Sequence[int], params: Params, stops: Seque
         for step in range(params.max_denoising_steps):
             hidden = states(model, text[:whole] + canvas)[whole:]
             shifted = torch.cat((hidden[:1], hidden[:-1]))
+            assert model.lm_head is not None
             logits = model.lm_head(shifted) / temperature(params, step)
             logits[:, HOLE] = -torch.inf
             sure, best = logits.softmax(-1).max(-1)
@@ -114,7 +121,7 @@ def answer(events: Sequence[Event]) -> list[int]:
 
 
 def request(prompt: Sequence[int], count: int = 40, steps: int = 24, **more: object) -> Request:
-    params = Params(max_new_tokens=count, max_denoising_steps=steps, **{**RULE, **more})  # type: ignore[arg-type]
+    params = Params(max_new_tokens=count, max_denoising_steps=steps, **{**RULE, **more})
     return Request(tuple(prompt), params, drafts=True)
 
 
@@ -196,7 +203,7 @@ def test_the_folder_loads_and_the_session_talks(session: Session, model: HoleMod
     reply = session.generate("Hi", max_new_tokens=20, max_denoising_steps=24, **RULE)
     tokens = session.encode("Hi")
     assert [tokens[0], *tokens[-2:]] == [ASK, OVER, SAY]
-    params = Params(max_new_tokens=20, max_denoising_steps=24, **RULE)  # type: ignore[arg-type]
+    params = Params(max_new_tokens=20, max_denoising_steps=24, **RULE)
     assert list(reply.tokens) == oracle(model, tokens, params, session.eos_token_ids)
     again = session.generate([Message("user", "Hi")], max_new_tokens=20, max_denoising_steps=24, **RULE)
     assert again.text == reply.text
@@ -211,8 +218,8 @@ def test_a_users_marker_is_text(session: Session) -> None:
 def test_the_server_serves_it(session: Session) -> None:
     expected = session.generate("Hi", max_new_tokens=20, max_denoising_steps=24, **RULE)
     with TestClient(create_app(session, allowed_hosts=["testserver"])) as client:
-        body = {"model": "x", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 20,
-                "max_denoising_steps": 24, **RULE}  # fmt: skip
+        messages = [{"role": "user", "content": "Hi"}]
+        body = {"model": "x", "messages": messages, "max_tokens": 20, "max_denoising_steps": 24, **RULE}
         reply = client.post("/v1/chat/completions", json=body)
     assert reply.status_code == 200, reply.text
     assert reply.json()["choices"][0]["message"]["content"] == expected.text

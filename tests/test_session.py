@@ -21,6 +21,7 @@ from canvaslm.diffusion.options import SamplingOptions
 from canvaslm.errors import UsageError
 from canvaslm.session import Session
 from canvaslm.types import Committed, Draft, Finished
+from canvaslm.weights.loading.load import load_model
 
 from .tiny import tiny_model, write_tiny_gguf
 
@@ -173,9 +174,9 @@ def test_threads_belong_to_the_runs_of_a_session() -> None:
         assert torch.get_num_threads() == 2
         run, seen = demo.engine.runner.run, set()
 
-        def watched(*arguments: Any) -> Any:
+        def watched(rows: Any) -> Any:
             seen.add(torch.get_num_threads())
-            return run(*arguments)
+            return run(rows)
 
         demo.engine.runner.run = watched  # type: ignore[method-assign]
         demo.generate(CAPITALS[0], seed=0)
@@ -190,7 +191,7 @@ def test_quantised_weights_count_in_a_models_size(tmp_path: Path, monkeypatch: p
     }  # fmt: skip
     model = tiny_model(seed=2, **sizes)
     count = sum(parameter.numel() for parameter in model.parameters())
-    loaded = session_module.load_model(write_tiny_gguf(model, tmp_path / "m.gguf", "Q8_0"))
+    loaded = load_model(write_tiny_gguf(model, tmp_path / "m.gguf", "Q8_0"))
     monkeypatch.setattr(session_module, "ONE_THREAD_BELOW", count + 1)
     assert session_module._is_tiny(loaded)
     monkeypatch.setattr(session_module, "ONE_THREAD_BELOW", count)

@@ -39,7 +39,7 @@ def program(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
         monkeypatch.delenv(name)
 
     def run(*arguments: str, session: Any = None, stdin: str = "") -> Outcome:
-        found = session if session is not None else FakeSession()
+        found: Any = session if session is not None else FakeSession()
 
         def load(source: str | None = None, **options: Any) -> Any:
             if isinstance(found, BaseException):

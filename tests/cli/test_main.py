@@ -6,7 +6,6 @@ import sys
 import pytest
 import typer
 
-from canvaslm.cli import main as program
 from canvaslm.cli.main import COMMANDS, Entry, explained, load_command, report
 from canvaslm.errors import BadConfig, Offline, OutOfMemory, UsageError
 
@@ -56,7 +55,7 @@ def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> N
     def fail(name: str) -> None:
         raise ModuleNotFoundError("No module named 'fastapi'", name="fastapi")
 
-    monkeypatch.setattr(program.importlib, "import_module", fail)
+    monkeypatch.setattr("canvaslm.cli.main.importlib.import_module", fail)
     with pytest.raises(UsageError, match=r"fastapi: pip install 'canvaslm\[server\]'"):
         load_command("run")
 

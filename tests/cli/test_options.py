@@ -1,13 +1,18 @@
 from __future__ import annotations
 
 import inspect
-from typing import Annotated, get_type_hints
+from dataclasses import fields
+from typing import Annotated, Any, get_type_hints
 
 import pytest
 import typer
 
 from canvaslm.cli.options import Loading, Sampling, Truncation, grouped, translated
 from canvaslm.errors import UsageError
+
+
+def names_in(options: Any) -> set[str]:
+    return {field.name for field in fields(options)}
 
 
 @pytest.mark.parametrize(
@@ -45,19 +50,13 @@ def test_groups_become_flags_of_their_own() -> None:
 
 
 def test_sampling_names_are_those_of_params() -> None:
-    from dataclasses import fields
-
     from canvaslm.types import Params
 
-    assert {f.name for f in fields(Sampling)} - {"preset", "from_environment"} == {
-        f.name for f in fields(Params)
-    }
+    assert names_in(Sampling) - {"preset", "from_environment"} == names_in(Params)
 
 
 def test_a_truncation_is_part_of_sampling_and_checked() -> None:
-    from dataclasses import fields
-
-    assert {f.name for f in fields(Truncation)} <= {f.name for f in fields(Sampling)}
+    assert names_in(Truncation) <= names_in(Sampling)
     assert Truncation().chosen() == {}
     assert Truncation(top_k=0, top_k_tail_correction=False).chosen() == {
         "top_k": 0,

@@ -124,7 +124,7 @@ def test_a_preset_flag_beats_what_it_rules_in_the_environment_only(
     monkeypatch.setenv("CANVASLM_MAX_DENOISING_STEPS", "9")
     monkeypatch.setenv("CANVASLM_T_MAX", "0.7")
     session = FakeSession(name="x")
-    session.merge = lambda preset, params: session.params  # type: ignore[method-assign,assignment]
+    session.merge = lambda preset, params: session.params  # type: ignore[method-assign]
     program("run", "-p", "hi", "--preset", "fast", session=session)
     program("run", "-p", "hi", "--preset", "fast", "--steps", "4", session=session)
     sent = [

@@ -11,7 +11,7 @@ pyte = pytest.importorskip("pyte", reason="pyte interprets the escape sequences"
 
 
 class Tty(io.StringIO):
-    encoding = "utf-8"  # type: ignore[assignment]
+    encoding = "utf-8"
 
     def isatty(self) -> bool:
         return True

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from canvaslm.cli import train
 from canvaslm.errors import UsageError
@@ -14,7 +14,7 @@ from tests.tiny import tiny_config
 
 
 class Words:
-    def example(self, seed: int, index: int):
+    def example(self, seed: int, index: int) -> tuple[list[int], list[int]]:
         return [2, 5, 6], [10 + index % 4, 7]
 
 
@@ -37,12 +37,18 @@ def recipe(tmp_path: Path) -> Path:
     return file
 
 
-def run(*arguments: str):
+def run(*arguments: str) -> Result:
     import typer
 
     app = typer.Typer()
     app.command()(train.command)
     return CliRunner().invoke(app, list(arguments))
+
+
+def failure(*arguments: str) -> BaseException:
+    exception = run(*arguments).exception
+    assert exception is not None
+    return exception
 
 
 def test_trains_exports_and_resumes(recipe: Path) -> None:
@@ -66,12 +72,12 @@ def test_a_dry_run_writes_nothing_and_estimates(recipe: Path) -> None:
 
 def test_an_old_run_is_not_overwritten_and_a_missing_one_not_resumed(recipe: Path) -> None:
     with pytest.raises(UsageError, match="no checkpoint to resume"):
-        raise run(str(recipe), "--resume").exception
+        raise failure(str(recipe), "--resume")
     run(str(recipe))
     with pytest.raises(UsageError, match="pass --resume"):
-        raise run(str(recipe)).exception
+        raise failure(str(recipe))
 
 
 def test_a_wrong_override_is_an_error_before_anything_is_loaded(recipe: Path) -> None:
     with pytest.raises(UsageError, match=r"optim\.lrr: unknown key; did you mean optim\.lr"):
-        raise run(str(recipe), "--set", "optim.lrr=1").exception
+        raise failure(str(recipe), "--set", "optim.lrr=1")

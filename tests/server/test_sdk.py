@@ -65,7 +65,7 @@ def test_the_helper_that_adds_up_a_stream(sdk: openai.OpenAI) -> None:
         final = stream.get_final_completion()
     (choice,) = final.choices
     assert choice.message.content == "Wait." and choice.finish_reason == "tool_calls"
-    assert json.loads(choice.message.tool_calls[0].function.arguments) == {"a": 1, "b": 2}  # type: ignore[index, union-attr]
+    assert json.loads(choice.message.tool_calls[0].function.arguments) == {"a": 1, "b": 2}  # type: ignore[index]
 
 
 def test_drafts_go_past_a_client_that_does_not_know_them(sdk: openai.OpenAI) -> None:
@@ -91,7 +91,7 @@ def test_n_and_logprobs(sdk: openai.OpenAI) -> None:
 def test_completions(sdk: openai.OpenAI) -> None:
     answer = sdk.completions.create(model="any", prompt=[[2, 5], [2, 6]], seed=0, max_tokens=100, logprobs=1)
     assert [choice.text for choice in answer.choices] == [WORDS, WORDS]
-    assert answer.choices[0].logprobs.tokens  # type: ignore[union-attr]
+    assert answer.choices[0].logprobs.tokens
 
 
 def test_responses(sdk: openai.OpenAI) -> None:
@@ -141,7 +141,7 @@ def test_an_overloaded_server_is_a_rate_limit() -> None:
 def test_a_failure_inside_a_stream_is_raised() -> None:
     session = tiny_session()
 
-    def broken(_: Any) -> Any:
+    def broken(rows: Any) -> Any:
         raise RuntimeError
 
     session.engine.runner.run = broken  # type: ignore[method-assign]
@@ -165,9 +165,10 @@ def test_many_at_once_without_waiting(known: Running) -> None:
 
 
 def test_langchain(known: Running) -> None:
+    key: Any = "sk-test"
     model: Any = ChatOpenAI(
-        base_url=f"{known.url}/v1", api_key="sk-test", model="any", seed=0, max_retries=0, temperature=0.7,
-    )  # type: ignore[arg-type]  # fmt: skip
+        base_url=f"{known.url}/v1", api_key=key, model="any", seed=0, max_retries=0, temperature=0.7,
+    )  # fmt: skip
     assert model.invoke("Hello").content == WORDS
     assert "".join(part.content for part in model.stream("Hello")) == WORDS
     with_tools = model.bind_tools([TOOL]).bind(seed=1, max_tokens=100)

@@ -14,7 +14,11 @@ from canvaslm.server.dialects.openai.schema import ChatRequest
 from .world import HELLO
 
 CHAT = ("/v1/chat/completions", {"messages": HELLO})
-ASKED = [CHAT, ("/v1/completions", {"prompt": "Hello"}), ("/v1/responses", {"input": "Hello"})]
+ASKED: list[tuple[str, dict[str, Any]]] = [
+    CHAT,
+    ("/v1/completions", {"prompt": "Hello"}),
+    ("/v1/responses", {"input": "Hello"}),
+]
 HABITUAL = [
     ("/v1/messages", {"messages": HELLO, "max_tokens": 24}, None),
     ("/api/chat", {"messages": HELLO, "stream": False}, "options"),
@@ -53,10 +57,8 @@ def chat(client: httpx.Client, **fields: Any) -> str:
 
 @pytest.mark.parametrize(("path", "body"), ASKED)
 def test_extra_fields_are_heard(client: httpx.Client, path: str, body: dict[str, Any]) -> None:
-    whole, cut, annealed = (
-        answer(client, path, body, **fields)
-        for fields in ({}, {"top_k": 1}, {"top_k_start": 1, "top_k_end": 1, "top_k": 500})
-    )
+    three: Any = ({}, {"top_k": 1}, {"top_k_start": 1, "top_k_end": 1, "top_k": 500})
+    whole, cut, annealed = (answer(client, path, body, **fields) for fields in three)
     assert not words(cut) and not words(annealed)
     assert written(path, whole) != written(path, cut) == written(path, annealed)
 

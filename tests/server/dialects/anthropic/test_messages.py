@@ -135,23 +135,25 @@ def test_a_round_with_tools(scripted: Running) -> None:
         {"type": "tool_result", "tool_use_id": now.id, "content": [{"type": "text", "text": "noon"}]},
     ]
     more: Any = [{"role": "assistant", "content": first.content}, {"role": "user", "content": results}]
-    last = client.messages.create(**{**request, "messages": [*HELLO, *more]}, extra_body=seeded(2))
+    greeting: Any = HELLO
+    last = client.messages.create(**{**request, "messages": [*greeting, *more]}, extra_body=seeded(2))
     assert last.stop_reason == "end_turn"
     read = last.usage.cache_read_input_tokens or 0
-    counted = client.messages.count_tokens(model="any", messages=[*HELLO, *more], tools=[ADD])
+    counted = client.messages.count_tokens(model="any", messages=[*greeting, *more], tools=[ADD])
     assert counted.input_tokens == last.usage.input_tokens + read
 
 
 def test_tokens_are_counted_as_the_session_counts_them(server: Running) -> None:
     session, client = tiny_session(), sdk(server)
+    greeting: Any = HELLO
     for system in (None, "Be brief."):
         given: Any = {} if system is None else {"system": system}
-        counted = client.messages.count_tokens(model="any", messages=HELLO, **given)  # type: ignore[arg-type]
+        counted = client.messages.count_tokens(model="any", messages=greeting, **given)
         assert counted.input_tokens == len(session.encode(HELLO, system=system))
     thinking = client.messages.count_tokens(
         model="any",
-        messages=HELLO,
-        thinking={"type": "enabled", "budget_tokens": 1024},  # type: ignore[arg-type]
+        messages=greeting,
+        thinking={"type": "enabled", "budget_tokens": 1024},
     )
     assert thinking.input_tokens == len(session.encode(HELLO, thinking=True))
 
@@ -201,7 +203,8 @@ def test_events_come_in_order(scripted: Running) -> None:
         elif event["type"] == "content_block_stop":
             closed.append(event["index"])
         else:
-            assert event["type"] == "content_block_delta" and event["index"] == opened[-1] != closed[-1:]
+            assert event["type"] == "content_block_delta" and event["index"] == opened[-1]
+            assert opened[-1] not in closed
     assert opened == closed == [0, 1, 2]
     json_text = "".join(
         e["delta"]["partial_json"] for e in events if e.get("delta",

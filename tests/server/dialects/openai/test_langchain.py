@@ -121,17 +121,15 @@ def test_log_probabilities(scripted: Running) -> None:
 
 def test_the_responses_interface(scripted: Running) -> None:
     # The client has no field for a seed here.
-    chat = ChatOpenAI(
-        base_url=f"{scripted.url}/v1", api_key="none", model="tiny", use_responses_api=True, max_tokens=200,
-        extra_body={"seed": 2},
-    )  # fmt: skip
+    given: Any = {"api_key": "none", "max_tokens": 200, "extra_body": {"seed": 2}}
+    chat = ChatOpenAI(base_url=f"{scripted.url}/v1", model="tiny", use_responses_api=True, **given)
     assert chat.invoke(HI).text == COUNTING
     assert "".join(chunk.text for chunk in chat.stream(HI)) == COUNTING
 
 
 def test_completions(server: Running) -> None:
-    given = {"seed": 5, "max_tokens": 16, "temperature": 0.5}
-    llm: Any = OpenAI(base_url=f"{server.url}/v1", model="tiny", max_retries=0, api_key="none", **given)
+    given: Any = {"seed": 5, "max_tokens": 16, "temperature": 0.5, "api_key": "none"}
+    llm: Any = OpenAI(base_url=f"{server.url}/v1", model="tiny", max_retries=0, **given)
     reply = tiny_session().generate("Hello", raw=True, seed=5, max_new_tokens=16, temperature=0.5)
     assert llm.invoke("Hello") == reply.text
 
