@@ -23,6 +23,7 @@ FREE_IMPORTS = {"types": {"diffusion.options", "diffusion.params"}, "diffusion.p
 
 # What each package knows, for the page. `session` is the one file that joins text and engine.
 KNOWS = {
+    "files": "where may be written, and files whole or not at all",
     "ops": "tensors, formats, devices; kernels and their plain twins",
     "model": "the protocol of a model, the families, masks, the `Context` protocol",
     "diffusion": "schedule, accept rules, stopping; never the vocabulary axis",
@@ -41,21 +42,22 @@ KNOWS = {
 
 # package -> the packages that it imports, exactly: one that is not used any more fails the test too.
 IMPORTS: dict[str, tuple[str, ...]] = {
+    "files": (),
     "ops": (),
     "model": ("ops",),
     "diffusion": ("ops",),
     "text": (),
-    "weights": ("diffusion", "model", "ops"),
+    "weights": ("diffusion", "files", "model", "ops"),
     "cache": ("model", "ops"),
     "engine": ("cache", "diffusion", "model", "ops"),
     "session": ("diffusion", "engine", "model", "ops", "text", "weights"),
     "server": ("diffusion", "engine", "session", "text", "weights"),
-    "evals": ("demo", "engine", "session", "text"),
-    "bench": ("demo", "engine", "model", "ops", "session"),
-    "train": ("model", "ops", "text", "weights"),
-    "demo": (),
+    "evals": ("demo", "engine", "files", "session", "text"),
+    "bench": ("demo", "engine", "files", "model", "ops", "session"),
+    "train": ("files", "model", "ops", "text", "weights"),
+    "demo": ("files",),
     "cli": (
-        "bench", "demo", "diffusion", "evals", "model", "ops", "server", "session", "text", "train",
+        "bench", "demo", "diffusion", "evals", "files", "model", "ops", "server", "session", "text", "train",
         "weights",
     ),
 }  # fmt: skip

@@ -3,6 +3,7 @@
     CanvasError
     ├── UsageError          a parameter or a combination of flags that cannot work          exit 2, HTTP 400
     │   └── PromptTooLong   the prompt does not fit the context                              exit 2, HTTP 400
+    ├── WriteFailed         a file that cannot be written: the disk is full, no permission   exit 1
     ├── NotFound            a model, file or repository that is not there                    exit 3, HTTP 404
     ├── OutOfMemory         the model or the request does not fit in memory                  exit 4
     ├── Offline             a download is needed and the network is off or unreachable       exit 5
@@ -38,6 +39,10 @@ class UsageError(CanvasError):
 
 class PromptTooLong(UsageError):
     """The prompt (plus one canvas) does not fit the context."""
+
+
+class WriteFailed(CanvasError):
+    """A file that cannot be written: the disk is full, or may not be written to. Nothing is left of it."""
 
 
 class NotFound(CanvasError):
@@ -87,4 +92,5 @@ __all__ = [
     "OutOfMemory",
     "PromptTooLong",
     "UsageError",
+    "WriteFailed",
 ]

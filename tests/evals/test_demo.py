@@ -115,5 +115,5 @@ def test_reports_say_the_same(tmp_path):
     assert row.startswith("| sort | 4 | 0.750 |")
     assert "| 0.250 |" in row
     assert table(scores, "t").row_count == 1
-    with pytest.raises(UsageError, match="cannot write"):
+    with pytest.raises(UsageError, match="no such folder"):
         write(tmp_path / "no" / "out.json", content)

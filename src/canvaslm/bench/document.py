@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import NotFound, UsageError
+from ..files import write_text
 from .host import stamp
 
 VERSION = 1
@@ -45,11 +46,8 @@ def as_json(content: Document) -> str:
 
 
 def write(path: Path, content: Document) -> None:
-    """Raises UsageError when the place cannot be written."""
-    try:
-        path.write_text(as_json(content) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror}", "json") from error
+    """Raises as `files.write_text` does."""
+    write_text(path, as_json(content) + "\n")
 
 
 def read(path: Path) -> Document:

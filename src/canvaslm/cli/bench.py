@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import NotFound, UsageError
+from ..files import check_output
 from .bench_options import Output, Remote, Requests, StepFlags, numbers
 from .options import Loading, Sampling, grouped
 
@@ -52,6 +53,8 @@ def command(
     if output.compare is not None:
         _compare(output.compare)
         return
+    if output.json not in (None, "-"):
+        check_output(Path(output.json), force=True, param="json")  # before anything slow is done
     options = _load_options(requests, sampling)
     asked = _asked(requests.prompts)
     if remote.url is not None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import CanvasError, UsageError
+from ..files import check_output, write_text
 from ..types import Message, Reply
 from .lines import Reader, line_reader, read_entry
 from .options import Display, Loading, Sampling, Talk, grouped
@@ -223,13 +224,11 @@ def _save(chat: Chat, rest: str) -> None:
     if not rest:
         raise UsageError("/save takes the name of a file: /save chat.md, or .json")
     path = Path(rest).expanduser()
-    if path.exists() and path.resolve() not in chat.saved:
+    check_output(path, force=True)
+    if os.path.lexists(path) and path.absolute() not in chat.saved:
         raise UsageError(f"{path} exists already; choose another name")
-    try:
-        path.write_text(as_document(chat) if path.suffix == ".json" else as_markdown(chat), encoding="utf-8")
-    except OSError as error:
-        raise CanvasError(f"{path}: {error.strerror}") from error
-    chat.saved.add(path.resolve())
+    write_text(path, as_document(chat) if path.suffix == ".json" else as_markdown(chat))
+    chat.saved.add(path.absolute())
     log(f"saved {len(chat.history)} messages to {path}")
 
 

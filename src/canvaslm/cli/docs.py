@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CanvasError
+from ..files import write_text
 from .chat import COMMANDS as CHAT_COMMANDS
 from .main import COMMANDS, app, load_command
 from .options import LLAMA_CPP, LLAMA_CPP_NOTHING
@@ -170,7 +171,7 @@ def main(arguments: list[str]) -> int:
         old = path.read_text(encoding="utf-8") if path.is_file() else ""
         new = PAGES[path.name](old)
         if "--check" not in arguments:
-            path.write_text(new, encoding="utf-8")
+            write_text(path, new)
         elif new != old:
             print(f"{path} is out of date: python -m canvaslm.cli.docs {path}", file=sys.stderr)
             stale = 1

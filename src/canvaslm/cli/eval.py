@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..files import check_output
 from .options import Truncation, grouped
 
 if TYPE_CHECKING:
@@ -51,6 +52,8 @@ def command(
         count=count, tasks=names, one_shot=one_shot, seed=seed, steps=steps, sampling=truncation.chosen()
     )
     options.chosen()  # an unknown name is an error before a model is loaded
+    if json is not None:
+        check_output(json, force=True, param="json")
 
     from ..evals.session_answers import SessionAnswerer
     from ..session import load
@@ -67,7 +70,8 @@ def _run(found: Any, answerer: Any, options: Any) -> list[Score]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task("", total=len(options.chosen()) * len(options.modes) * options.count)
 
         def tick(task: str, mode: str) -> None:

@@ -34,6 +34,7 @@ def command(
 
     settings = read_settings(config, set_ or ())
     from ..errors import UsageError
+    from ..files import check_output, check_output_folder
     from ..train.checkpoint import checkpoints
     from ..train.setup import make_trainer
 
@@ -42,6 +43,11 @@ def command(
         raise UsageError(
             f"{folder}: holds checkpoints already; pass --resume, or name another run.folder", param="resume"
         )
+    if not dry_run:
+        check_output_folder(folder, force=True, param="run.folder")
+        check_output_folder(folder / "export", force=True, param="run.folder")
+        if folder.is_dir():
+            check_output(folder / "metrics.jsonl", force=True, param="run.folder")
     trainer = make_trainer(settings)
     if dry_run:
         _dry_run(trainer)

@@ -28,6 +28,7 @@ from tokenizers import (
     trainers,
 )
 
+from ..files import write_text
 from .config import (
     BOS,
     EOS,
@@ -147,7 +148,7 @@ def build(folder: Path) -> None:
     """Writes the tokenizer and the configurations into `folder`, which is made if need be."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = build_tokenizer()
-    tokenizer.save(str(folder / "tokenizer.json"))
+    write_text(folder / "tokenizer.json", tokenizer.to_str(pretty=True))
     end_of_turn = tokenizer.get_vocab()["<turn|>"]
     documents = {
         "tokenizer_config.json": tokenizer_config(),
@@ -155,7 +156,7 @@ def build(folder: Path) -> None:
         "generation_config.json": generation_config(end_of_turn),
     }
     for name, document in documents.items():
-        (folder / name).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+        write_text(folder / name, json.dumps(document, indent=2) + "\n")
 
 
 if __name__ == "__main__":

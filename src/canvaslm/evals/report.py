@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.table import Table
 
-from ..errors import UsageError
+from ..files import write_text
 from .score import Score, wilson
 
 
@@ -61,11 +61,8 @@ def document(name: str, scores: Sequence[Score], settings: Mapping[str, Any]) ->
 
 
 def write(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes a JSON document. Raises UsageError when the place cannot be written."""
-    try:
-        path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror}", "json") from error
+    """Writes a JSON document. Raises as `files.write_text` does."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 __all__ = ["document", "markdown", "table", "write"]

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import BadModelFile, NotFound
+from ..files import write_text, written_as
 from ..weights.safetensors_.file import load_file, save_file
 from .optim import Average, Optimizers
 
@@ -40,22 +41,51 @@ def save_checkpoint(
     progress: RunProgress,
     keep: int = 2,
 ) -> Path:
-    """Writes `folder/step-N` under another name, renames it, and removes all but the newest `keep`."""
+    """Writes `folder/step-N` under another name, renames it, and removes all but the newest `keep`.
+
+    Raises WriteFailed where the disk is full; then earlier checkpoints are as they were, and nothing else is
+    left.
+    """
     target = folder / f"{PREFIX}{progress.step:08d}"
     made = folder / f".{target.name}.part"
-    shutil.rmtree(made, ignore_errors=True)
-    made.mkdir(parents=True)
+    try:
+        with written_as(target):
+            shutil.rmtree(made, ignore_errors=True)
+            made.mkdir(parents=True)
+            _write(made, model, optimizers, average, progress)
+            _exchange(made, target)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+    for old in checkpoints(folder)[:-keep]:
+        shutil.rmtree(old, ignore_errors=True)
+    return target
+
+
+def _write(
+    made: Path, model: nn.Module, optimizers: Optimizers, average: Average | None, progress: RunProgress
+) -> None:
     _save(made / "model.safetensors", model.state_dict())
     _save(made / "optimizer.safetensors", optimizers.state())
     if average is not None:
         _save(made / "average.safetensors", average.tensors)
     state = {**vars(progress), "average_count": average.count if average else 0, "torch": torch.__version__}
-    (made / "state.json").write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
-    shutil.rmtree(target, ignore_errors=True)
-    made.rename(target)
-    for old in checkpoints(folder)[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
-    return target
+    write_text(made / "state.json", json.dumps(state, indent=2) + "\n")
+
+
+def _exchange(made: Path, target: Path) -> None:
+    """Renames `made` to `target`; a checkpoint of the same step is removed only when the new one is there."""
+    old = target.with_name(f".{target.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    replaced = target.is_dir() and not target.is_symlink()
+    if replaced:
+        target.rename(old)
+    try:
+        made.rename(target)
+    except OSError:
+        if replaced:
+            old.rename(target)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def checkpoints(folder: Path) -> list[Path]:

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
+from ..files import check_output, written_as
+
 
 @dataclass(frozen=True)
 class TrainingMetrics:
@@ -46,11 +48,18 @@ def line(m: TrainingMetrics) -> str:
 
 
 class Reporter:
-    """Writes metrics to `file` (JSON lines, appended) and to stderr; use as a context manager."""
+    """Writes metrics to `file` (JSON lines, appended) and to stderr; use as a context manager.
+
+    Raises UsageError where `file` is something else than a file, WriteFailed where the disk is full.
+    """
 
     def __init__(self, file: Path | None, stream: TextIO | None = None) -> None:
         self.stream = stream or sys.stderr
-        self._file = file.open("a", encoding="utf-8") if file else None
+        self._path = file
+        if file is not None:
+            check_output(file, force=True, param="run.folder")
+        # Unbuffered: a line that does not fit fails once, not again on closing.
+        self._file = file.open("ab", buffering=0) if file else None
         self._bar: Any = None
         self._task: Any = None
 
@@ -73,9 +82,9 @@ class Reporter:
 
     def metrics(self, m: TrainingMetrics, progress: float) -> None:
         """Reports metrics; `progress` is the share of the run that is done."""
-        if self._file is not None:
-            self._file.write(json.dumps(asdict(m)) + "\n")
-            self._file.flush()
+        if self._file is not None and self._path is not None:
+            with written_as(self._path):
+                self._file.write(json.dumps(asdict(m)).encode() + b"\n")
         if self._bar is not None:
             text = f"step {m.step}  loss {m.loss:.3f} (canvas {m.canvas:.3f}, encoder {m.encoder:.3f})  "
             text += f"{m.tokens_per_second:.0f} tok/s  {clock(m.left)} left"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Callable, Iterator
 from math import prod
 from pathlib import Path
@@ -13,10 +12,11 @@ import torch
 from torch import Tensor
 
 from ...errors import UsageError
+from ...files import check_output_folder, write_text
 from ...model.names import WeightNames
 from ...model.registry import family_of
+from ..folder import new_folder
 from ..resolve import INDEX
-from ..safetensors_.export import _move
 from ..safetensors_.file import save_file
 from .fields import read_gguf_config, read_gguf_generation, read_tokenizer
 from .file import GGUFFile
@@ -49,8 +49,7 @@ def export_folder(
     memory is one shard. Raises UsageError when `out` is not empty (unless `force`) or its disk too full,
     BadModelFile for a bad file.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())) and not force:
-        raise UsageError(f"{out}: is there already; --force replaces the model in it", param="out")
+    check_output_folder(out, force=force)
     with GGUFFile(source) as file:
         config = read_gguf_config(file)
         names = family_of(config).names
@@ -59,8 +58,7 @@ def export_folder(
         dtype = _dtype(file, kind)
         out.parent.mkdir(parents=True, exist_ok=True)
         check_disk(out, sum(prod(shape) for shape in shapes.values()) * dtype.itemsize)
-        with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as name:
-            made = Path(name)
+        with new_folder(out, force=force) as made:
             fields = config.to_dict() | {"dtype": str(dtype).removeprefix("torch.")}
             documents = {"config.json": fields, "generation_config.json": read_gguf_generation(file)}
             _write_documents(made, documents)
@@ -70,7 +68,6 @@ def export_folder(
                 made, shards, _DequantisingReader(file, places, dtype, progress), names,
                 config.tie_word_embeddings,
             )  # fmt: skip
-            _move(made, out)
     return out
 
 
@@ -154,7 +151,7 @@ def _named(
 
 def _write_documents(folder: Path, documents: dict[str, dict[str, Any]]) -> None:
     for name, content in documents.items():
-        (folder / name).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        write_text(folder / name, json.dumps(content, indent=2, sort_keys=True) + "\n")
 
 
 def _write_tokenizer(folder: Path, file: GGUFFile) -> None:
@@ -162,7 +159,7 @@ def _write_tokenizer(folder: Path, file: GGUFFile) -> None:
         return
     fields = read_tokenizer(file)
     text = json.dumps(tokenizer_json(fields), ensure_ascii=False)
-    (folder / "tokenizer.json").write_text(text, encoding="utf-8")
+    write_text(folder / "tokenizer.json", text)
     _write_documents(folder, {"tokenizer_config.json": tokenizer_settings(fields)})
     if fields.chat_template:
-        (folder / "chat_template.jinja").write_text(fields.chat_template, encoding="utf-8")
+        write_text(folder / "chat_template.jinja", fields.chat_template)

@@ -8,19 +8,18 @@ Format: ggml's `docs/gguf.md`, version 3, little endian, alignment 32.
 
 from __future__ import annotations
 
-import os
 import shutil
 import struct
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import IO
 
 import numpy as np
 
 from ...errors import UsageError
+from ...files import atomic, check_output
 from ...ops.formats.table import FORMATS
 from ..loading.memory import gigabytes
 
@@ -127,17 +126,8 @@ def planned_size(metadata: Mapping[str, bytes], tensors: Sequence[PlannedTensor]
 
 
 def check_target(path: Path, size: int, *, force: bool, sources: Iterable[Path] = ()) -> None:
-    """Raises UsageError when `path` is taken (unless `force`), is one of the sources,
-    or its disk is too full."""
-    if not path.parent.is_dir():
-        raise UsageError(f"{path.parent}: there is no such folder to write into", param="out")
-    if path.exists():
-        if any(source.exists() and path.samefile(source) for source in sources):
-            raise UsageError(f"{path}: is the input itself; name another file to write", param="out")
-        if path.is_dir():
-            raise UsageError(f"{path}: is a folder; name a file to write", param="out")
-        if not force:
-            raise UsageError(f"{path}: is there already; --force replaces it", param="out")
+    """Raises UsageError as `files.check_output` does, and where `size` bytes do not fit."""
+    check_output(path, force=force, sources=sources)
     check_disk(path, size)
 
 
@@ -155,8 +145,8 @@ class GGUFWriter:
     """Use as a context manager: `write` the bytes of each planned tensor in order; the
     file appears at the end.
 
-    Raises UsageError before writing anything as `check_target` does; ValueError when the bytes written are
-    not those planned (a bug in the caller).
+    Raises UsageError before writing anything as `check_target` does, WriteFailed as `files.atomic` does;
+    ValueError when the bytes written are not those planned (a bug in the caller).
     """
 
     def __init__(
@@ -175,10 +165,10 @@ class GGUFWriter:
         self._index, self._left = 0, self.tensors[0].nbytes if self.tensors else 0
 
     def __enter__(self) -> GGUFWriter:
-        descriptor, name = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}.", suffix=".tmp")
-        self._temporary = Path(name)
-        self._file: IO[bytes] = os.fdopen(descriptor, "wb")
-        self._file.write(self._head)
+        with ExitStack() as stack:
+            self._file = stack.enter_context(atomic(self.path))
+            self._file.write(self._head)
+            self._opened = stack.pop_all()
         return self
 
     def write(self, piece: bytes | memoryview) -> None:
@@ -201,20 +191,9 @@ class GGUFWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
-            if kind is None:
-                self._finish()
-        finally:
-            self._file.close()
-            self._temporary.unlink(missing_ok=True)
-
-    def _finish(self) -> None:
-        if self._index != len(self.tensors):
-            raise ValueError(f"{self.path}: tensor {self.tensors[self._index].name} is incomplete")
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        # mkstemp makes the file private; a model is as readable as any file the user writes.
-        mask = os.umask(0)
-        os.umask(mask)
-        self._temporary.chmod(0o666 & ~mask)
-        self._temporary.replace(self.path)
+        if kind is not None:
+            self._opened.__exit__(kind, error, trace)
+            return
+        with self._opened:
+            if self._index != len(self.tensors):
+                raise ValueError(f"{self.path}: tensor {self.tensors[self._index].name} is incomplete")

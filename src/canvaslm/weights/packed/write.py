@@ -17,6 +17,7 @@ from typing import IO, Any
 import torch
 
 from ...errors import BadModelFile, UsageError
+from ...files import atomic
 from ...model.config import ModelConfig
 from ...ops import cpu
 from ...ops.cpu.repacked import BorrowedMemory, RepackedExperts, RepackedMatrix, repacked_bytes
@@ -27,7 +28,6 @@ from ..gguf.fill import FileRepacker, Filler, RepackPlan, table_names
 from ..gguf.places import Places, place_weights
 from ..gguf.write import check_target
 from ..loading.empty import empty_model
-from ..safetensors_.file import atomic
 from .file import (
     ALIGN_DATA,
     FORMAT,
@@ -80,13 +80,12 @@ def write_packed(
         size = len(head) + plan.nbytes
         _check_writable(path)
         check_target(path, size, force=force, sources=file.paths)
-        with atomic(path) as descriptor, os.fdopen(descriptor, "wb", buffering=0) as stream:
+        with atomic(path) as stream:
             stream.write(head)
             writer = _Writer(file, table_names(places), plan, stream, progress)
             _fill(file, config, places, writer)
             stream.seek(0)
             stream.write(_header(plan, source, writer.digest.hexdigest()))
-            os.fsync(stream.fileno())
     return WrittenPacked(file.path, path, size, len(plan.weights))
 
 
@@ -155,14 +154,11 @@ class _Writer(FileRepacker):
         pieces = (whole[start:stop] for start, stop in sampled(0, made.nbytes))
         add_to_digest(self.digest, name, self._plan.weights[name][0], pieces)
         for start in range(0, made.nbytes, _PIECE):
-            self._write(whole[start : start + _PIECE])
+            piece = whole[start : start + _PIECE]
+            self._stream.write(piece)
+            self._done += len(piece)
             if self._progress is not None:
                 self._progress(name, self._done, self._total)
-
-    def _write(self, piece: memoryview) -> None:
-        while piece:
-            count = self._stream.write(piece)
-            piece, self._done = piece[count:], self._done + count
 
 
 __all__ = ["Report", "WrittenPacked", "write_packed"]

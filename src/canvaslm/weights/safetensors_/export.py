@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import UsageError
+from ...files import atomic, check_output_folder, write_text
 from ...model.config import ModelConfig
 from ...model.names import WeightNames
 from ...model.registry import family_of, family_of_type
+from ..folder import new_folder
 from ..resolve import INDEX, inside
 from .file import save_file
 
@@ -44,11 +45,10 @@ def save_folder(
     folder beside `out` first and moved there at the end, so that a crash leaves no half-written model. Untied
     models are written with the encoder's weights again, since that is how transformers reads them.
 
-    Raises UsageError if `out` is not empty and `overwrite` is false.
+    Raises UsageError if `out` is not empty and `overwrite` is false, and else as `folder.new_folder`.
     """
     out = Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())) and not overwrite:
-        raise UsageError(f"{out}: is there already; name an empty folder", param="out")
+    check_output_folder(out, force=overwrite)
     fields = dict(config if isinstance(config, Mapping) else config.to_dict())
     names = (
         family_of_type(fields.get("model_type")) if isinstance(config, Mapping) else family_of(config)
@@ -56,16 +56,13 @@ def save_folder(
     tensors = _tensors(model, names, tied=bool(fields.get("tie_word_embeddings", True)))
     tensors.update(extra or {})
     fields["dtype"] = str(dtype or model.get_parameter(names.embedding).dtype).removeprefix("torch.")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as name:
-        made = Path(name)
+    with new_folder(out, force=overwrite) as made:
         _write_weights(made, tensors, dtype, shard_size)
         _write_json(made / "config.json", fields)
         if generation is not None:
             _write_json(made / "generation_config.json", generation)
         for file_name, content in (files or {}).items():
             _write_file(inside(made, file_name), content)
-        _move(made, out)
     return out
 
 
@@ -118,26 +115,16 @@ def _size(tensor: Tensor, dtype: torch.dtype | None) -> int:
 
 
 def _write_json(path: Path, data: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(data, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(data, indent=2, sort_keys=True) + "\n")
 
 
 def _write_file(path: Path, content: bytes | Path) -> None:
-    if isinstance(content, bytes):
-        path.write_bytes(content)
-    else:
-        shutil.copyfile(content, path)
-
-
-def _move(made: Path, out: Path) -> None:
-    """Puts the finished files in place and takes away weights of an earlier export that no longer belong."""
-    out.mkdir(exist_ok=True)
-    names = {path.name for path in made.iterdir()}
-    for path in list(out.iterdir()):
-        stale = path.name == INDEX or (path.name.startswith("model") and path.suffix == ".safetensors")
-        if stale and path.name not in names:
-            path.unlink()
-    for name in sorted(names):
-        (made / name).replace(out / name)
+    with atomic(path) as file:
+        if isinstance(content, bytes):
+            file.write(content)
+        else:
+            with content.open("rb") as source:
+                shutil.copyfileobj(source, file)
 
 
 __all__ = ["SHARD_BYTES", "save_folder"]

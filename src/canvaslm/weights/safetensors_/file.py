@@ -9,9 +9,7 @@ is the weights plus one slice.
 from __future__ import annotations
 
 import json
-import os
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -21,6 +19,7 @@ import torch
 from torch import Tensor
 
 from ...errors import BadModelFile
+from ...files import atomic
 from .header import (
     ITEM_SIZE,
     SafetensorsHeader,
@@ -139,46 +138,17 @@ def save_file(
     plan = [(name, tensor, _stored_dtype(name, tensor, dtype)) for name, tensor in tensors.items()]
     # Wide elements first keeps every tensor aligned to its element size.
     plan.sort(key=lambda item: (-item[2].itemsize, item[0]))
-    with atomic(path) as descriptor, os.fdopen(descriptor, "wb") as file:
+    with atomic(path) as file:
         file.write(_header_bytes(path, plan, metadata))
         for _, tensor, stored in plan:
             for piece in _pieces(tensor, stored):
                 file.write(_bytes_of(piece))
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _bytes_of(piece: Tensor) -> memoryview:
     """The memory of a flat CPU tensor, writable, without a copy."""
     array: Any = piece.view(torch.uint8).numpy()
     return memoryview(array)
-
-
-class atomic:
-    """`with atomic(path) as descriptor`: a private temporary file that becomes
-    `path` if the block succeeds."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> int:
-        descriptor, name = tempfile.mkstemp(
-            dir=self._path.parent, prefix=f".{self._path.name}.", suffix=".tmp"
-        )
-        self._temporary = Path(name)
-        return descriptor
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is not None:
-            self._temporary.unlink(missing_ok=True)
-            return
-        # mkstemp makes the file private; a model is as readable as any file the user writes.
-        mask = os.umask(0)
-        os.umask(mask)
-        self._temporary.chmod(0o666 & ~mask)
-        self._temporary.replace(self._path)
 
 
 def _torch_dtype(info: SafetensorsInfo) -> torch.dtype:
@@ -267,4 +237,4 @@ def _pieces(tensor: Tensor, stored: torch.dtype) -> Iterator[Tensor]:
         yield flat[start : start + step].to(device="cpu", dtype=stored)
 
 
-__all__ = ["DTYPES", "SLICE_BYTES", "Finite", "TensorFile", "atomic", "load_file", "save_file"]
+__all__ = ["DTYPES", "SLICE_BYTES", "Finite", "TensorFile", "load_file", "save_file"]
