@@ -6,6 +6,7 @@ follow is refused by name.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -46,9 +47,9 @@ def read_config(file: Metadata, ids: Mapping[str, int], stops: tuple[int, ...]) 
         moe_intermediate_size=file.integer(f"{a}.expert_feed_forward_length"),
         canvas_length=file.integer("diffusion.canvas_length"),
         rms_norm_eps=_decimal(file.number(f"{a}.attention.layer_norm_rms_epsilon", 1e-6)),
-        softcap=file.number(f"{a}.final_logit_softcapping", 30.0),
-        rope_theta=file.number(f"{a}.rope.freq_base_swa", 10_000.0),
-        global_rope_theta=file.number(f"{a}.rope.freq_base", 1_000_000.0),
+        softcap=_decimal(file.number(f"{a}.final_logit_softcapping", 30.0)),
+        rope_theta=_decimal(file.number(f"{a}.rope.freq_base_swa", 10_000.0)),
+        global_rope_theta=_decimal(file.number(f"{a}.rope.freq_base", 1_000_000.0)),
         partial_rotary_factor=_rotary_factor(file, full_dim),
         max_position_embeddings=file.integer(f"{a}.context_length"),
         tie_word_embeddings="output.weight" not in file.tensors,
@@ -161,7 +162,9 @@ def _rotary_factor(file: Metadata, full_dim: int) -> float:
             f"{file.path}: {ROPE_FREQS} is not ones followed by 1e30; "
             "other scalings of the rotary embedding are not supported"
         )
-    return 2 * turning / full_dim
+    share = 2 * turning / full_dim
+    # 1/49 * 49 is less than 1 in floating point, and what is less is cut: the next share above is exact.
+    return share if int(share * (full_dim // 2)) == turning else math.nextafter(share, 1.0)
 
 
 def _decimal(value: float) -> float:
