@@ -10,6 +10,7 @@ import torch
 
 from canvaslm.model import PlainContext
 from canvaslm.model.diffusion_gemma import DiffusionGemma
+from canvaslm.model.protocol import RouterLog
 from canvaslm.weights.loading.load import load_model
 from tests.tiny import hf_model, save_hf, tiny_config
 
@@ -60,6 +61,7 @@ def both(folder: Path, changes: dict[str, Any], **saving: Any) -> tuple[Any, Dif
             "softcap"
         ]
     ours = load_model(save_hf(theirs, folder, **saving), dtype=torch.float32).model
+    assert isinstance(ours, DiffusionGemma)
     return theirs, ours
 
 
@@ -91,7 +93,8 @@ def test_encode_and_denoise_equal_the_reference(world: str, tmp_path: Path) -> N
     config, routes = ours.config, Routes(theirs)
     prompt = torch.randint(0, config.vocab_size, (2, length))
     canvas = torch.randint(0, config.vocab_size, (2, config.canvas_length))
-    context, log = PlainContext(config), []
+    context = PlainContext(config)
+    log: RouterLog = []
     ours.encode(prompt, torch.arange(length).expand(2, -1), context, hidden=True, router_log=log)
     places = torch.arange(length, length + config.canvas_length).expand(2, -1)
 

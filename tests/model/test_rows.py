@@ -63,13 +63,13 @@ def test_rows_of_unequal_length_end_to_end(model: DiffusionGemma) -> None:
     ]
     contexts = [PlainContext(model.config) for _ in prompts]
     model.encode(prompts[2], places(0, 19), contexts[2])
-    context = RowsContext(
+    together = RowsContext(
         [(contexts[0], 40), (contexts[1], 25)], [(contexts[0], PLACES), (contexts[2], PLACES)]
     )
     found = model(
         torch.cat((*prompts[:2], *canvases), 1),
         torch.cat((places(0, 40), places(0, 25), places(40, PLACES), places(19, PLACES)), 1),
-        context,
+        together,
         65,
     )
     assert torch.equal(found, torch.cat(expected, 1))

@@ -190,7 +190,7 @@ def test_a_new_format_loads_and_runs_on_plain_torch(toy: Format, file: Path, tmp
     # The bytes are Q8_0's in another order, so the values are the same.
     mine, known = (load_model(path, dtype="float32").model.state_dict() for path in (changed, file))
     assert all(torch.equal(mine[name], known[name]) for name in known)
-    assert backend.kernel_table("cpu")["TOY"]["linear"].backend == PLAIN  # type: ignore[union-attr]
+    assert backend.kernel_table("cpu")["TOY"]["linear"].backend == PLAIN
 
 
 def _as_toy(path: Path, whole: bytes) -> bytes:

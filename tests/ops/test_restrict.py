@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +15,7 @@ from canvaslm.ops.predict import SAMPLE_TILE, Draw, Prediction, draw, predict, s
 from canvaslm.ops.restrict import allowed_tokens, bit_rows, restrict
 from canvaslm.ops.top_k import keep_top
 
-from .cpu.test_products import isa  # noqa: F401  (a fixture)
+from ..present import present
 from .test_top_k import agree, floats
 
 CAP, HEATS, ROWS, PLACES, WIDTH = 30.0, [0.4, 0.8, 0.6], 3, 7, 32
@@ -33,7 +35,7 @@ class World:
     bits: torch.Tensor
     draws: list[Draw]
 
-    def options(self, ks=(0, 0, 0), top=0):
+    def options(self, ks: Sequence[int] = (0, 0, 0), top: int | Sequence[int] = 0) -> dict[str, Any]:
         return {
             "softcap": CAP, "temperature": HEATS, "draws": self.draws, "biases": self.biases,
             "allowed": self.allowed, "bits": self.bits, "top_k": ks, "tail_correction": [False] * ROWS,
@@ -83,13 +85,13 @@ def check_row(w: World, out: Prediction, row: int, k: int, top: int) -> None:
         got = getattr(out, name)[row]
         torch.testing.assert_close(got.to(want.dtype), want, atol=2e-4, rtol=1e-3, msg=f"{name} of row {row}")
     soft = kept.softmax(-1) @ w.head.double() * WIDTH**0.5
-    assert float((out.soft[row] - soft).norm() / soft.norm()) < 2e-3
+    assert float((present(out.soft)[row] - soft).norm() / soft.norm()) < 2e-3
     if not top:
         return
     values, tokens = logprobs.topk(min(top, logits.shape[1]))
     mine = out.row(row)
     torch.testing.assert_close(mine.top_logprobs.double(), values, atol=2e-4, rtol=1e-3)
-    assert torch.equal(mine.top_tokens, tokens.masked_fill(values == -torch.inf, 0))
+    assert torch.equal(present(mine.top_tokens), tokens.masked_fill(values == -torch.inf, 0))
 
 
 @pytest.mark.parametrize("vocab", VOCABS)
@@ -110,11 +112,11 @@ def restrict_row(w: World, row: int) -> torch.Tensor:
 @needs_native
 @pytest.mark.parametrize("vocab", VOCABS)
 @pytest.mark.parametrize("ks", [(0, 0, 0), (3, 200, 4), (0, 4, 0)])
-def test_native_kernels_agree(isa, vocab: int, ks: tuple[int, ...]) -> None:  # noqa: F811
+def test_native_kernels_agree(isa: str, vocab: int, ks: tuple[int, ...]) -> None:
     w, table = world(vocab), floats(world(vocab).head)
     mine, plain = (predict(w.hidden, h, h, **w.options(ks, top=5)) for h in (table, w.head))
     agree(mine, plain)
-    assert torch.equal(mine.top_tokens, plain.top_tokens)
+    assert torch.equal(present(mine.top_tokens), present(plain.top_tokens))
     torch.testing.assert_close(mine.top_logprobs, plain.top_logprobs, atol=1e-4, rtol=1e-4)
     for row in range(ROWS):
         check_row(w, mine, row, ks[row], 5)
@@ -167,7 +169,8 @@ def test_a_place_with_nothing_allowed_is_named(ks: tuple[int, ...], native: bool
     assert left.impossible.nonzero().tolist() == [[1, 4]]
     w.allowed[1, 4] = -1
     assert not predict(w.hidden, head, head, **w.options(ks)).impossible.any()
-    w.allowed, w.bits = None, None
+    nothing: Any = None
+    w.allowed, w.bits = nothing, nothing
     w.biases = [[], [], [(token, -torch.inf) for token in range(3000)]]
     with pytest.raises(UsageError, match="row 2, place 0: every token is forbidden"):
         predict(w.hidden, head, head, **w.options(ks))
@@ -232,7 +235,7 @@ def test_values_for_one_token_add_up() -> None:
         ),
     ],
 )
-def test_what_does_not_fit_is_refused(change, error, words: str) -> None:
+def test_what_does_not_fit_is_refused(change: dict[str, Any], error: type[Exception], words: str) -> None:
     w = world(70)
     with pytest.raises(error, match=words):
         predict(w.hidden, w.head, w.head, **(w.options() | change))

@@ -4,6 +4,7 @@ kernels against the plain code."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -15,7 +16,11 @@ from canvaslm.ops.predict import SAMPLE_TILE, Prediction, draw, predict, sample
 from canvaslm.ops.restrict import bit_rows
 from canvaslm.ops.top_k import RunningTopK, keep_top, largest
 
-from .cpu.test_products import isa, quantised  # noqa: F401  (isa is a fixture)
+from ..present import present
+from .cpu.test_products import quantised
+
+if TYPE_CHECKING:
+    from canvaslm.ops.cpu.layers import RepackedVocabulary
 
 CAP, HEATS = 30.0, [0.4, 0.8]
 NAMES = ("sampled", "argmax", "entropy", "logprob", "soft")
@@ -27,7 +32,13 @@ def world(vocab: int, places: int = 6, width: int = 16, rows: int = 2) -> tuple[
     return torch.randn(rows, places, width, generator=g), torch.randn(vocab, width, generator=g)
 
 
-def plainly(hidden, head, ks: Sequence[int], tails: Sequence[bool], **options) -> Prediction:
+def plainly(
+    hidden: torch.Tensor,
+    head: torch.Tensor | RepackedVocabulary,
+    ks: Sequence[int],
+    tails: Sequence[bool],
+    **options: Any,
+) -> Prediction:
     draws = [draw(s, 0, 0, hidden.shape[1], head.shape[0], "cpu") for s in range(len(ks))]
     options = {"temperature": [HEATS[i % 2] for i in range(len(ks))], "draws": draws, **options}
     return predict(
@@ -35,7 +46,9 @@ def plainly(hidden, head, ks: Sequence[int], tails: Sequence[bool], **options) -
     )
 
 
-def expected(hidden, head, heat: float, k: int, tail: bool, seed: int) -> dict[str, torch.Tensor]:
+def expected(
+    hidden: torch.Tensor, head: torch.Tensor, heat: float, k: int, tail: bool, seed: int
+) -> dict[str, torch.Tensor]:
     """One row by brute force in float64, by sorting."""
     logits = torch.tanh(hidden.double() @ head.double().T / CAP) * CAP / heat
     order = logits.argsort(dim=-1, descending=True, stable=True)
@@ -119,7 +132,7 @@ def test_named_tokens_are_of_the_whole_distribution() -> None:
     """More may be named than are kept: log-probabilities are the model's opinion, not the truncation's."""
     hidden, head = world(5000)
     cut, whole = (plainly(hidden, head, ks, [False] * 2, top=5) for ks in ([2, 9], [0, 0]))
-    assert torch.equal(cut.top_tokens, whole.top_tokens)
+    assert torch.equal(present(cut.top_tokens), present(whole.top_tokens))
     torch.testing.assert_close(cut.top_logprobs, whole.top_logprobs)
     assert torch.equal(cut.logprob, whole.logprob)
 
@@ -143,7 +156,7 @@ def test_rows_do_not_depend_on_their_batch() -> None:
     ks, tails = [0, 3, 500, 0, 3], [False, True, False, True, False]
     draws = [draw(i, 0, 0, 16, 3000, "cpu") for i in range(5)]
     heats = [0.4, 0.5, 0.6, 0.7, 0.8]
-    options = {"top": 2, "softcap": CAP}
+    options: dict[str, Any] = {"top": 2, "softcap": CAP}
     crowd = predict(
         hidden, head, head, temperature=heats, draws=draws, top_k=ks, tail_correction=tails, **options
     )
@@ -160,25 +173,25 @@ def test_rows_do_not_depend_on_their_batch() -> None:
 # Native kernels.
 
 
-def table_of(kind: str, raw: torch.Tensor, vocab: int, width: int):
+def table_of(kind: str, raw: torch.Tensor, vocab: int, width: int) -> RepackedVocabulary:
     from canvaslm.ops.cpu.layers import RepackedVocabulary
     from canvaslm.ops.cpu.repacker import Repacker
 
     return RepackedVocabulary("table", QuantTensor(kind, (vocab, width), raw), Repacker())
 
 
-def floats(values: torch.Tensor):
+def floats(values: torch.Tensor) -> RepackedVocabulary:
     """A packed table of fp32: both sides compute with the same weights and activations."""
     return table_of("F32", values.view(torch.uint8).flatten(), *values.shape)
 
 
-def packed(vocab: int, width: int = 64):
+def packed(vocab: int, width: int = 64) -> tuple[RepackedVocabulary, torch.Tensor]:
     """(packed table, its values)"""
     values = torch.randn(vocab, width, generator=torch.Generator().manual_seed(vocab)) / 4
     return floats(values), values
 
 
-def packed_q8(vocab: int, width: int):
+def packed_q8(vocab: int, width: int) -> tuple[RepackedVocabulary, torch.Tensor]:
     raw, values = quantised("Q8_0", vocab, width)
     return table_of("Q8_0", raw, vocab, width), values
 
@@ -194,7 +207,7 @@ def agree(mine: Prediction, plain: Prediction, atol: float = 1e-4) -> None:
 @needs_native
 @pytest.mark.parametrize("vocab", [70, 1000, 2500, 5000])
 @pytest.mark.parametrize("ks", [(1, 64), (0, 5), (40, 2), (2000, 0), (1024, 1023)])
-def test_native_kernels_agree(isa, vocab: int, ks: tuple[int, int]) -> None:  # noqa: F811
+def test_native_kernels_agree(isa: str, vocab: int, ks: tuple[int, int]) -> None:
     table, values = packed(vocab)
     hidden, _ = world(vocab, places=9, width=64)
     for tails in ([False, True], [True, False]):
@@ -204,7 +217,7 @@ def test_native_kernels_agree(isa, vocab: int, ks: tuple[int, int]) -> None:  # 
 
 @needs_native
 @pytest.mark.parametrize("k", [1, 3, 1500, 2999])
-def test_native_ties_go_to_the_lower_token(isa, k: int) -> None:  # noqa: F811
+def test_native_ties_go_to_the_lower_token(isa: str, k: int) -> None:
     """A head of zeros ties all tokens; one whose rows repeat ties every token with another, tiles away."""
     hidden, _ = world(3000, places=5, width=64)
     rows = torch.randn(1500, 64, generator=torch.Generator().manual_seed(1))
@@ -220,11 +233,11 @@ def test_native_ties_go_to_the_lower_token(isa, k: int) -> None:  # noqa: F811
 
 
 @needs_native
-def test_native_names_are_of_the_whole_distribution(isa) -> None:  # noqa: F811
+def test_native_names_are_of_the_whole_distribution(isa: str) -> None:
     table, values = packed(5000)
     hidden, _ = world(5000, width=64)
     mine, plain = (plainly(hidden, head, [2, 30], [False] * 2, top=5) for head in (table, values))
-    assert torch.equal(mine.top_tokens, plain.top_tokens)
+    assert torch.equal(present(mine.top_tokens), present(plain.top_tokens))
     torch.testing.assert_close(mine.top_logprobs, plain.top_logprobs, atol=1e-4, rtol=1e-4)
     agree(mine, plain)
 
@@ -255,7 +268,7 @@ def test_threads_share_a_shortlist(threads: int) -> None:
 
 
 @needs_native
-def test_forbidden_tokens_are_never_kept(isa) -> None:  # noqa: F811
+def test_forbidden_tokens_are_never_kept(isa: str) -> None:
     from canvaslm.ops.cpu.head import RowRestriction, head
     from canvaslm.ops.cpu.repacked import RepackedMatrix
 
@@ -280,7 +293,12 @@ def test_a_wrong_top_k_is_refused() -> None:
     from canvaslm.ops.cpu.repacked import RepackedMatrix
 
     one = draw(0, 0, 0, 2, 50, "cpu")
-    options = {"softcap": 0.0, "temperature": torch.ones(2), "gumbel": one.gumbel, "uniform": one.uniform}
+    options: dict[str, Any] = {
+        "softcap": 0.0,
+        "temperature": torch.ones(2),
+        "gumbel": one.gumbel,
+        "uniform": one.uniform,
+    }
     weight = RepackedMatrix.from_float(torch.zeros(50, 32))
     for k in (0, 50):
         with pytest.raises(ValueError, match="top_k: must lie between 1 and 49"):
@@ -297,7 +315,7 @@ def test_pieces_change_no_bit(monkeypatch: pytest.MonkeyPatch, exact: bool, ks: 
     table, _ = packed_q8(6000, 256)
     hidden = torch.randn(2, 150, 256, generator=torch.Generator().manual_seed(0))
     hidden[:, ::3] *= 20  # sharp places among flat ones
-    options = {"exact": exact, "top": 2}
+    options: dict[str, Any] = {"exact": exact, "top": 2}
     whole = plainly(hidden, table, ks, [True, False], **options)
     for size in (64, 299):
         monkeypatch.setattr(packed_predict, "PLACES", size)
@@ -337,6 +355,6 @@ def test_what_a_small_top_k_kept_is_summed_one_by_one(k: int, dense: int) -> Non
     table = SoftTable.build(RowTable("Q8_0", raw, 6000, 256))
     want = keep_top(states @ values.T, k).double().softmax(-1) @ values.double()
     for drop, bound in ((0.0, 1e-3), (5e-4, 3e-3)):
-        soft, work = soft_embed(got.logits, table, drop=drop)
+        soft, work = soft_embed(present(got.logits), table, drop=drop)
         assert work.dense == dense
         assert float((soft - want).norm() / want.norm()) < (0.012 if dense else bound)

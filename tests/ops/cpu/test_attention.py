@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import itertools
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -12,7 +13,10 @@ import torch
 from canvaslm.ops import cpu
 from canvaslm.ops.attention import dequantise_rows, quantise_rows
 
-from .test_products import error, isa  # noqa: F401  (isa is a fixture)
+from .test_products import error
+
+if TYPE_CHECKING:
+    from canvaslm.ops.cpu.attention import KeyBlocks
 
 pytestmark = pytest.mark.skipif(not cpu.available(), reason=f"no native kernels: {cpu.problem()}")
 
@@ -20,7 +24,9 @@ BOUNDS = {torch.int16: 1e-3, torch.int8: 2e-2}
 SHAPES = [(4, 2, 33, 300, 256), (4, 1, 20, 100, 512), (2, 2, 7, 5, 32), (4, 2, 64, 700, 40), (1, 1, 1, 1, 2)]
 
 
-def reference(q, k, v, mask=None):
+def reference(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None = None
+) -> torch.Tensor:
     """q [heads, L, D]; k, v [kv_heads, N, D]; mask [L, N] or None -> [L, heads * D]."""
     repeat = q.shape[0] // k.shape[0]
     k, v = (t.double().repeat_interleave(repeat, 0) for t in (k, v))
@@ -30,7 +36,9 @@ def reference(q, k, v, mask=None):
     return (scores.softmax(-1).nan_to_num(0) @ v).transpose(0, 1).flatten(1)
 
 
-def tensors(heads, kv_heads, length, keys, width, seed=0):
+def tensors(
+    heads: int, kv_heads: int, length: int, keys: int, width: int, seed: int = 0
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     g = torch.Generator().manual_seed(seed)
     q = torch.randn(heads, length, width, generator=g)
     k = torch.randn(kv_heads, keys, width, generator=g) * 3 / width**0.5
@@ -40,7 +48,7 @@ def tensors(heads, kv_heads, length, keys, width, seed=0):
 class Blocks:
     """Blocks of one layer, full of bytes that must not matter."""
 
-    def __init__(self, kv_heads, width, dtype, tokens):
+    def __init__(self, kv_heads: int, width: int, dtype: torch.dtype, tokens: int) -> None:
         from canvaslm.ops.cpu.attention import BLOCK, block_bytes
         from canvaslm.ops.cpu.memory import MemoryBlock
 
@@ -51,28 +59,30 @@ class Blocks:
             ctypes.memset(piece.address, 0xFF, size)  # NaN as a scale
         self.table = np.array([piece.address for piece in self.pieces], np.uint64)
 
-    def write(self, k, v, first=0):
+    def write(self, k: torch.Tensor, v: torch.Tensor, first: int = 0) -> Blocks:
         from canvaslm.ops.cpu.attention import append_blocks
 
         append_blocks(k, v, self.dtype, self.table, first)
         return self
 
-    def seen(self, start, stop):
+    def seen(self, start: int, stop: int) -> KeyBlocks:
         from canvaslm.ops.cpu.attention import KeyBlocks
 
         return KeyBlocks(self.table, self.dtype, self.kv_heads, self.width, start, stop, self)
 
-    def raw(self):
+    def raw(self) -> list[bytes]:
         return [ctypes.string_at(piece.address, piece.nbytes) for piece in self.pieces]
 
 
-def packed(k, v, dtype=torch.int16):
+def packed(k: torch.Tensor, v: torch.Tensor, dtype: torch.dtype = torch.int16) -> Blocks:
     return Blocks(k.shape[0], k.shape[2], dtype, k.shape[1]).write(k, v)
 
 
 @pytest.mark.parametrize("dtype", [torch.int16, torch.int8])
 @pytest.mark.parametrize(("heads", "kv_heads", "length", "keys", "width"), SHAPES)
-def test_context_matches_fp64(isa, heads, kv_heads, length, keys, width, dtype):  # noqa: F811
+def test_context_matches_fp64(
+    isa: str, heads: int, kv_heads: int, length: int, keys: int, width: int, dtype: torch.dtype
+) -> None:
     from canvaslm.ops.cpu.attention import attention
 
     q, k, v = tensors(heads, kv_heads, length, keys, width)
@@ -81,7 +91,9 @@ def test_context_matches_fp64(isa, heads, kv_heads, length, keys, width, dtype):
 
 
 @pytest.mark.parametrize(("heads", "kv_heads", "length", "keys", "width"), SHAPES)
-def test_keys_of_its_own_match_fp64(isa, heads, kv_heads, length, keys, width):  # noqa: F811
+def test_keys_of_its_own_match_fp64(
+    isa: str, heads: int, kv_heads: int, length: int, keys: int, width: int
+) -> None:
     from canvaslm.ops.cpu.attention import attention
 
     q, k, v = tensors(heads, kv_heads, length, keys, width)
@@ -89,7 +101,7 @@ def test_keys_of_its_own_match_fp64(isa, heads, kv_heads, length, keys, width): 
 
 
 @pytest.mark.parametrize(("start", "stop"), [(0, 133), (70, 133), (256, 300), (255, 300), (0, 256)])
-def test_context_and_canvas_are_one_sequence_in_any_stride(isa, start, stop):  # noqa: F811
+def test_context_and_canvas_are_one_sequence_in_any_stride(isa: str, start: int, stop: int) -> None:
     from canvaslm.ops.cpu.attention import attention
 
     q, k, v = tensors(4, 2, 20, 400, 64)
@@ -102,7 +114,7 @@ def test_context_and_canvas_are_one_sequence_in_any_stride(isa, start, stop):  #
 
 @pytest.mark.parametrize("window", [None, 1, 50, 300])
 @pytest.mark.parametrize("dtype", [torch.int16, torch.int8])
-def test_causal_and_sliding_masks(isa, window, dtype):  # noqa: F811
+def test_causal_and_sliding_masks(isa: str, window: int | None, dtype: torch.dtype) -> None:
     from canvaslm.ops.cpu.attention import attention
 
     first = 210
@@ -114,7 +126,7 @@ def test_causal_and_sliding_masks(isa, window, dtype):  # noqa: F811
 
 
 @pytest.mark.parametrize("spread", [1.0, 0.1])
-def test_heavy_tails_and_sharp_or_flat_scores_stay_accurate(isa, spread):  # noqa: F811
+def test_heavy_tails_and_sharp_or_flat_scores_stay_accurate(isa: str, spread: float) -> None:
     """One value in a thousand is a hundred times larger, one token is an outlier, one key is zero."""
     from canvaslm.ops.cpu.attention import attention
 
@@ -125,7 +137,7 @@ def test_heavy_tails_and_sharp_or_flat_scores_stay_accurate(isa, spread):  # noq
     assert error(attention(q, packed(k, v).seen(0, 600)), reference(q, k, v)) < 1e-3
 
 
-def test_int8_is_what_its_twin_rounds_to(isa):  # noqa: F811
+def test_int8_is_what_its_twin_rounds_to(isa: str) -> None:
     from canvaslm.ops.cpu.attention import attention
 
     q, k, v = tensors(4, 2, 40, 400, 64)
@@ -137,7 +149,7 @@ def test_int8_is_what_its_twin_rounds_to(isa):  # noqa: F811
 
 @pytest.mark.parametrize("dtype", [torch.int16, torch.int8])
 @pytest.mark.parametrize("cuts", [[600], [1, 255, 256, 88], [37] * 16 + [8], [511, 89]])
-def test_tokens_are_packed_alike_however_they_are_cut(isa, cuts, dtype):  # noqa: F811
+def test_tokens_are_packed_alike_however_they_are_cut(isa: str, cuts: list[int], dtype: torch.dtype) -> None:
     """Written in pieces, the last ones over places that held others before: byte for byte the same."""
     from canvaslm.ops.cpu.attention import attention
 
@@ -156,7 +168,7 @@ def test_tokens_are_packed_alike_however_they_are_cut(isa, cuts, dtype):  # noqa
 
 
 @pytest.mark.parametrize("dtype", [torch.int16, torch.int8])
-def test_nothing_depends_on_keys_that_may_not_be_seen(isa, dtype):  # noqa: F811
+def test_nothing_depends_on_keys_that_may_not_be_seen(isa: str, dtype: torch.dtype) -> None:
     from canvaslm.ops.cpu.attention import attention
 
     q, k, v = tensors(2, 1, 40, 560, 64)
@@ -173,7 +185,7 @@ def test_nothing_depends_on_keys_that_may_not_be_seen(isa, dtype):  # noqa: F811
     assert torch.equal(causal, attention(q, later.seen(0, 560), first_query=290))
 
 
-def test_blocks_too_unlikely_to_matter_are_left_out_row_by_row(isa):  # noqa: F811
+def test_blocks_too_unlikely_to_matter_are_left_out_row_by_row(isa: str) -> None:
     """Even rows look at the first block only, odd ones at the second; the third is
     next to nothing for both."""
     from canvaslm.ops.cpu.attention import attention
@@ -188,7 +200,7 @@ def test_blocks_too_unlikely_to_matter_are_left_out_row_by_row(isa):  # noqa: F8
     assert torch.equal(got[3:40:2], attention(q[:, 3:40:2], context))
 
 
-def test_blocks_may_lie_anywhere(isa):  # noqa: F811
+def test_blocks_may_lie_anywhere(isa: str) -> None:
     from canvaslm.ops.cpu.attention import attention
 
     q, k, v = tensors(2, 1, 40, 700, 64)
@@ -197,7 +209,7 @@ def test_blocks_may_lie_anywhere(isa):  # noqa: F811
     assert torch.equal(*(attention(q, blocks.write(k, v).seen(0, 700)) for blocks in (straight, turned)))
 
 
-def test_nothing_to_see_gives_zeros():
+def test_nothing_to_see_gives_zeros() -> None:
     from canvaslm.ops.cpu.attention import attention
 
     q, k, v = tensors(2, 1, 3, 4, 32)
@@ -205,7 +217,7 @@ def test_nothing_to_see_gives_zeros():
     assert torch.equal(attention(q, packed(k, v).seen(2, 2)), torch.zeros(3, 64))
 
 
-def test_a_query_depends_on_no_other():
+def test_a_query_depends_on_no_other() -> None:
     from canvaslm.ops.cpu.attention import attention
 
     q, k, v = tensors(4, 2, 100, 300, 64)
@@ -220,7 +232,7 @@ def test_a_query_depends_on_no_other():
         cpu.set_threads(before)
 
 
-def test_wrong_shapes_are_named():
+def test_wrong_shapes_are_named() -> None:
     from canvaslm.ops.cpu.attention import attention
 
     q, k, v = tensors(4, 2, 3, 4, 32)
@@ -239,7 +251,7 @@ def test_wrong_shapes_are_named():
         attention(q[..., :16], context.seen(0, 4))
 
 
-def test_memory_is_given_back_with_the_last_piece():
+def test_memory_is_given_back_with_the_last_piece() -> None:
     from canvaslm.ops.cpu import memory
 
     for size in (64, 100_000, 5_300_000):

@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 
 from canvaslm.ops.cpu import build, loader
+from canvaslm.ops.cpu.structures import STRUCTURES
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the stand-in compiler is a shell script")
 
 
-def stand_in(folder, body: str) -> str:
+def stand_in(folder: Path, body: str) -> str:
     path = folder / "compiler"
     path.write_text("#!/bin/sh\n" + body)
     path.chmod(path.stat().st_mode | stat.S_IXUSR)
@@ -24,7 +25,7 @@ def stand_in(folder, body: str) -> str:
 
 
 @pytest.fixture
-def writing_compiler(tmp_path, monkeypatch):
+def writing_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Writes a file for every -o and notes each call."""
     log = tmp_path / "calls"
     script = f'echo "$@" >> {log}\nwhile [ "$1" != -o ]; do shift; done\necho made > "$2"\n'
@@ -33,7 +34,7 @@ def writing_compiler(tmp_path, monkeypatch):
     return log
 
 
-def test_a_source_tree_compiles_once(writing_compiler):
+def test_a_source_tree_compiles_once(writing_compiler: Path) -> None:
     first = build.cached_library()
     calls = len(writing_compiler.read_text().splitlines())
     assert calls == len(build.units()) + 1
@@ -43,35 +44,35 @@ def test_a_source_tree_compiles_once(writing_compiler):
     assert sorted(p.name for p in first.parent.iterdir()) == [build.LIBRARY, "lock"]
 
 
-def test_nothing_shipped_depends_on_the_building_machine(writing_compiler):
+def test_nothing_shipped_depends_on_the_building_machine(writing_compiler: Path) -> None:
     build.cached_library()
     assert "-march=native" not in writing_compiler.read_text()
 
 
-def test_other_flags_or_compilers_are_other_builds():
+def test_other_flags_or_compilers_are_other_builds() -> None:
     assert build.source_hash(["g++"]) != build.source_hash(["clang++"])
 
 
-def test_every_instruction_set_has_a_unit_of_its_own():
+def test_every_instruction_set_has_a_unit_of_its_own() -> None:
     names = {name for name, _, _ in build.units("x86_64")}
     assert names == {"plain", "avx2", "avx512", "api", "repack", "pool"}
     assert {name for name, _, _ in build.units("aarch64")} == {"plain", "neon", "api", "repack", "pool"}
     assert {name for name, _, _ in build.units("riscv64")} == {"plain", "api", "repack", "pool"}
 
 
-def test_a_refusing_compiler_is_quoted(tmp_path, monkeypatch):
+def test_a_refusing_compiler_is_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", stand_in(tmp_path, "echo no such flag >&2\nexit 1\n"))
     with pytest.raises(build.BuildFailed, match="no such flag"):
         build.compile_library(tmp_path / "x.so")
 
 
-def test_no_compiler_says_what_to_install(tmp_path, monkeypatch):
+def test_no_compiler_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(build.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("canvaslm.ops.cpu.build.importlib.util.find_spec", lambda name: None)
     with pytest.raises(build.BuildFailed, match="pip install ziglang"):
         build.find_compiler()
-    monkeypatch.setattr(build.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr("canvaslm.ops.cpu.build.importlib.util.find_spec", lambda name: object())
     assert build.find_compiler() == [sys.executable, "-m", "ziglang", "c++"]
 
 
@@ -85,13 +86,13 @@ def run(code: str, **env: str) -> subprocess.CompletedProcess[str]:
 ASK = "from canvaslm.ops import cpu; print(cpu.available(), cpu.available()); print(cpu.problem())"
 
 
-def test_switched_off_is_silent():
+def test_switched_off_is_silent() -> None:
     done = run(ASK, CANVASLM_NATIVE="0")
     assert done.stdout.startswith("False False\nswitched off")
     assert "Warning" not in done.stderr
 
 
-def test_a_failing_compiler_warns_once(tmp_path):
+def test_a_failing_compiler_warns_once(tmp_path: Path) -> None:
     refusing = stand_in(tmp_path, "exit 1\n")
     done = run(ASK, CXX=refusing, XDG_CACHE_HOME=str(tmp_path))
     assert done.stdout.startswith("False False")
@@ -119,7 +120,7 @@ def other_library(folder: Path, code: str) -> Path:
         (f"int canvas_abi() {{ return {loader._ABI}; }}", "it has no canvas_"),
     ],
 )
-def test_a_wrong_library_is_noted_and_done_without(tmp_path, code, words):
+def test_a_wrong_library_is_noted_and_done_without(tmp_path: Path, code: str, words: str) -> None:
     done = run(ASK, CANVASLM_NATIVE=str(other_library(tmp_path, code)))
     assert done.stdout.startswith("False False")
     assert words in done.stdout
@@ -127,28 +128,28 @@ def test_a_wrong_library_is_noted_and_done_without(tmp_path, code, words):
     assert "unset CANVASLM_NATIVE" in done.stderr
 
 
-def test_a_library_that_is_not_there_is_noted(tmp_path):
+def test_a_library_that_is_not_there_is_noted(tmp_path: Path) -> None:
     done = run(ASK, CANVASLM_NATIVE=str(tmp_path / "missing.so"))
     assert done.stdout.startswith("False False")
     assert "missing.so" in done.stderr
 
 
-def test_every_structure_has_the_size_the_library_gives_it(monkeypatch):
+def test_every_structure_has_the_size_the_library_gives_it(monkeypatch: pytest.MonkeyPatch) -> None:
     from canvaslm.ops import cpu
 
     if not cpu.available():
         pytest.skip(f"no native kernels: {cpu.problem()}")
     lib = loader.library()
-    for one in loader.STRUCTURES:
+    for one in STRUCTURES:
         assert lib.canvas_struct_size(one.__name__.encode()) == ctypes.sizeof(one) > 0
     assert lib.canvas_struct_size(b"Unheard") == 0
 
     class HeadCall(ctypes.Structure):
         """As if a field had been added here alone."""
 
-        _fields_ = (*loader.STRUCTURES[2]._fields_, ("more", ctypes.c_void_p))
+        _fields_ = (*STRUCTURES[2]._fields_, ("more", ctypes.c_void_p))
 
-    assert loader.STRUCTURES[2].__name__ == "HeadCall"
+    assert STRUCTURES[2].__name__ == "HeadCall"
     monkeypatch.setattr(loader, "STRUCTURES", (HeadCall,))
     with pytest.raises(build.BuildFailed, match=r"HeadCall has \d+ bytes there, \d+ here"):
         loader._declare(lib, Path("it"))
@@ -156,7 +157,7 @@ def test_every_structure_has_the_size_the_library_gives_it(monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("unit", build.units(), ids=lambda unit: unit[0])
-def test_sources_compile_without_a_warning(tmp_path, unit):
+def test_sources_compile_without_a_warning(tmp_path: Path, unit: tuple[str, str, list[str]]) -> None:
     """With the compiler that is here. Users' builds are silent: a newer compiler's warning stops nobody."""
     try:
         compiler = build.find_compiler()
@@ -171,13 +172,13 @@ def test_sources_compile_without_a_warning(tmp_path, unit):
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-def test_no_line_of_the_sources_is_over_110_columns():
+def test_no_line_of_the_sources_is_over_110_columns() -> None:
     for path in (*build.SOURCES.iterdir(), Path(__file__).with_name("twins.cpp")):
         long = [n for n, line in enumerate(path.read_text().splitlines(), 1) if len(line) > 110]
         assert not long, f"{path.name}: lines {long}"
 
 
-def test_threads_follow_the_variable():
+def test_threads_follow_the_variable() -> None:
     from canvaslm.ops import cpu
 
     if not cpu.available():
@@ -186,7 +187,7 @@ def test_threads_follow_the_variable():
     assert done.stdout.strip() == "3"
 
 
-def test_work_goes_on_after_a_fork():
+def test_work_goes_on_after_a_fork() -> None:
     """Threads do not survive a fork; the child's first operation starts new ones."""
     from canvaslm.ops import cpu
 

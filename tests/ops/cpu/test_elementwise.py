@@ -9,18 +9,16 @@ from canvaslm.ops import cpu
 from canvaslm.ops.norm import rms_norm as plain_norm
 from canvaslm.ops.rotary import rotary_frequencies, rotary_table, rotate
 
-from .test_products import isa  # noqa: F401  (a fixture)
-
 pytestmark = pytest.mark.skipif(not cpu.available(), reason=f"no native kernels: {cpu.problem()}")
 EPS = 1e-6
 
 
-def close(got, want) -> bool:
+def close(got: torch.Tensor, want: torch.Tensor) -> bool:
     return torch.allclose(got, want, rtol=2e-5, atol=2e-6)
 
 
 @pytest.mark.parametrize("width", [16, 40, 2816])
-def test_rms_norm(isa, width):  # noqa: F811
+def test_rms_norm(isa: str, width: int) -> None:
     from canvaslm.ops.cpu.elementwise import rms_norm
 
     x, weight, residual = torch.randn(3, 7, width) * 5, torch.randn(width), torch.randn(3, 7, width)
@@ -30,7 +28,7 @@ def test_rms_norm(isa, width):  # noqa: F811
     assert close(rms_norm(x, weight, EPS, residual=residual, scale=0.5), (residual + normed) * 0.5)
 
 
-def test_join_feed_forward(isa):  # noqa: F811
+def test_join_feed_forward(isa: str) -> None:
     from canvaslm.ops.cpu.elementwise import join_feed_forward
 
     dense, routed, residual = torch.randn(3, 20, 72)
@@ -41,7 +39,7 @@ def test_join_feed_forward(isa):  # noqa: F811
 
 
 @pytest.mark.parametrize(("width", "fraction"), [(32, 1.0), (64, 0.25), (20, 1.0)])
-def test_norm_rope(isa, width, fraction):  # noqa: F811
+def test_norm_rope(isa: str, width: int, fraction: float) -> None:
     from canvaslm.ops.cpu.elementwise import norm_rope
 
     weight, x = torch.randn(width), torch.randn(9, 3, width)
@@ -54,7 +52,7 @@ def test_norm_rope(isa, width, fraction):  # noqa: F811
     assert close(norm_rope(x.clone(), None, EPS), plain_norm(x, None, EPS))
 
 
-def test_norm_rope_works_in_place_inside_wider_rows():
+def test_norm_rope_works_in_place_inside_wider_rows() -> None:
     from canvaslm.ops.cpu.elementwise import norm_rope
 
     row = torch.randn(4, 3 * 16 + 5)
@@ -65,7 +63,7 @@ def test_norm_rope_works_in_place_inside_wider_rows():
 
 
 @pytest.mark.parametrize(("experts", "top"), [(8, 2), (128, 8), (5, 5)])
-def test_route(isa, experts, top):  # noqa: F811
+def test_route(isa: str, experts: int, top: int) -> None:
     from canvaslm.ops.cpu.elementwise import route
     from canvaslm.ops.cpu.repacked import RepackedMatrix
 
@@ -83,7 +81,7 @@ def test_route(isa, experts, top):  # noqa: F811
     assert torch.allclose(got_weights, weights, rtol=1e-4, atol=1e-6)
 
 
-def test_router_refuses_quantised_projections():
+def test_router_refuses_quantised_projections() -> None:
     from canvaslm.ops.cpu.elementwise import route
     from canvaslm.ops.cpu.repacked import RepackedMatrix
 

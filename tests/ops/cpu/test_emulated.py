@@ -37,7 +37,7 @@ def compile_twins(folder: Path, compiler: list[str]) -> Path:
 
 
 @pytest.mark.slow
-def test_neon_agrees_with_plain(tmp_path):
+def test_neon_agrees_with_plain(tmp_path: Path) -> None:
     if NATIVE:
         compiler, run = build.find_compiler(), []
     elif not QEMU or not importlib.util.find_spec("ziglang"):

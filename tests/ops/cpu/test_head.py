@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import pytest
 import torch
 
@@ -10,14 +12,21 @@ from canvaslm.ops import predict as twin
 from canvaslm.ops.formats import quant_tensor as formats
 from canvaslm.ops.restrict import bit_rows, restrict
 
-from .test_products import error, isa, quantised  # noqa: F401  (isa is a fixture)
+from ...present import present
+from .test_products import error, quantised
+
+if TYPE_CHECKING:
+    from canvaslm.ops.cpu.head import RowRestriction, Statistics
+    from canvaslm.ops.cpu.repacked import RepackedMatrix
 
 pytestmark = pytest.mark.skipif(not cpu.available(), reason=f"no native kernels: {cpu.problem()}")
 
 CAP = 30.0
 
 
-def world(vocab: int, hidden: int, rows: int, sharp: float):
+def world(
+    vocab: int, hidden: int, rows: int, sharp: float
+) -> tuple[torch.Tensor, torch.Tensor, RepackedMatrix]:
     """(hidden states, table values in fp32, their packed F32 head) with logits of about +-sharp."""
     from canvaslm.ops.cpu.repacked import RepackedMatrix
 
@@ -27,7 +36,15 @@ def world(vocab: int, hidden: int, rows: int, sharp: float):
     return states, table, RepackedMatrix.from_float(table)
 
 
-def both(vocab=2500, hidden=64, rows=20, sharp=4.0, temperature=0.7, restriction=None, cap=CAP):
+def both(
+    vocab: int = 2500,
+    hidden: int = 64,
+    rows: int = 20,
+    sharp: float = 4.0,
+    temperature: float = 0.7,
+    restriction: RowRestriction | None = None,
+    cap: float = CAP,
+) -> tuple[Statistics, torch.Tensor, twin.Draw, torch.Tensor]:
     from canvaslm.ops.cpu.head import head
 
     states, table, packed = world(vocab, hidden, rows, sharp)
@@ -42,24 +59,24 @@ def both(vocab=2500, hidden=64, rows=20, sharp=4.0, temperature=0.7, restriction
 
 
 @pytest.mark.parametrize("vocab", [64, 1000, 1024, 2500, 5000])
-def test_head_agrees_with_the_twin(isa, vocab):  # noqa: F811
+def test_head_agrees_with_the_twin(isa: str, vocab: int) -> None:
     got, logits, draw, _ = both(vocab)
     logp = logits.double().log_softmax(-1)
     assert torch.equal(got.argmax, logits.argmax(-1))
     assert torch.equal(got.sampled, twin.sample(logits, draw))
     assert torch.allclose(got.entropy.double(), -(logp.exp() * logp).sum(-1), atol=2e-5)
     assert torch.allclose(got.logprob.double(), logp.max(-1).values, atol=2e-5)
-    assert torch.allclose(got.logits.lse.double(), logits.double().logsumexp(-1), atol=2e-5)
+    assert torch.allclose(present(got.logits).lse.double(), logits.double().logsumexp(-1), atol=2e-5)
 
 
-def test_head_without_softcap_and_with_extreme_logits(isa):  # noqa: F811
+def test_head_without_softcap_and_with_extreme_logits(isa: str) -> None:
     got, logits, draw, _ = both(sharp=300.0, cap=0.0, temperature=0.01)
     assert torch.equal(got.sampled, twin.sample(logits, draw))
     assert torch.isfinite(got.entropy).all()
     assert torch.isfinite(got.logprob).all()
 
 
-def test_forbidden_tokens_are_never_drawn(isa):  # noqa: F811
+def test_forbidden_tokens_are_never_drawn(isa: str) -> None:
     from canvaslm.ops.cpu.head import RowRestriction
 
     tokens = torch.zeros(1, 2500, dtype=torch.bool)
@@ -76,14 +93,18 @@ def test_forbidden_tokens_are_never_drawn(isa):  # noqa: F811
     assert torch.allclose(got.entropy.double(), entropy, atol=2e-5)
 
 
-def test_rows_keep_their_own_temperature():
+def test_rows_keep_their_own_temperature() -> None:
     from canvaslm.ops.cpu.head import head
 
     states, _, packed = world(2500, 64, 2, 4.0)
     draw = twin.draw(5, 0, 1, 1, 2500, "cpu")
     states[1] = states[0]
     heat = torch.tensor([0.5, 2.0])
-    shared = {"softcap": CAP, "gumbel": draw.gumbel.expand(2, -1), "uniform": draw.uniform.expand(2)}
+    shared: dict[str, Any] = {
+        "softcap": CAP,
+        "gumbel": draw.gumbel.expand(2, -1),
+        "uniform": draw.uniform.expand(2),
+    }
     got = head(states, packed, temperature=heat, **shared)
     assert float(got.entropy[0]) < float(got.entropy[1])
     alone = head(
@@ -95,13 +116,13 @@ def test_rows_keep_their_own_temperature():
         head(states, packed, temperature=torch.tensor([0.5, 0.0]), **shared)
 
 
-def test_statistics_do_not_depend_on_batch_or_threads():
+def test_statistics_do_not_depend_on_batch_or_threads() -> None:
     from canvaslm.ops.cpu.head import head
 
     states, _, packed = world(5000, 64, 300, 4.0)
     draw = twin.draw(5, 0, 1, 300, 5000, "cpu")
 
-    def of(rows: slice):
+    def of(rows: slice) -> Statistics:
         return head(
             states[rows], packed, softcap=CAP, temperature=torch.full((300,), 0.8)[rows],
             gumbel=draw.gumbel[rows], uniform=draw.uniform[rows],
@@ -118,26 +139,26 @@ def test_statistics_do_not_depend_on_batch_or_threads():
         cpu.set_threads(before)
 
 
-def soft_of(logits, table):
+def soft_of(logits: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
     return logits.double().softmax(-1) @ table.double()
 
 
 @pytest.mark.parametrize("sharp", [0.5, 4.0, 40.0])
-def test_soft_embedding_with_float_columns(isa, sharp):  # noqa: F811
+def test_soft_embedding_with_float_columns(isa: str, sharp: float) -> None:
     from canvaslm.ops.cpu.head import SoftTable, soft_embed
     from canvaslm.ops.cpu.repacked import RowTable
 
     got, logits, _, table = both(sharp=sharp)
     soft_table = SoftTable.build(RowTable.from_float(table))
     for drop in (0.0, 1e-3):
-        soft, _ = soft_embed(got.logits, soft_table, drop=drop)
+        soft, _ = soft_embed(present(got.logits), soft_table, drop=drop)
         assert error(soft, soft_of(logits, table)) < 1e-3 + 3 * drop
-    soft, _ = soft_embed(got.logits, SoftTable(RowTable.from_float(table)))
+    soft, _ = soft_embed(present(got.logits), SoftTable(RowTable.from_float(table)))
     assert error(soft, soft_of(logits, table)) < 1e-3
 
 
 @pytest.mark.parametrize(("sharp", "dense"), [(0.5, True), (300.0, False)])
-def test_soft_embedding_of_a_quantised_table(isa, sharp, dense):  # noqa: F811
+def test_soft_embedding_of_a_quantised_table(isa: str, sharp: float, dense: bool) -> None:
     from canvaslm.ops.cpu.head import SoftTable, head, soft_embed
     from canvaslm.ops.cpu.repacked import RepackedMatrix, RowTable
 
@@ -152,15 +173,15 @@ def test_soft_embedding_of_a_quantised_table(isa, sharp, dense):  # noqa: F811
     want = soft_of(torch.tanh(states @ values.T / CAP) * CAP, values)
     table = SoftTable.build(RowTable("Q6_K", raw, vocab, width))
     assert table.transposed.kind == "INT8"
-    soft, work = soft_embed(got.logits, table)
+    soft, work = soft_embed(present(got.logits), table)
     assert (work.dense > 0) == dense
     assert error(soft, want) < 0.015
-    exact, work = soft_embed(got.logits, table, drop=0.0)
+    exact, work = soft_embed(present(got.logits), table, drop=0.0)
     assert work.dense == rows
     assert error(exact, want) < 0.012
 
 
-def test_a_peak_among_flat_tokens_keeps_both(isa):  # noqa: F811
+def test_a_peak_among_flat_tokens_keeps_both(isa: str) -> None:
     """One token with half the mass, the rest spread: int8 alone would round one of the two away."""
     from canvaslm.ops.cpu.head import SoftTable, StoredLogits, soft_embed
     from canvaslm.ops.cpu.repacked import RowTable
@@ -180,24 +201,24 @@ def test_a_peak_among_flat_tokens_keeps_both(isa):  # noqa: F811
     assert error(soft, soft_of(logits, values)) < 0.01
 
 
-def test_soft_embedding_refuses_another_vocabulary():
+def test_soft_embedding_refuses_another_vocabulary() -> None:
     from canvaslm.ops.cpu.head import SoftTable, soft_embed
     from canvaslm.ops.cpu.repacked import RowTable
 
     got, *_ = both(vocab=1000)
     table = SoftTable(RowTable.from_float(torch.zeros(999, 64)))
     with pytest.raises(ValueError, match="999 rows, the logits 1000 columns"):
-        soft_embed(got.logits, table)
+        soft_embed(present(got.logits), table)
 
 
-def test_tiles_are_the_twins():
+def test_tiles_are_the_twins() -> None:
     from canvaslm.ops.cpu import head as predict
 
     assert predict.SAMPLE_TILE == twin.SAMPLE_TILE
     assert formats.FORMATS["Q6_K"].type_id == 14
 
 
-def test_logits_memory_is_used_again_only_when_they_are_gone():
+def test_logits_memory_is_used_again_only_when_they_are_gone() -> None:
     first, *_ = both()
     kept = first.logits.store.clone()
     address = first.logits.store.data_ptr()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 import torch
 
@@ -9,36 +11,27 @@ from canvaslm.ops import cpu
 from canvaslm.ops.experts import experts_grouped
 from canvaslm.ops.formats import quant_tensor as formats
 
+if TYPE_CHECKING:
+    from canvaslm.ops.cpu.repacked import RepackedExperts
+
 pytestmark = pytest.mark.skipif(not cpu.available(), reason=f"no native kernels: {cpu.problem()}")
 
-ISAS = ("plain", "avx2", "avx512", "neon")
 # Rounding activations to int8 with a scale per 256 costs 0.7 % of a gaussian product's norm.
 GAUSSIAN = 0.012
 
 
-@pytest.fixture(params=ISAS)
-def isa(request):
-    before = cpu.isa()
-    try:
-        cpu.use_isa(request.param)
-    except ValueError:
-        pytest.skip(f"this machine has no {request.param}")
-    yield request.param
-    cpu.use_isa(before)
-
-
-def quantised(format: str, n: int, k: int, seed: int = 0):
+def quantised(format: str, n: int, k: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     """(raw GGUF rows, the values they stand for)."""
     weight = torch.randn(n, k, generator=torch.Generator().manual_seed(seed)) * 0.02
     raw = formats.quantise(format, weight)
     return raw.flatten(), formats.dequantise(format, raw, (n, k))
 
 
-def error(got, want) -> float:
+def error(got: torch.Tensor, want: torch.Tensor) -> float:
     return float((got.double() - want.double()).norm() / want.double().norm())
 
 
-def rounded(x, k: int):
+def rounded(x: torch.Tensor, k: int) -> torch.Tensor:
     """What the kernels make of activations: int8 with one scale per (row, 256)."""
     padded = torch.nn.functional.pad(x, (0, -k % 256)).view(len(x), -1, 256)
     scale = padded.abs().amax(-1, keepdim=True) / 127
@@ -50,7 +43,7 @@ def rounded(x, k: int):
     ("format", "k"),
     [("Q4_K", 512), ("Q5_K", 512), ("Q6_K", 768), ("Q4_0", 704), ("Q5_0", 704), ("Q5_0", 96), ("Q8_0", 2112)],
 )
-def test_quantised_product_is_that_of_rounded_activations(isa, format, k):
+def test_quantised_product_is_that_of_rounded_activations(isa: str, format: str, k: int) -> None:
     from canvaslm.ops.cpu.products import matmul
     from canvaslm.ops.cpu.repacked import RepackedMatrix
 
@@ -62,7 +55,7 @@ def test_quantised_product_is_that_of_rounded_activations(isa, format, k):
     assert error(got, x.double() @ values.double().T) < GAUSSIAN
 
 
-def test_large_bytes_do_not_saturate(isa):
+def test_large_bytes_do_not_saturate(isa: str) -> None:
     """Q8_0 weights of +-127 against activations of +-127: AVX2's pair sums would overflow int16."""
     from canvaslm.ops.cpu.products import matmul
     from canvaslm.ops.cpu.repacked import RepackedMatrix
@@ -78,7 +71,7 @@ def test_large_bytes_do_not_saturate(isa):
 @pytest.mark.parametrize(
     ("kind", "k", "bound"), [("BF16", 300, 1e-6), ("F32", 100, 1e-6), ("INT8", 300, 0.02)]
 )
-def test_float_weights(isa, kind, k, bound):
+def test_float_weights(isa: str, kind: str, k: int, bound: float) -> None:
     from canvaslm.ops.cpu.products import matmul
     from canvaslm.ops.cpu.repacked import RepackedMatrix
 
@@ -90,7 +83,7 @@ def test_float_weights(isa, kind, k, bound):
 
 
 @pytest.mark.parametrize("format", ["Q4_1", "Q5_1", "IQ4_NL"])
-def test_other_formats_become_q8_0(format):
+def test_other_formats_become_q8_0(format: str) -> None:
     from canvaslm.ops.cpu.products import matmul
     from canvaslm.ops.cpu.repacked import RepackedMatrix
 
@@ -107,7 +100,7 @@ def test_other_formats_become_q8_0(format):
 
 
 @pytest.mark.parametrize("format", ["Q4_K", "Q8_0"])
-def test_a_row_depends_on_nothing_else(isa, format):
+def test_a_row_depends_on_nothing_else(isa: str, format: str) -> None:
     from canvaslm.ops.cpu.products import matmul
     from canvaslm.ops.cpu.repacked import RepackedMatrix
 
@@ -126,7 +119,7 @@ def test_a_row_depends_on_nothing_else(isa, format):
         cpu.set_threads(before)
 
 
-def test_filling_in_slices_gives_the_same_weights():
+def test_filling_in_slices_gives_the_same_weights() -> None:
     from canvaslm.ops.cpu.products import matmul
     from canvaslm.ops.cpu.repacked import RepackedMatrix
 
@@ -142,7 +135,7 @@ def test_filling_in_slices_gives_the_same_weights():
         parts.fill(16, "Q5_0", raw[: 32 * row], 32)
 
 
-def test_empty_and_zero_input():
+def test_empty_and_zero_input() -> None:
     from canvaslm.ops.cpu.products import matmul
     from canvaslm.ops.cpu.repacked import RepackedMatrix
 
@@ -152,7 +145,7 @@ def test_empty_and_zero_input():
     assert torch.equal(matmul(packed, torch.zeros(2, 64)), torch.zeros(2, 32))
 
 
-def test_wrong_arguments_are_named():
+def test_wrong_arguments_are_named() -> None:
     from canvaslm.ops.cpu.products import matmul
     from canvaslm.ops.cpu.repacked import RepackedMatrix
 
@@ -168,13 +161,15 @@ def test_wrong_arguments_are_named():
         RepackedMatrix.repack("Q9_0", raw, 32, 64)
 
 
-def routed(tokens: int, experts: int, top: int, seed: int = 3):
+def routed(tokens: int, experts: int, top: int, seed: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
     scores = torch.randn(tokens, experts, generator=torch.Generator().manual_seed(seed))
     weights, index = scores.softmax(-1).topk(top)
     return index, weights / weights.sum(-1, keepdim=True)
 
 
-def expert_weights(gate_up: str, down: str, count: int, inner: int, hidden: int):
+def expert_weights(
+    gate_up: str, down: str, count: int, inner: int, hidden: int
+) -> tuple[tuple[RepackedExperts, RepackedExperts], tuple[torch.Tensor, torch.Tensor]]:
     from canvaslm.ops.cpu.repacked import RepackedExperts
 
     raw1, values1 = quantised(gate_up, count * 2 * inner, hidden, 4)
@@ -187,7 +182,7 @@ def expert_weights(gate_up: str, down: str, count: int, inner: int, hidden: int)
 
 
 @pytest.mark.parametrize(("gate_up", "down", "inner"), [("Q4_K", "Q5_0", 320), ("Q8_0", "Q8_0", 64)])
-def test_experts_match_plain_torch(isa, gate_up, down, inner):
+def test_experts_match_plain_torch(isa: str, gate_up: str, down: str, inner: int) -> None:
     from canvaslm.ops.cpu.products import experts
 
     packed, values = expert_weights(gate_up, down, 5, inner, 256)
@@ -199,7 +194,7 @@ def test_experts_match_plain_torch(isa, gate_up, down, inner):
     assert error(experts(x, index, weights, *packed), want) < 0.025
 
 
-def test_a_token_s_experts_depend_on_nothing_else(isa):
+def test_a_token_s_experts_depend_on_nothing_else(isa: str) -> None:
     from canvaslm.ops.cpu.products import experts
 
     packed, _ = expert_weights("Q4_K", "Q5_0", 6, 288, 256)
@@ -217,7 +212,7 @@ def test_a_token_s_experts_depend_on_nothing_else(isa):
         cpu.set_threads(before)
 
 
-def test_gated_mlp_is_one_expert():
+def test_gated_mlp_is_one_expert() -> None:
     from canvaslm.ops.cpu.products import gated_mlp
 
     packed, values = expert_weights("Q4_K", "Q8_0", 1, 192, 256)
@@ -227,7 +222,7 @@ def test_gated_mlp_is_one_expert():
     assert error(gated_mlp(x, *packed), want) < 0.025
 
 
-def test_experts_refuse_ids_out_of_range():
+def test_experts_refuse_ids_out_of_range() -> None:
     from canvaslm.ops.cpu.products import experts
 
     packed, _ = expert_weights("Q8_0", "Q8_0", 3, 32, 64)
@@ -238,7 +233,7 @@ def test_experts_refuse_ids_out_of_range():
 @pytest.mark.parametrize(
     "format", ["F32", "F16", "BF16", "Q4_0", "Q5_0", "Q8_0", "Q4_K", "Q5_K", "Q6_K", "Q5_1"]
 )
-def test_gathered_rows_are_exact(isa, format):
+def test_gathered_rows_are_exact(isa: str, format: str) -> None:
     from canvaslm.ops.cpu.products import gather
     from canvaslm.ops.cpu.repacked import RowTable
 
