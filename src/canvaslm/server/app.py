@@ -16,6 +16,7 @@ from ..errors import CanvasError
 from .bridge import Bridge
 from .dialects import registry
 from .guard import LOOPBACK, Guard, Rules
+from .incoming import methods_of
 from .limits import Limits
 from .metrics import ServerMetrics
 from .problems import Problem, problem_of
@@ -28,6 +29,12 @@ if TYPE_CHECKING:
 
 _ABOUT = "A block-diffusion language model behind the interfaces that its clients know."
 _CONVERSATIONS = ("messages", "input")  # clients shorten these when told that the context is exceeded
+# Where clients of retrieval look for what this model cannot give.
+_EMBEDDINGS = frozenset({"/v1/embeddings", "/embeddings", "/embedding", "/api/embed", "/api/embeddings"})
+_NO_EMBEDDINGS = (
+    "there are no embeddings here: this model has no trained embedding of texts, and a mean of its states is "
+    "none; ask a server of an embedding model, as /docs says under Embeddings"
+)
 _NO_TELEMETRY: Any = {
     "tracing": False,
     "metrics": False,
@@ -66,7 +73,13 @@ def create_app(
     _gauges(metrics, bridge)
     app = _application(service)
     rules = Rules.of(allowed_hosts, allowed_origins, api_key)
-    app.add_middleware(Guard, rules=rules, limits=given, envelope_of=registry.envelope_of)
+    app.add_middleware(
+        Guard,
+        rules=rules,
+        limits=given,
+        envelope_of=registry.envelope_of,
+        undeclared=registry.takes_undeclared,
+    )
     for dialect in registry.DIALECTS:
         for router in dialect.routers:
             app.include_router(router)
@@ -114,8 +127,12 @@ async def _docs(request: Request) -> Response:
 
 async def _on_error(request: Request, error: Exception) -> Response:
     problem = _http_problem(error)
+    if problem.status == 404 and request.url.path in _EMBEDDINGS:
+        problem = Problem(404, _NO_EMBEDDINGS, code="not_found")
     if problem.status == 500:
         raise error  # the guard logs it
+    if problem.status == 405:  # what raised it knows one of the path's routes
+        problem.headers = {"allow": methods_of(request)}
     content = registry.envelope_of(request.url.path)(problem)
     return JsonAnswer(content, problem.status, headers=problem.headers)
 

@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..errors import UsageError
+from .incoming import Headers, Replayed, check_body, check_framing, for_routes, in_origin_form, shown
 from .limits import Limits
 from .problems import Problem, problem_of
 from .sending import json_bytes
@@ -94,12 +95,23 @@ def _digest(key: str) -> bytes:
 
 
 class Guard:
-    """ASGI middleware around the whole application. `envelope_of` gives the wording of errors for a path."""
+    """ASGI middleware around the whole application.
+
+    `envelope_of` gives the wording of errors for a path, `undeclared` whether bodies are read there that do
+    not say that they are JSON.
+    """
 
     def __init__(
-        self, app: ASGIApp, *, rules: Rules, limits: Limits, envelope_of: Callable[[str], Envelope]
+        self,
+        app: ASGIApp,
+        *,
+        rules: Rules,
+        limits: Limits,
+        envelope_of: Callable[[str], Envelope],
+        undeclared: Callable[[str], bool],
     ) -> None:
-        self.app, self.rules, self.limits, self.envelope_of = app, rules, limits, envelope_of
+        self.app, self.rules, self.limits = app, rules, limits
+        self.envelope_of, self.undeclared = envelope_of, undeclared
         self._held = 0  # bytes of bodies, all requests together
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -112,24 +124,25 @@ class Guard:
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         begin = time.perf_counter()
-        outgoing = _Outgoing(send, self._extra_headers(scope))
+        outgoing = _Outgoing(send, self._extra_headers(scope), bodiless=scope["method"] == "HEAD")
         body: bytes | None = None
         try:
-            if await self._admit(scope, receive, outgoing):
+            self._check_host(scope)
+            scope = in_origin_form(scope)
+            if await self._admit(scope, outgoing):
                 body = await self._body(scope, receive)
-                await self.app(scope, _Replayed(body or b"", receive), outgoing)
+                await self.app(for_routes(scope), Replayed(body or b"", receive), outgoing)
         except Exception as error:
             await self._answer(scope, receive, outgoing, error, drain=body is None)
         finally:
             self._held -= len(body or b"")
             _note(scope, outgoing.status, time.perf_counter() - begin)
 
-    async def _admit(self, scope: Scope, receive: Receive, send: Send) -> bool:
+    async def _admit(self, scope: Scope, send: Send) -> bool:
         """Checks all but the body. False for a preflight, which is then answered. Raises Problem."""
-        headers = _Headers(scope)
-        host, origin = headers.one("host") or "", headers.one("origin")
-        if not self.rules.allows_host(host):
-            raise Problem(421, "this Host is not served here: see --allowed-hosts", code="host_not_allowed")
+        headers = Headers(scope)
+        host, origin = self._check_host(scope), headers.one("origin")
+        check_framing(headers)
         self._check_origin(scope, headers, host, origin)
         if (
             scope["method"] == "OPTIONS"
@@ -141,10 +154,17 @@ class Guard:
             return False
         self._check_key(scope, headers)
         if scope["method"] == "POST":
-            _check_type(headers)
+            check_body(scope, undeclared=self.undeclared(scope["path"]))
         return True
 
-    def _check_origin(self, scope: Scope, headers: _Headers, host: str, origin: str | None) -> None:
+    def _check_host(self, scope: Scope) -> str:
+        """The request's host. Raises Problem if it is none of ours."""
+        host = Headers(scope).one("host") or ""
+        if not self.rules.allows_host(host):
+            raise Problem(421, "this Host is not served here: see --allowed-hosts", code="host_not_allowed")
+        return host
+
+    def _check_origin(self, scope: Scope, headers: Headers, host: str, origin: str | None) -> None:
         """A browser says where a request comes from: `Origin`, or `Sec-Fetch-Site`
         where it sends no origin."""
         if origin is not None and not self.rules.allows_origin(origin, host):
@@ -152,11 +172,11 @@ class Guard:
                 403, "pages of this origin may not ask: see --allowed-origins", code="origin_not_allowed"
             )
         foreign = headers.one("sec-fetch-site") in ("cross-site", "same-site")
-        visit = scope["method"] == "GET" and headers.one("sec-fetch-mode") == "navigate"
+        visit = scope["method"] in ("GET", "HEAD") and headers.one("sec-fetch-mode") == "navigate"
         if origin is None and foreign and not visit:
             raise Problem(403, "pages of other sites may not ask", code="origin_not_allowed")
 
-    def _check_key(self, scope: Scope, headers: _Headers) -> None:
+    def _check_key(self, scope: Scope, headers: Headers) -> None:
         if not self.rules.keys or scope["path"] in self.rules.public:
             return
         bearer = [v[7:].strip() for v in headers.all("authorization") if v[:7].lower() == "bearer "]
@@ -170,7 +190,7 @@ class Guard:
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes:
         """The whole body. Raises Problem (413, 408, 429), and gives up on a client that has gone."""
-        length = _Headers(scope).one("content-length")
+        length = Headers(scope).one("content-length")
         if length is not None and length.isdigit() and int(length) > self.limits.max_body:
             raise self._too_large()
         chunks: list[bytes] = []
@@ -208,21 +228,21 @@ class Guard:
         problem = problem_of(error)
         if problem.status == 500:
             frames = "".join(traceback.format_tb(error.__traceback__)[-6:])
-            log.error("%s in %s\n%s", type(error).__name__, _shown(scope), frames)
+            log.error("%s in %s\n%s", type(error).__name__, shown(scope), frames)
         if outgoing.status is not None:
             return
-        if drain and scope["method"] in ("POST", "PUT", "PATCH") and not _Headers(scope).one("expect"):
+        if drain and scope["method"] in ("POST", "PUT", "PATCH") and not Headers(scope).one("expect"):
             await _discard(receive)
         headers = [(b"content-type", b"application/json")]
         headers += [(k.encode(), v.encode()) for k, v in problem.headers.items()]
         content = json_bytes(self.envelope_of(scope["path"])(problem))
         headers.append((b"content-length", str(len(content)).encode()))
         await outgoing({"type": "http.response.start", "status": problem.status, "headers": headers})
-        await outgoing({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else content})
+        await outgoing({"type": "http.response.body", "body": content})
 
     def _extra_headers(self, scope: Scope) -> list[tuple[bytes, bytes]]:
         extra = [(b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store")]
-        headers = _Headers(scope)
+        headers = Headers(scope)
         origin = headers.one("origin")
         if origin is None or not self.rules.lists_origin(origin):
             return extra
@@ -237,49 +257,11 @@ class Guard:
         return extra
 
 
-class _Headers:
-    """A request's headers by lower-case name."""
-
-    def __init__(self, scope: Scope) -> None:
-        self._raw = scope["headers"]
-
-    def all(self, name: str) -> list[str]:
-        return [value.decode("latin-1") for key, value in self._raw if key.lower() == name.encode()]
-
-    def one(self, name: str) -> str | None:
-        """The value, None without one; of several, all in one, which no check accepts."""
-        values = self.all(name)
-        return ", ".join(values) if values else None
-
-
-def _check_type(headers: _Headers) -> None:
-    """Only JSON: a page of another site can send a form or plain text without asking, but not this."""
-    kind = (headers.one("content-type") or "").partition(";")[0].strip().lower()
-    if kind != "application/json":
-        raise Problem(415, "the content type must be application/json", code="unsupported_media_type")
-    if (headers.one("content-encoding") or "identity").lower() != "identity":
-        raise Problem(415, "compressed bodies are not read", code="unsupported_media_type")
-
-
-class _Replayed:
-    """`receive` for the application: the body that was read, then what the client does."""
-
-    def __init__(self, body: bytes, receive: Receive) -> None:
-        self._body: bytes | None = body
-        self._receive = receive
-
-    async def __call__(self) -> Message:
-        if self._body is None:
-            return await self._receive()
-        body, self._body = self._body, None
-        return {"type": "http.request", "body": body, "more_body": False}
-
-
 class _Outgoing:
-    """`send` that adds headers and remembers the status."""
+    """`send` that adds headers, remembers the status, and leaves out the body where HEAD asked."""
 
-    def __init__(self, send: Send, extra: list[tuple[bytes, bytes]]) -> None:
-        self._send, self._extra = send, extra
+    def __init__(self, send: Send, extra: list[tuple[bytes, bytes]], *, bodiless: bool) -> None:
+        self._send, self._extra, self._bodiless = send, extra, bodiless
         self.status: int | None = None
 
     async def __call__(self, message: Message) -> None:
@@ -288,6 +270,8 @@ class _Outgoing:
             present = {name.lower() for name, _ in message.get("headers", [])}
             own = [pair for pair in self._extra if pair[0] not in present]
             message = {**message, "headers": [*message.get("headers", []), *own]}
+        elif self._bodiless and message["type"] == "http.response.body":
+            message = {**message, "body": b""}
         await self._send(message)
 
 
@@ -303,15 +287,9 @@ async def _discard(receive: Receive) -> None:
                     return
 
 
-def _shown(scope: Scope) -> str:
-    raw = scope.get("raw_path") or scope["path"].encode("utf-8", "replace")
-    path = raw.partition(b"?")[0].decode("ascii", "backslashreplace")[:200]
-    return f"{scope['method']} {''.join(c if c.isprintable() else '?' for c in path)}"
-
-
 def _note(scope: Scope, status: int | None, seconds: float) -> None:
     client = (scope.get("client") or ("-", 0))[0]
-    access.info("%s %s %s %.0f ms", client, _shown(scope), status or "-", seconds * 1000)
+    access.info("%s %s %s %.0f ms", client, shown(scope), status or "-", seconds * 1000)
 
 
 __all__ = ["ANY_ADDRESS", "LOOPBACK", "PUBLIC", "Envelope", "Guard", "Rules"]

@@ -21,9 +21,19 @@ _STYLE = (
     "@media(prefers-color-scheme:dark){body{color:#ddd;background:#181818}td,th{border-color:#555}a{color:#8bf}}"
 )
 _INTRO = """\
-A request with a body needs the header `content-type: application/json`, whatever the path; `/api/*`
-too, where Ollama itself takes anything. Others are refused with 415, so that no page of another
-site can send one unasked.
+A request with a body needs the header `content-type: application/json`. Others are refused with 415, so that
+no page of another site can send one unasked. Only `/api/*` also takes JSON without a content type or with
+that of `curl -d` (`application/x-www-form-urlencoded`), as Ollama's clients send it, and only where neither
+`Origin` nor a `Sec-Fetch-` header says that a browser sends it.
+
+What answers GET answers HEAD, and 405 names in `allow` what a path takes. A target may be a whole URL; its
+host, too, must be one of the server's. Content-Length beside Transfer-Encoding is 400, and the connection is
+closed.
+
+Embeddings: there are none, and `/v1/embeddings`, `/api/embed` and the like are 404. The model was trained to
+write, not to place texts near each other; a mean of its states would look like an embedding and rank badly.
+Run an embedding model beside it, in a server of its own (`llama-server --embedding`, Ollama), and give its
+address to the retrieval part of your client.
 
 Errors are `{"error": {"message", "type", "param", "code"}}`, inside a stream too; `/v1/messages` and `/api`
 word errors as Anthropic and Ollama do. A field that is not known is ignored and named in the answer's

@@ -38,12 +38,16 @@ from .openai import responses as openai_responses
 
 @dataclass(frozen=True)
 class Dialect:
-    """Routes, the paths (and all below them) whose errors are its own, and how it words an error."""
+    """Routes, the paths (and all below them) whose errors are its own, and how it words an error.
+
+    `undeclared`: its clients send JSON without saying so, or with the content type of `curl -d`.
+    """
 
     name: str
     routers: tuple[APIRouter, ...]
     paths: tuple[str, ...] = ()
     envelope: Callable[[Problem], dict[str, Any]] = openai_envelope
+    undeclared: bool = False
 
 
 OPENAI = Dialect(
@@ -51,16 +55,36 @@ OPENAI = Dialect(
 )
 LLAMA = Dialect("llama-server", (llama.router,))
 ANTHROPIC = Dialect("anthropic", (anthropic.router,), ("/v1/messages",), anthropic.envelope)
-OLLAMA = Dialect("ollama", (ollama.router, ollama_models.router), ("/api",), ollama.envelope)
+OLLAMA = Dialect("ollama", (ollama.router, ollama_models.router), ("/api",), ollama.envelope, True)
 DIALECTS: tuple[Dialect, ...] = (OPENAI, ANTHROPIC, OLLAMA, LLAMA)
 
 
 def envelope_of(path: str) -> Callable[[Problem], dict[str, Any]]:
     """How errors at a path are worded; OpenAI's way where nobody claims it."""
+    dialect = _claiming(path)
+    return openai_envelope if dialect is None else dialect.envelope
+
+
+def takes_undeclared(path: str) -> bool:
+    """Whether a body at a path is read though it does not say that it is JSON."""
+    dialect = _claiming(path)
+    return dialect is not None and dialect.undeclared
+
+
+def _claiming(path: str) -> Dialect | None:
     for dialect in DIALECTS:
         if any(path == prefix or path.startswith(prefix.rstrip("/") + "/") for prefix in dialect.paths):
-            return dialect.envelope
-    return openai_envelope
+            return dialect
+    return None
 
 
-__all__ = ["ANTHROPIC", "DIALECTS", "LLAMA", "OLLAMA", "OPENAI", "Dialect", "envelope_of"]
+__all__ = [
+    "ANTHROPIC",
+    "DIALECTS",
+    "LLAMA",
+    "OLLAMA",
+    "OPENAI",
+    "Dialect",
+    "envelope_of",
+    "takes_undeclared",
+]

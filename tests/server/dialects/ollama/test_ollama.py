@@ -339,7 +339,7 @@ def test_empty_fields_are_no_wishes() -> None:
 def test_errors_before_any_route_have_the_envelope_too() -> None:
     with serving(tiny_session(), max_body=1000) as running, running.client() as client:
         big = client.post("/api/chat", json={"messages": [{"role": "user", "content": "x" * 2000}]})
-        form = client.post("/api/generate", content='{"prompt": "x"}')
+        form = client.post("/api/generate", content='{"prompt": "x"}', headers={"content-type": "text/plain"})
         wrong = client.get("/api/chat")
     for response, status in ((big, 413), (form, 415), (wrong, 405)):
         assert response.status_code == status

@@ -98,7 +98,6 @@ class Version(BaseModel):
 
 
 @router.get("/", response_class=PlainTextResponse)
-@router.head("/", include_in_schema=False)
 async def root() -> PlainTextResponse:
     """What Ollama's clients look for to know that something is there. Needs no key."""
     return PlainTextResponse("Ollama is running")
