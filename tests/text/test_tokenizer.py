@@ -5,6 +5,9 @@ import functools
 import itertools
 import json
 import operator
+import sys
+import threading
+import time
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -18,6 +21,7 @@ from canvaslm.text.decoding import StreamDecoder
 from canvaslm.text.markers import Special
 from canvaslm.text.tokenizer import Tokenizer
 from tests.text.tiny_text import MARKERS, NAMED, SAMPLES, tiny_backend, tiny_tokens, write_folder
+from tests.waiting import HUNG
 
 REFERENCE = tiny_backend()
 IDS = {t: i for i, t in enumerate(tiny_tokens())}
@@ -42,6 +46,33 @@ def test_named_ids_and_markers(tokenizer: Tokenizer) -> None:
 @pytest.mark.parametrize("text", SAMPLES)
 def test_plain_text_gets_the_library_s_ids(tokenizer: Tokenizer, text: str) -> None:
     assert tokenizer.encode(text) == REFERENCE.encode(text, add_special_tokens=False).ids
+
+
+@pytest.mark.parametrize("text", ["hello <turn, ", "é😀\n", "a"])
+def test_long_texts_get_the_same_ids_and_let_other_threads_run(tokenizer: Tokenizer, text: str) -> None:
+    text *= 2**18 // len(text)
+    turns, done = 0, threading.Event()
+
+    def others() -> None:
+        nonlocal turns
+        while not done.is_set():
+            turns += 1
+            time.sleep(0.0001)
+
+    thread = threading.Thread(target=others)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1000.0)  # others run while this thread lets go of Python's lock, and only then
+    try:
+        thread.start()
+        before = turns
+        ids = tokenizer.encode(text)
+        during = turns - before
+    finally:
+        done.set()
+        sys.setswitchinterval(interval)
+        thread.join(HUNG)
+    assert ids == REFERENCE.encode(text, add_special_tokens=False).ids
+    assert during > 2
 
 
 @pytest.mark.parametrize("special", [True, False])

@@ -141,8 +141,6 @@ def _http_problem(error: Exception) -> Problem:
     if isinstance(error, RequestValidationError):
         return _invalid(error)
     if isinstance(error, HTTPException):
-        if error.status_code == 400:  # FastAPI's word for bytes that are no UTF-8, and endless nesting
-            return _no_json()
         words = {404: "there is nothing at this path", 405: "this path does not take that method"}
         text = words.get(error.status_code, str(error.detail))
         code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code)
@@ -153,8 +151,6 @@ def _http_problem(error: Exception) -> Problem:
 def _invalid(error: RequestValidationError) -> Problem:
     """The first thing that is wrong with a body. What the client sent is not repeated."""
     errors = error.errors()
-    if errors[0]["type"] == "json_invalid":
-        return _no_json()
     # Where a field takes a text or a list, there is an error for each: of a list too long, that it is no text
     # would be no help.
     first = next((one for one in errors if one["type"] == "too_long"), errors[0])
@@ -164,10 +160,6 @@ def _invalid(error: RequestValidationError) -> Problem:
         text = f"{param}: {first['ctx']['max_length']} at most; the prompt is too long: shorten it"
         return Problem(400, text, param=param, code="context_length_exceeded")
     return Problem(400, f"{param or 'the body'}: {first['msg']}", param=param, code="invalid_value")
-
-
-def _no_json() -> Problem:
-    return Problem(400, "the body is not valid JSON", code="invalid_json")
 
 
 def _is_variant(part: Any) -> bool:

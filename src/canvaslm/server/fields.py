@@ -7,6 +7,7 @@ in the answer's `warnings`.
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import (
@@ -74,13 +75,14 @@ class Open(BaseModel):
 
     def ignored(self) -> list[dict[str, str]]:
         """A warning for each field that was ignored, or has another name now."""
-        extra = [name for name in self.model_extra or {} if name not in HARMLESS]
+        extra = self.model_extra or {}
         told = [
             {"param": name[:64], "message": f"unknown field {name[:64]!r} was ignored"}
-            for name in extra[:_SHOWN]
+            for name in islice((name for name in extra if name not in HARMLESS), _SHOWN)
         ]
-        if len(extra) > _SHOWN:
-            told.append({"param": "", "message": f"{len(extra) - _SHOWN} more unknown fields were ignored"})
+        more = len(extra) - sum(name in extra for name in HARMLESS) - len(told)
+        if more:
+            told.append({"param": "", "message": f"{more} more unknown fields were ignored"})
         return told
 
 

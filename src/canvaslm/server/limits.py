@@ -12,8 +12,13 @@ MAX_MESSAGES = 16_384  # turns of a conversation, and items of a Responses `inpu
 MAX_BLOCKS = 4096  # content parts, or calls, of one message
 MAX_TOOLS = 1024
 MAX_PROMPTS = 128  # of one request to /v1/completions
-MAX_TOKENS = 2**20  # token ids in one list
+MAX_TOKENS = 2**18  # token ids in one list
+MAX_TEXT = 2**20  # characters for /tokenize
 MAX_STRINGS = 128  # items of lists that clients send out of habit
+MAX_VALUES = 2**19  # of a body, those in lists and objects included
+MAX_CONTAINERS = 2**17  # lists and objects of a body
+MAX_DEPTH = 100  # of lists and objects in each other
+INLINE_BODY = 64 * 2**10  # bytes that are parsed and validated where they arrive
 
 
 @dataclass(frozen=True)
@@ -33,11 +38,16 @@ class Limits:
 
 
 __all__ = [
+    "INLINE_BODY",
     "MAX_BLOCKS",
+    "MAX_CONTAINERS",
+    "MAX_DEPTH",
     "MAX_MESSAGES",
     "MAX_PROMPTS",
     "MAX_STRINGS",
+    "MAX_TEXT",
     "MAX_TOKENS",
     "MAX_TOOLS",
+    "MAX_VALUES",
     "Limits",
 ]

@@ -241,18 +241,19 @@ def _text_of(turn: Any) -> str:
     return content.strip() if isinstance(content, str) else ""
 
 
-def _service(request: HttpRequest) -> Service:
+def service_of(request: HttpRequest) -> Service:
+    """The service of the application that a request came to."""
     service: Service = request.app.state.service
     return service
 
 
 def _ready(request: HttpRequest) -> Service:
-    service = _service(request)
+    service = service_of(request)
     _ = service.session
     return service
 
 
-Anytime = Annotated[Service, Depends(_service)]
+Anytime = Annotated[Service, Depends(service_of)]
 Ready = Annotated[Service, Depends(_ready)]
 
-__all__ = ["Answers", "Anytime", "GenerationRequest", "Prompt", "Ready", "Service"]
+__all__ = ["Answers", "Anytime", "GenerationRequest", "Prompt", "Ready", "Service", "service_of"]

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 # What a tokenizer is read with when nobody says which family's it is.
 GEMMA = ChatMarkers()
+_SHORT = 4096  # characters
 
 
 class Tokenizer:
@@ -119,11 +120,18 @@ class Tokenizer:
         if not text:
             return []
         try:
-            ids = self._backend.encode(text, add_special_tokens=False).ids
+            ids = self._encoded(text)
         except (TypeError, UnicodeEncodeError):  # lone surrogates, which JSON may carry
-            clean = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-            ids = self._backend.encode(clean, add_special_tokens=False).ids
+            ids = self._encoded(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
         return ids if self._forbidden.isdisjoint(ids) else self._spelled_out(ids)
+
+    def _encoded(self, text: str) -> list[int]:
+        """As the library encodes it. `encode` holds Python's lock for as long as it takes, seconds for a
+        megabyte, and no other thread runs meanwhile; batches do not, but cost more to start."""
+        if len(text) <= _SHORT:
+            return self._backend.encode(text, add_special_tokens=False).ids
+        (encoding,) = self._backend.encode_batch_fast([text], add_special_tokens=False)
+        return encoding.ids
 
     def _spelled_out(self, ids: Iterable[int]) -> list[int]:
         """Replaces control ids that the vocabulary's own merges produce by the ids of their characters."""

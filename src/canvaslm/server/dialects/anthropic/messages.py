@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from typing import Any
 
 from fastapi import APIRouter
@@ -17,6 +18,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ....types import Finished, ToolCall
+from ...bodies import BodyRoute
 from ...choices import ChoiceEvent, count_tokens, timings
 from ...problems import Problem
 from ...responses import errors, streamed
@@ -24,7 +26,7 @@ from ...sending import JsonAnswer, Stream, sse, unless_gone, wording_errors
 from ...service import Answers, GenerationRequest, Ready, Service
 from .schema import AnthropicError, Conversation, MessageObject, MessagesRequest, TokenCount
 
-router = APIRouter(tags=["Anthropic"])
+router = APIRouter(route_class=BodyRoute, tags=["Anthropic"])
 ERRORS = errors(400, 401, 403, 408, 413, 415, 421, 429, 500, 503, model=AnthropicError)
 PING = sse({"type": "ping"}, "ping")
 _TYPES = {
@@ -44,7 +46,7 @@ Event = tuple[str, dict[str, Any]]
 async def messages(body: MessagesRequest, http: Request, service: Ready) -> Response:
     """An answer to a conversation: whole, or as named events. Any anthropic-version is accepted."""
     body.refuse()
-    answers = await service.start(generation_request(body))
+    answers = await service.start(await service.work(generation_request, body))
     report = MessageWriter(body, answers, service)
     headers = {"request-id": f"req_{secrets.token_hex(12)}"}
     if body.stream:
@@ -57,24 +59,23 @@ async def messages(body: MessagesRequest, http: Request, service: Ready) -> Resp
 async def count(body: Conversation, service: Ready) -> TokenCount:
     """Tokens of a prompt, without answering it."""
     body.refuse()
-    (tokens,) = await service.encode(
-        GenerationRequest(
-            messages=body.turns(), tools=body.functions(), thinking=body.thinks(), names=body.names
-        )
-    )
+    (tokens,) = await service.encode(await service.work(_prompt, body))
     return TokenCount(input_tokens=len(tokens))
+
+
+def _prompt(body: Conversation) -> GenerationRequest:
+    return GenerationRequest(
+        messages=body.turns(), tools=body.functions(), thinking=body.thinks(), names=body.names
+    )
 
 
 def generation_request(body: MessagesRequest) -> GenerationRequest:
     """What the client wants, in our words."""
-    return GenerationRequest(
-        messages=body.turns(),
-        tools=body.functions(),
-        thinking=body.thinks(),
+    return replace(
+        _prompt(body),
         params=body.params(),
         preset=body.preset,
         stop=body.stop_sequences,
-        names=body.names,
     )
 
 

@@ -107,6 +107,7 @@ class Conversation(Diffusion):
             add = _add_assistant if turn.role == "assistant" else _add_other
             add(turns, turn.role, _blocks(turn.content), f"messages.{i}.content")
         _name_results(turns)
+        _join_texts(turns)
         return turns
 
 
@@ -146,12 +147,21 @@ def _blocks(content: str | Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]
 
 
 def _put(turns: Turns, role: str, text: str) -> dict[str, Any]:
-    """The turn that a text belongs to: the last one if it is of the same role."""
+    """The turn that a text belongs to: the last one if it is of the same role. Its
+    texts are a list until `_join_texts`."""
     if turns and turns[-1]["role"] == role:
-        turns[-1]["content"] = "\n".join(part for part in (turns[-1]["content"], text) if part)
+        turns[-1]["content"].append(text)
     else:
-        turns.append({"role": role, "content": text})
+        turns.append({"role": role, "content": [text]})
     return turns[-1]
+
+
+def _join_texts(turns: Turns) -> None:
+    """Makes one text of what `_put` gathered: once, since thousands of turns may have become one."""
+    for turn in turns:
+        for name in ("content", "reasoning_content"):
+            if isinstance(turn.get(name), list):
+                turn[name] = "\n".join(filter(None, turn[name]))
 
 
 def _add_other(turns: Turns, role: str, blocks: Sequence[dict[str, Any]], place: str) -> None:
@@ -198,7 +208,7 @@ def _add_assistant(turns: Turns, role: str, blocks: Sequence[dict[str, Any]], pl
             texts.append(_text(block, at))
     turn = _put(turns, role, "\n".join(texts))
     if thoughts:
-        turn["reasoning_content"] = "\n".join([*filter(None, [turn.get("reasoning_content")]), *thoughts])
+        turn.setdefault("reasoning_content", []).extend(thoughts)
     if calls:
         turn.setdefault("tool_calls", []).extend(calls)
 

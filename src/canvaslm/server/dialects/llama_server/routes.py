@@ -9,19 +9,22 @@ from fastapi import APIRouter
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
+from ...bodies import BodyRoute
 from ...fields import AnswerSchema, Diffusion, Open, Tokens, Tools
-from ...limits import MAX_MESSAGES
+from ...limits import MAX_MESSAGES, MAX_TEXT
 from ...metrics import CONTENT_TYPE
 from ...problems import Problem
 from ...responses import ERRORS, READ_ERRORS
-from ...sending import JsonAnswer
+from ...sending import json_bytes
 from ...service import Anytime, Ready
 from ..openai.schema import ChatMessage
 
 if TYPE_CHECKING:
     from ....engine import Engine
+    from ....session import Session
+    from ....text.tokenizer import Tokenizer
 
-router = APIRouter(tags=["llama-server"])
+router = APIRouter(route_class=BodyRoute, tags=["llama-server"])
 
 
 class Health(BaseModel):
@@ -121,21 +124,29 @@ def _rows(engine: Engine) -> list[Slot]:
 class TokenizeRequest(Open):
     """A text. Markers in it stay text."""
 
-    content: str
+    content: str = Field(max_length=MAX_TEXT)
     add_special: bool = Field(False, description="Put BOS in front.")
     with_pieces: bool = False
 
 
 @router.post("/tokenize", responses=ERRORS)
-async def tokenize(body: TokenizeRequest, service: Ready) -> dict[str, Any]:
+async def tokenize(body: TokenizeRequest, service: Ready) -> Response:
     """Token ids of a text."""
-    tokenizer = service.session.tokenizer
-    ids = await service.work(tokenizer.encode, body.content)
+    return Response(
+        await service.work(_tokens, body, service.session.tokenizer), media_type="application/json"
+    )
+
+
+def _tokens(body: TokenizeRequest, tokenizer: Tokenizer) -> bytes:
+    """The answer. A million tokens are written one by one, so that other threads run meanwhile."""
+    ids = tokenizer.encode(body.content)
     if body.add_special and tokenizer.bos_id is not None:
         ids = [tokenizer.bos_id, *ids]
     if body.with_pieces:
-        return {"tokens": [{"id": i, "piece": _piece(tokenizer.token_bytes(i))} for i in ids]}
-    return {"tokens": ids}
+        written = [json_bytes({"id": i, "piece": _piece(tokenizer.token_bytes(i))}) for i in ids]
+    else:
+        written = [b"%d" % i for i in ids]
+    return b'{"tokens":[' + b",".join(written) + b"]}"
 
 
 def _piece(data: bytes) -> str | list[int]:
@@ -153,12 +164,16 @@ class DetokenizeRequest(Open):
 
 
 @router.post("/detokenize", responses=ERRORS)
-async def detokenize(body: DetokenizeRequest, service: Ready) -> dict[str, str]:
+async def detokenize(body: DetokenizeRequest, service: Ready) -> Response:
     """The text of token ids; control tokens are written out."""
-    tokenizer = service.session.tokenizer
+    written = await service.work(_text, body, service.session.tokenizer)
+    return Response(written, media_type="application/json")
+
+
+def _text(body: DetokenizeRequest, tokenizer: Tokenizer) -> bytes:
     if any(token >= tokenizer.vocab_size for token in body.tokens):
         raise Problem(400, f"a token id is outside the vocabulary of {tokenizer.vocab_size}", param="tokens")
-    return {"content": tokenizer.decode(body.tokens, skip_special=False)}
+    return json_bytes({"content": tokenizer.decode(body.tokens, skip_special=False)})
 
 
 class ApplyTemplateRequest(Diffusion):
@@ -173,9 +188,13 @@ async def apply_template(body: ApplyTemplateRequest, service: Ready) -> Response
     """The prompt that a chat becomes. Markers in it that came with the messages would
     reach the model as text."""
     body.refuse_templates()
+    written = await service.work(_rendered, body, service.session)
+    return Response(written, media_type="application/json")
+
+
+def _rendered(body: ApplyTemplateRequest, session: Session) -> bytes:
     turns = [message.model_dump(exclude_none=True) for message in body.messages]
-    pieces = await service.work(service.session.template.render, turns, body.tools, body.thinks())
-    return JsonAnswer({"prompt": "".join(pieces)})
+    return json_bytes({"prompt": "".join(session.template.render(turns, body.tools, body.thinks()))})
 
 
 __all__ = ["router"]

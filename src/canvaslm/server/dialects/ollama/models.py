@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 
 from ....weights.description import count_parts
+from ...bodies import BodyRoute
 from ...fields import AnswerSchema, Open
 from ...problems import Problem
 from ...responses import errors
@@ -21,7 +22,7 @@ from .schema import OllamaError
 if TYPE_CHECKING:
     from ....engine import Engine
 
-router = APIRouter(tags=["Ollama"])
+router = APIRouter(route_class=BodyRoute, tags=["Ollama"])
 # The version of Ollama whose interface this is. Clients ask, to know which fields they may use.
 INTERFACE = "0.12.11"
 NEVER = "9999-12-31T23:59:59Z"

@@ -14,6 +14,7 @@ from starlette.responses import Response
 
 from ....text.transcript import ReplyBuilder
 from ....types import Finished, TokenLogprob, ToolCall
+from ...bodies import BodyRoute
 from ...choices import ChoiceEvent, gather
 from ...logprobs import as_content
 from ...problems import Problem
@@ -30,7 +31,7 @@ from .schema import (
     OllamaError,
 )
 
-router = APIRouter(tags=["Ollama"])
+router = APIRouter(route_class=BodyRoute, tags=["Ollama"])
 ERRORS = errors(400, 401, 403, 408, 413, 415, 421, 429, 500, 503, model=OllamaError)
 NDJSON = "application/x-ndjson"
 # (text, thinking, calls) -> the part of a line that holds them
@@ -64,9 +65,8 @@ async def chat(body: OllamaChatRequest, http: Request, service: Ready) -> Respon
     body.refuse()
     if not body.messages:
         return JsonAnswer(_loaded(body, service, as_message))
-    wanted = generation_request(
-        body, service, messages=body.turns(), tools=body.tools, thinking=body.thinks()
-    )
+    turns = await service.work(body.turns)
+    wanted = generation_request(body, service, messages=turns, tools=body.tools, thinking=body.thinks())
     return await _answer(body, http, service, wanted, as_message)
 
 

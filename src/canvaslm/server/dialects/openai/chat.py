@@ -13,6 +13,7 @@ from starlette.responses import Response
 
 from ....text.transcript import ReplyBuilder
 from ....types import Committed, Draft, Finished, ToolCall
+from ...bodies import BodyRoute
 from ...choices import ChoiceEvent, count_tokens, gather, openai_usage, timings
 from ...diffusion_view import after_canvas, after_step
 from ...logprobs import as_content
@@ -22,7 +23,7 @@ from ...sending import JsonAnswer, Stream, sse, unless_gone, wording_errors
 from ...service import Answers, GenerationRequest, Ready, Service
 from .schema import ChatRequest, Completion
 
-router = APIRouter(tags=["OpenAI"])
+router = APIRouter(route_class=BodyRoute, tags=["OpenAI"])
 DONE = b"data: [DONE]\n\n"
 
 
@@ -33,7 +34,7 @@ async def chat_completions(body: ChatRequest, http: Request, service: Ready) -> 
     A stream is append-only unless `diffusing` is set; it ends with `data: [DONE]`, or with an error object.
     """
     body.refuse()
-    answers = await service.start(generation_request(body))
+    answers = await service.start(await service.work(generation_request, body))
     chat = ChatWriter(body, answers, service)
     if body.stream:
         chunks = wording_errors(chat.stream(), word_error)

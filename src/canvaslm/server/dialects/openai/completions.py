@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from ....text.transcript import ReplyBuilder
 from ....types import Committed, Draft, Finished
+from ...bodies import BodyRoute
 from ...choices import ChoiceEvent, count_tokens, gather, openai_usage, timings
 from ...diffusion_view import after_canvas, after_step
 from ...logprobs import as_columns
@@ -21,14 +22,14 @@ from ...service import Answers, GenerationRequest, Ready, Service
 from .chat import DONE, word_error
 from .schema import Completion, CompletionRequest
 
-router = APIRouter(tags=["OpenAI"])
+router = APIRouter(route_class=BodyRoute, tags=["OpenAI"])
 
 
 @router.post("/v1/completions", responses={200: streamed(Completion), **ERRORS})
 async def completions(body: CompletionRequest, http: Request, service: Ready) -> Response:
     """Goes on from texts or token ids, without a chat template: whole, or as server-sent events."""
     body.refuse()
-    answers = await service.start(generation_request(body))
+    answers = await service.start(await service.work(generation_request, body))
     words = CompletionWriter(body, answers, service)
     if body.stream:
         return Stream(wording_errors(words.stream(), word_error), answers.close, limits=service.limits)

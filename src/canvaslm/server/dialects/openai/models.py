@@ -7,11 +7,12 @@ from typing import Any, Literal
 from fastapi import APIRouter
 from pydantic import BaseModel
 
+from ...bodies import BodyRoute
 from ...problems import Problem
 from ...responses import READ_ERRORS, errors
 from ...service import Ready, Service
 
-router = APIRouter(tags=["OpenAI"])
+router = APIRouter(route_class=BodyRoute, tags=["OpenAI"])
 
 
 class ModelObject(BaseModel):

@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ....types import Finished
+from ...bodies import BodyRoute
 from ...choices import ChoiceEvent, count_tokens, timings
 from ...problems import Problem
 from ...responses import ERRORS, streamed
@@ -19,14 +20,25 @@ from ...sending import JsonAnswer, Stream, sse, unless_gone, wording_errors
 from ...service import Answers, GenerationRequest, Ready, Service
 from .responses_schema import ResponseObject, ResponsesRequest
 
-router = APIRouter(tags=["OpenAI"])
+router = APIRouter(route_class=BodyRoute, tags=["OpenAI"])
 
 
 @router.post("/v1/responses", responses={200: streamed(ResponseObject), **ERRORS})
 async def responses(body: ResponsesRequest, http: Request, service: Ready) -> Response:
     """An answer to a text or a conversation: whole, or as typed events. Nothing is stored."""
     body.refuse()
-    wanted = GenerationRequest(
+    answers = await service.start(await service.work(generation_request, body))
+    report = ResponseWriter(body, answers, service)
+    if body.stream:
+        return Stream(
+            wording_errors(report.stream(), report.word_error), answers.close, limits=service.limits
+        )
+    return JsonAnswer(await unless_gone(http, report.whole()))
+
+
+def generation_request(body: ResponsesRequest) -> GenerationRequest:
+    """What the client wants, in our words."""
+    return GenerationRequest(
         messages=body.turns(),
         tools=body.functions(),
         thinking=body.thinks(),
@@ -34,13 +46,6 @@ async def responses(body: ResponsesRequest, http: Request, service: Ready) -> Re
         preset=body.preset,
         names=body.names,
     )
-    answers = await service.start(wanted)
-    report = ResponseWriter(body, answers, service)
-    if body.stream:
-        return Stream(
-            wording_errors(report.stream(), report.word_error), answers.close, limits=service.limits
-        )
-    return JsonAnswer(await unless_gone(http, report.whole()))
 
 
 class ResponseWriter:
