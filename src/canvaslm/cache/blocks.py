@@ -39,7 +39,11 @@ class _Group:
 
     def reserve(self, tokens: int) -> None:
         while BLOCK * len(self.blocks) < tokens:
-            self.append(MemoryBlock(self.nbytes) if self.offsets else NO_LAYERS)
+            self.append(MemoryBlock(self.nbytes))
+
+    def held_at(self, index: int) -> Held | None:
+        """Block number `index`; where there are no layers nothing is written, and nothing can be forgotten."""
+        return self.blocks[index] if self.offsets else NO_LAYERS
 
     def table(self, layer: int, first: int, stop: int) -> npt.NDArray[np.uint64]:
         """Addresses of the layer's blocks first .. stop - 1."""
@@ -107,12 +111,12 @@ class BlockStore:
         self._sliding.forget(before)
 
     def has_sliding(self, index: int) -> bool:
-        return self._sliding.blocks[index] is not None
+        return self._sliding.held_at(index) is not None
 
     def span(self, index: int, count: int, *, lasting: bool) -> SharedSpan:
-        full = self._full.blocks[index]
+        full = self._full.held_at(index)
         assert full is not None
-        return SharedSpan(full, self._sliding.blocks[index], count)
+        return SharedSpan(full, self._sliding.held_at(index), count)
 
     def begin(self, spans: Sequence[SharedSpan], count: int, first_sliding: int) -> None:
         """Shares whole blocks, and copies the last one if it will be written to."""
