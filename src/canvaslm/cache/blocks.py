@@ -42,7 +42,7 @@ class _Group:
             self.append(MemoryBlock(self.nbytes))
 
     def held_at(self, index: int) -> Held | None:
-        """Block number `index`; where there are no layers nothing is written, and nothing can be forgotten."""
+        """Block number `index`; where there are no layers nothing is written and nothing forgotten."""
         return self.blocks[index] if self.offsets else NO_LAYERS
 
     def table(self, layer: int, first: int, stop: int) -> npt.NDArray[np.uint64]:
