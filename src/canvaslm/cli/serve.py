@@ -195,9 +195,9 @@ def run(opening: Opening, listening: Listening, **options: Any) -> None:
     import uvicorn
 
     from ..server.app import create_app
-    from ..server.protocol import TimedProtocol
+    from ..server.protocol import DrainingServer, TimedProtocol
 
-    class Server(uvicorn.Server):
+    class Server(DrainingServer):
         """Ends with an exit code of its own instead of raising the signal again."""
 
         def handle_exit(self, sig: int, frame: Any) -> None:
@@ -207,8 +207,9 @@ def run(opening: Opening, listening: Listening, **options: Any) -> None:
             log("finishing the answers being written; once more to stop at once")
 
     log_to_stderr(listening.access_log)
+    app = create_app(opening, **options)
     config = uvicorn.Config(
-        create_app(opening, **options),
+        app,
         http=TimedProtocol,
         ws="none",
         lifespan="on",
@@ -216,11 +217,10 @@ def run(opening: Opening, listening: Listening, **options: Any) -> None:
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        timeout_graceful_shutdown=max(1, round(listening.drain_seconds)),
         timeout_keep_alive=30,
         h11_max_incomplete_event_size=64 * 1024,
     )
-    opening.server = Server(config)
+    opening.server = Server(config, app.state.service.bridge, listening.drain_seconds)
     opening.server.run(sockets=[opening.listener])
     if opening.failure is not None:
         raise opening.failure

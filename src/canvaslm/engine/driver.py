@@ -112,6 +112,14 @@ class Driver:
             self.engine.cancel(request_id)
         self._hand_out(self.engine.take_events())
 
+    def abandon(self, error: BaseException) -> None:
+        """Everything that runs has failed: what steps the engine cannot go on."""
+        for event in self._all_fail(error):
+            try:
+                self._hand_out([event])
+            except Exception as another:  # the others are to hear of it all the same
+                log.error("a failure could not be told: %s", type(another).__name__)
+
     def _hand_out(self, events: Iterable[Event]) -> None:
         for event in events:
             receive = self._receivers.get(event.request_id)
@@ -120,7 +128,7 @@ class Driver:
             if receive is not None:
                 receive(event)
 
-    def _all_fail(self, error: Exception) -> list[Event]:
+    def _all_fail(self, error: BaseException) -> list[Event]:
         """Nothing that runs can be trusted any more."""
         failed: list[Event] = []
         for request_id in list(self._receivers):

@@ -13,7 +13,7 @@ import torch
 
 from ..cache import PrefixCache
 from ..diffusion import Progress, RowParams, advance, check_params, progress, settle, start_canvas
-from ..errors import CanvasError, EngineFailure, PromptTooLong, UsageError
+from ..errors import CanvasError, EngineFailure, OutOfMemory, PromptTooLong, UsageError
 from ..model import Model
 from ..model.masks import block_of
 from ..types import (
@@ -80,7 +80,10 @@ class Engine:
         of a pass is read at once.
         """
         for sequence in self.scheduler.admit():
-            self._open(sequence)
+            try:
+                self._open(sequence)
+            except Exception as error:  # as a rule there is no memory for its keys and values
+                self._fail(sequence, error)
         for rows in self.runner.passes(self.scheduler.rows()):
             for row in self._run(rows):
                 self._report(row.sequence)
@@ -325,11 +328,20 @@ class Engine:
 
     def _fail(self, sequence: Sequence, error: Exception) -> None:
         """Ends a sequence with an error; the engine goes on."""
-        known = error if isinstance(error, CanvasError) else EngineFailure(f"{type(error).__name__}: {error}")
+        known = _known(error)
         known.__cause__ = error if known is not error else None
         self.scheduler.remove(sequence)
         sequence.cache = sequence.canvas = None
         self._events.append(Failed(sequence.id, known))
+
+
+def _known(error: Exception) -> CanvasError:
+    """An error as one that callers expect. Torch tells of memory that it cannot have in a RuntimeError."""
+    if isinstance(error, CanvasError):
+        return error
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error):
+        return OutOfMemory(f"a step does not fit in memory: shorten the request, or run fewer ({error})")
+    return EngineFailure(f"{type(error).__name__}: {error}")
 
 
 def _row_params(sequence: Sequence) -> RowParams:

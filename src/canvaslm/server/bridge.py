@@ -13,6 +13,7 @@ import contextlib
 import logging
 import queue
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -26,7 +27,7 @@ from ..types import (
     Finished,
     Request,
 )
-from .problems import Problem, busy, loading
+from .problems import Problem, busy, loading, stopping, unfinished
 
 if TYPE_CHECKING:
     from ..engine import Driver, Engine
@@ -109,12 +110,23 @@ class RequestGroup:
         if index in self._open:
             self._bridge.post(lambda driver: driver.cancel(self.ids[index]) if driver and self.ids else None)
 
+    def fail(self, error: Exception) -> None:
+        """Ends what runs with an error for whoever reads it, now and not with the engine's next step."""
+        for index in tuple(self._open):
+            self.cancel(index)
+            self.put(index, Failed(-1, error))
+
     def close(self) -> None:
         """Cancels what runs and drops what is buffered."""
         for index in tuple(self._open):
             self.cancel(index)
         self._buffer.clear()
         self._drafts.clear()
+
+    @property
+    def unfinished(self) -> int:
+        """Requests without a terminal event."""
+        return len(self._open)
 
     @property
     def backlog(self) -> int:
@@ -125,7 +137,7 @@ class RequestGroup:
 class Bridge:
     """The engine thread. `source` is a session, or a callable that loads one, which the thread then calls.
 
-    States: loading, ready, failed (loading raised `failure`), closed.
+    States: loading, ready, failed (loading or the thread itself raised `failure`), closed.
     """
 
     def __init__(
@@ -138,6 +150,7 @@ class Bridge:
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._loaded: Session | None = None
+        self._groups: weakref.WeakSet[RequestGroup] = weakref.WeakSet()
         self.failure: BaseException | None = None
         self.closed = self._ended = False
         self.reserved = 0  # requests from the moment they are let in until their terminal event
@@ -154,15 +167,23 @@ class Bridge:
 
     @property
     def session(self) -> Session:
-        """The session. Raises Problem (503) while it loads, when that failed, and during shutdown."""
-        if self.closed:
-            raise Problem(503, "the server is shutting down", code="shutting_down")
-        if self.failure is not None:
-            raise Problem(503, "the model could not be loaded", code="load_failed")
+        """The session. Raises Problem (503) while it loads, when that or the engine's
+        thread failed, and during shutdown."""
+        if self.closed or self.failure is not None:
+            raise self._refusal()
         if self._loaded is None:
             self.start()
             raise loading()
         return self._loaded
+
+    def _refusal(self) -> Problem:
+        """Why nothing is taken any more."""
+        if self.closed or self.failure is None:
+            return stopping()
+        if self._loaded is None:
+            return Problem(503, "the model could not be loaded", code="load_failed")
+        cause = type(self.failure).__name__
+        return Problem(503, f"the engine has stopped ({cause}): restart the server", code="engine_failed")
 
     def reserve(self, count: int) -> None:
         """Takes `count` places among running and waiting requests. Raises Problem
@@ -184,6 +205,7 @@ class Bridge:
         The places are free again after the terminal events, or at once where nothing was submitted.
         """
         group = RequestGroup(self, requests)
+        self._groups.add(group)
         try:
             await self._on_thread(lambda driver: self._submit(driver, group))
         except asyncio.CancelledError:
@@ -202,7 +224,7 @@ class Bridge:
         def run(driver: Driver | None) -> None:
             try:
                 if driver is None:
-                    raise Problem(503, "the server is shutting down", code="shutting_down")
+                    raise self._refusal()
                 result = question(driver)
             except BaseException as error:
                 _call(loop, _settle, answer, None, error)
@@ -219,6 +241,16 @@ class Bridge:
                 self._commands.put(command)
                 return
         command(None)
+
+    def end_answers(self) -> int:
+        """Ends what clients still wait for with a Problem (503), and takes nothing
+        more; how many requests that were. On the event loop."""
+        self.closed = True
+        ended = 0
+        for group in list(self._groups):
+            ended += group.unfinished
+            group.fail(unfinished())
+        return ended
 
     async def close(self, seconds: float = 10.0) -> None:
         """Cancels what runs and ends the thread, waiting for it no longer than given."""
@@ -237,13 +269,24 @@ class Bridge:
             log.error("the model could not be loaded: %s", type(error).__name__)
             self._end()
             return
-        driver, scheduler = self._loaded.driver, self._loaded.engine.scheduler
+        driver = self._loaded.driver
+        try:
+            self._work(driver)
+        except BaseException as error:  # nobody else would tell those who wait
+            self.failure = error
+            log.error("the engine's thread has ended: %s", type(error).__name__)
+            driver.abandon(error)
+        self.running = self.waiting = 0
+        self._end()
+
+    def _work(self, driver: Driver) -> None:
+        """Steps the engine until it is time to end."""
+        scheduler = driver.engine.scheduler
         while self._obey(driver):
             if driver.has_work:
                 driver.step()
             self.running, self.waiting = len(scheduler.running), len(scheduler.waiting)
         driver.close()
-        self._end()
 
     def _end(self) -> None:
         """Answers what is still in the queue; from now on, `post` does so itself."""
@@ -293,9 +336,12 @@ class Bridge:
         def receive(event: Event) -> None:
             if isinstance(event, Finished) and event.reason == "cancelled" and index in group.stopped:
                 event = replace(event, reason="stop")
-            self._observer.event(event)
             if isinstance(event, Finished | Failed):
                 self.release(1)
+            try:
+                self._observer.event(event)
+            except Exception as error:  # who counts must not keep clients from their answers
+                log.error("an event could not be counted: %s", type(error).__name__)
             if not _call(group.loop, group.put, index, event) and isinstance(event, Committed | Draft):
                 self.post(lambda driver: driver.cancel(event.request_id) if driver else None)
 

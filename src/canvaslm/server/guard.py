@@ -24,7 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ..errors import UsageError
 from .incoming import Headers, Replayed, check_body, check_framing, for_routes, in_origin_form, shown
 from .limits import Limits
-from .problems import Problem, problem_of
+from .problems import Problem, problem_of, unfinished
 from .sending import json_bytes
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -134,6 +134,9 @@ class Guard:
                 await self.app(for_routes(scope), Replayed(body or b"", receive), outgoing)
         except Exception as error:
             await self._answer(scope, receive, outgoing, error, drain=body is None)
+        except asyncio.CancelledError:  # a server that ends has waited long enough
+            await self._answer(scope, receive, outgoing, unfinished(), drain=False)
+            raise
         finally:
             self._held -= len(body or b"")
             _note(scope, outgoing.status, time.perf_counter() - begin)

@@ -62,6 +62,16 @@ def loading() -> Problem:
     return Problem(503, "Loading model", code=503, headers={"retry-after": "1"})
 
 
+def stopping() -> Problem:
+    """The server is about to end."""
+    return Problem(503, "the server is shutting down", code="shutting_down")
+
+
+def unfinished() -> Problem:
+    """What is said to those whose answers a server that ends did not finish in time."""
+    return Problem(503, "the server is shutting down and ended this answer", code="shutting_down")
+
+
 def busy(waiting: int) -> Problem:
     """The queue is full."""
     message = f"the server is busy: {waiting} requests are waiting already; try again"
@@ -107,4 +117,14 @@ def openai_envelope(problem: Problem) -> dict[str, Any]:
     }
 
 
-__all__ = ["TYPES", "Problem", "busy", "loading", "openai_envelope", "problem_of", "unsupported"]
+__all__ = [
+    "TYPES",
+    "Problem",
+    "busy",
+    "loading",
+    "openai_envelope",
+    "problem_of",
+    "stopping",
+    "unfinished",
+    "unsupported",
+]

@@ -1,10 +1,19 @@
-"""uvicorn's HTTP protocol with a limit on how long a client may take to say what it wants."""
+"""uvicorn with limits on time: on how long a client may take to say what it wants, and on how long a server
+that ends waits for its answers."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import math
+import socket
 
+import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from .bridge import Bridge
+
+log = logging.getLogger("canvaslm.server")
 
 
 class TimedProtocol(H11Protocol):
@@ -47,4 +56,31 @@ class TimedProtocol(H11Protocol):
             self._deadline = None
 
 
-__all__ = ["TimedProtocol"]
+class DrainingServer(uvicorn.Server):
+    """Told to end, it lets answers be finished for `drain_seconds`. Then it ends those that are not.
+
+    Each ends with an error as its dialect words it; uvicorn itself would break off streams and send a plain
+    500 for the rest.
+    """
+
+    last_words = 5.0  # seconds for those errors to get out, before uvicorn cancels whatever still runs
+
+    def __init__(self, config: uvicorn.Config, bridge: Bridge, drain_seconds: float) -> None:
+        config.timeout_graceful_shutdown = math.ceil(drain_seconds + self.last_words)
+        super().__init__(config)
+        self._bridge, self._drain_seconds = bridge, drain_seconds
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        ending = asyncio.ensure_future(self._end_answers())
+        try:
+            await super().shutdown(sockets)
+        finally:
+            ending.cancel()
+
+    async def _end_answers(self) -> None:
+        await asyncio.sleep(self._drain_seconds)
+        if ended := self._bridge.end_answers():
+            log.warning("answers that were not finished in %g s: %d", self._drain_seconds, ended)
+
+
+__all__ = ["DrainingServer", "TimedProtocol"]

@@ -30,7 +30,7 @@ from .bridge import Bridge, RequestGroup
 from .choices import ChoiceEvent
 from .limits import Limits
 from .metrics import ServerMetrics
-from .problems import Problem, problem_of
+from .problems import Problem, problem_of, unfinished
 
 if TYPE_CHECKING:
     from ..session import Session
@@ -94,9 +94,7 @@ class Answers:
                 if transcript.stopped and index not in self._group.stopped:
                     self._group.cancel(index, stopped=True)
                 if isinstance(event, Finished) and event.reason == "cancelled":
-                    raise Problem(
-                        503, "the request was cancelled: the server is shutting down", code="cancelled"
-                    )
+                    raise unfinished()
                 yield ChoiceEvent(index, event)
         finally:
             self.close()
