@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+import socket
 from typing import Any
 
 import httpx
@@ -50,10 +51,15 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, bool], byt
         answers = {}
         for raw, which in zip([*connections, uploading], [*asked, ("upload", False)], strict=True):
             with raw:
-                answers[which] = b"".join(iter(lambda raw=raw: raw.recv(65536), b""))
+                answers[which] = whole(raw)
         assert server.process.wait(HUNG) == 0
         assert any("answers that were not finished in 0.5 s: 12" in line for line in server.log)
     return answers
+
+
+def whole(raw: socket.socket) -> bytes:
+    """All that comes until the server closes the connection."""
+    return b"".join(iter(lambda: raw.recv(65536), b""))
 
 
 @pytest.mark.parametrize("path", BODIES)
