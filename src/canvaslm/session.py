@@ -119,7 +119,7 @@ def _load(
         eos_token_ids=stop_tokens(loaded.generation, loaded.config.eos_token_ids),
         name=DEMO if is_demo else Path(checkpoint.source).name,
         origins=dict(origins),
-        notes=tuple(loaded.notes),
+        notes=(*loaded.notes, *(cpu.notes() if checkpoint.kind == "gguf" else ())),
         is_demo=is_demo,
         format=format_of(checkpoint),
         threads=_threads(threads, checkpoint),

@@ -28,6 +28,7 @@ def perfect_model(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
     class Named:
         name = "oracle"
+        notes = ()
         params = Params(t_max=0.7)
 
     asked: list[dict[str, Any]] = []

@@ -15,6 +15,7 @@ from ..errors import NotFound, UsageError
 from ..files import check_output
 from .bench_options import Output, Remote, Requests, StepFlags, numbers
 from .options import Loading, Sampling, grouped
+from .output import log
 
 if TYPE_CHECKING:
     from ..bench.client import Endpoint
@@ -142,6 +143,8 @@ def _open(loading: Loading) -> tuple[Session, dict[str, float | None]]:
     """The session, and how long it took: loading alone, and since this program was started."""
     begin = time.perf_counter()
     session = loading.open()
+    for note in session.notes:
+        log(f"note: {note}")
     from ..bench.memory import running_seconds
 
     return session, {"load_s": time.perf_counter() - begin, "process_s": running_seconds()}

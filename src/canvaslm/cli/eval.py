@@ -11,6 +11,7 @@ import typer
 
 from ..files import check_output
 from .options import Truncation, grouped
+from .output import log
 
 if TYPE_CHECKING:
     from ..evals.score import Score
@@ -59,6 +60,8 @@ def command(
     from ..session import load
 
     session = load(model)
+    for note in session.notes:
+        log(f"note: {note}")
     scores = _run(found, SessionAnswerer(session, rows), options)
     settings = {"model": session.name, **asdict(options), "sampling_defaults": asdict(session.params)}
     _report(scores, name, settings, json)

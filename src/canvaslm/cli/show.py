@@ -10,6 +10,7 @@ import typer
 
 from ..diffusion import PARAMETERS, PRESETS, Params
 from ..errors import UsageError
+from .output import log
 
 if TYPE_CHECKING:
     from ..weights.description import Description
@@ -67,6 +68,10 @@ def _show_kernels(model: str | None, json: bool) -> None:
         print(json_module.dumps(kernels_json(), indent=2))
     else:
         print(kernels_text())
+    from ..ops import cpu
+
+    for note in cpu.notes():
+        log(f"note: {note}")
 
 
 def sampling(description: Description, environment: Mapping[str, str]) -> dict[str, tuple[Any, str]]:

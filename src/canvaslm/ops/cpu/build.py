@@ -14,6 +14,7 @@ import importlib.util
 import os
 import platform
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
@@ -27,9 +28,15 @@ LIBRARY = "libcanvas.dll" if sys.platform == "win32" else "libcanvas.so"
 _FLAGS = ["-O3", "-std=c++17", "-fPIC", "-fvisibility=hidden", "-fno-math-errno", "-ffp-contract=off", "-w"]
 _AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni", "-mavx2", "-mfma", "-mf16c"]
 
+_OTHER_COMPILER = "mend what the compiler says, or let CXX name another C++ compiler, and run again"
+
 
 class BuildFailed(Exception):
-    """No compiler, or it refused; the message says which and what to do."""
+    """No compiler, or it refused, or there is no place for what it makes; `remedy` says what to do."""
+
+    def __init__(self, message: str, remedy: str) -> None:
+        super().__init__(message)
+        self.remedy = remedy
 
 
 def find_compiler() -> list[str]:
@@ -43,7 +50,9 @@ def find_compiler() -> list[str]:
             return [path]
     if importlib.util.find_spec("ziglang"):
         return [sys.executable, "-m", "ziglang", "c++"]
-    raise BuildFailed("no C++ compiler found; install g++ or clang++, or `pip install ziglang`")
+    raise BuildFailed(
+        "no C++ compiler found", "install g++ or clang++ (or `pip install ziglang`) and run again"
+    )
 
 
 def _is_zig(compiler: list[str]) -> bool:
@@ -89,8 +98,11 @@ def compile_library(target: Path, compiler: list[str] | None = None) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         # A name of our own in the target's folder, then a rename: readers never see half a library.
         partial = target.with_name(f".{target.name}.{os.getpid()}")
-        shutil.copyfile(linked, partial)
-        os.replace(partial, target)
+        try:
+            shutil.copyfile(linked, partial)
+            os.replace(partial, target)
+        finally:
+            partial.unlink(missing_ok=True)
     return target
 
 
@@ -106,9 +118,10 @@ def _run(command: list[str]) -> None:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise BuildFailed(f"{command[0]} could not run: {error}") from error
+        raise BuildFailed(f"{command[0]} could not run: {error}", _OTHER_COMPILER) from error
     if done.returncode:
-        raise BuildFailed(f"{' '.join(command[:3])} ... failed:\n{done.stderr[-2000:]}")
+        said = done.stderr[-2000:].strip()
+        raise BuildFailed(f"{' '.join(command[:3])} ... failed:\n{said}", _OTHER_COMPILER)
 
 
 def source_hash(compiler: list[str]) -> str:
@@ -122,24 +135,83 @@ def source_hash(compiler: list[str]) -> str:
 
 
 def cache_root() -> Path:
-    """Where builds are kept: $XDG_CACHE_HOME or ~/.cache."""
+    """Where builds are kept: $XDG_CACHE_HOME or ~/.cache. Raises OSError for a user without a home."""
     base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    if base.startswith("~"):
+        raise OSError("this user has no home folder")
     return Path(base) / "canvaslm" / "native"
 
 
-def cached_library() -> Path:
-    """The library for this source tree, compiled now if it is not there yet. Raises BuildFailed."""
+def temporary_root() -> Path:
+    """Where builds are kept that `cache_root` does not take: a folder of this user alone, whose name anybody
+    can guess. Raises OSError where somebody else was there first."""
+    root = _temporary_name()
+    root.mkdir(mode=0o700, exist_ok=True)
+    found = root.lstat()
+    if sys.platform != "win32":
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+            raise OSError(f"{root} is not this user's own folder")
+        if found.st_mode & 0o077:
+            raise OSError(f"{root} is open to other users")
+    return root
+
+
+def _temporary_name() -> Path:
+    user = os.getuid() if sys.platform != "win32" else 0
+    return Path(tempfile.gettempdir()) / f"canvaslm-native-{user}"
+
+
+def is_temporary(library: Path) -> bool:
+    """Whether a library is kept in `temporary_root`."""
+    return _temporary_name() in library.parents
+
+
+def cached_library(*, anew: bool = False) -> Path:
+    """The library for this source tree, compiled now if a whole one is not there yet, or `anew`.
+
+    It is kept in `cache_root`, or in `temporary_root` where that cannot be written. Raises BuildFailed.
+    """
     compiler = find_compiler()
-    folder = cache_root() / source_hash(compiler)
+    name = source_hash(compiler)
+    problems = []
+    for root in (cache_root, temporary_root):
+        try:
+            return _kept(root() / name, compiler, anew)
+        except OSError as error:
+            problems.append(str(error))
+    raise BuildFailed(
+        f"there is no place to keep them: {'; '.join(problems)}",
+        "let XDG_CACHE_HOME name a folder with some free space that can be written, and run again",
+    )
+
+
+def _kept(folder: Path, compiler: list[str], anew: bool) -> Path:
     target = folder / LIBRARY
-    if target.exists():
+    if is_whole(target) and not anew:
         return target
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with _locked(folder / "lock"):
+        if anew or not is_whole(target):
+            compile_library(target, compiler)
+            _digest_file(target).write_text(_digest(target))
+    return target
+
+
+def is_whole(library: Path) -> bool:
+    """Whether a library is, byte for byte, the one that was built: the disk may have been full, the machine
+    may have gone down. To map what is cut short kills the process (SIGBUS)."""
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with _locked(folder / "lock"):
-            return target if target.exists() else compile_library(target, compiler)
-    except OSError as error:
-        raise BuildFailed(f"cannot write {folder}: {error}") from error
+        return _digest_file(library).read_bytes() == _digest(library).encode()
+    except OSError:
+        return False
+
+
+def _digest_file(library: Path) -> Path:
+    return library.with_name(f"{library.name}.sha256")
+
+
+def _digest(library: Path) -> str:
+    return hashlib.sha256(library.read_bytes()).hexdigest()
 
 
 @contextlib.contextmanager
@@ -161,6 +233,9 @@ __all__ = [
     "cached_library",
     "compile_library",
     "find_compiler",
+    "is_temporary",
+    "is_whole",
     "source_hash",
+    "temporary_root",
     "units",
 ]

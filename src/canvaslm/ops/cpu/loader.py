@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import ctypes
 import os
+import struct
 import sys
 import threading
-import warnings
 from pathlib import Path
 
 from . import build
@@ -22,6 +22,7 @@ _ABI = 2
 _lock = threading.Lock()
 _loaded: ctypes.CDLL | None = None
 _problem: str | None = None
+_notes: list[str] = []
 
 _pointer, _size, _int, _long, _float = (
     ctypes.c_void_p,
@@ -79,40 +80,83 @@ def library() -> ctypes.CDLL:
             try:
                 _loaded = _open()
             except (build.BuildFailed, OSError) as error:
-                _problem = str(error)
+                _problem = " ".join(str(error).split())
+                remedy = error.remedy if isinstance(error, build.BuildFailed) else _other_library()
+                _notes[:] = [
+                    f"the native kernels are not available ({_problem}): quantised models run in plain "
+                    f"PyTorch, several times slower; for the fast path {remedy}"
+                ]
         if _loaded is None:
             raise RuntimeError(f"the native kernels are not available: {_problem}")
         return _loaded
 
 
 def _open() -> ctypes.CDLL:
-    path = _path()
-    lib = ctypes.CDLL(str(path))
+    path, ours = _path()
+    try:
+        lib = _mapped(path)
+    except OSError:
+        if not ours:
+            raise
+        # It was built for other libraries of the system, or on another machine with the same home folder.
+        lib = _mapped(path := build.cached_library(anew=True))
     _declare(lib, path)
+    if ours and build.is_temporary(path):
+        _notes[:] = [
+            f"the native kernels are kept in {path.parent}, which the system may clear: the user's cache "
+            "folder cannot be written; XDG_CACHE_HOME may name another"
+        ]
     wanted = os.environ.get("CANVASLM_ISA")
     if wanted and lib.canvas_use_isa(wanted.encode()):
-        raise build.BuildFailed(f"this machine cannot run CANVASLM_ISA={wanted}")
+        raise build.BuildFailed(
+            f"this machine cannot run CANVASLM_ISA={wanted}", "unset CANVASLM_ISA, or name another"
+        )
     lib.canvas_set_threads(default_threads())
     _keep_freed_memory()
     return lib
 
 
+def _mapped(path: Path) -> ctypes.CDLL:
+    """Raises OSError, for one that is cut short too: the system would map it, and kill us on touching it."""
+    if _ends_early(path):
+        raise OSError(f"{path} is cut short")
+    return ctypes.CDLL(str(path))
+
+
+def _ends_early(path: Path) -> bool:
+    """Whether an ELF file (of 64 bits, little endian) ends before its table of sections, which is written
+    last."""
+    with open(path, "rb") as file:
+        head = file.read(64)
+        size = file.seek(0, os.SEEK_END)
+    if head[:6] != b"\x7fELF\x02\x01"[: len(head)]:
+        return False
+    if len(head) < 64:
+        return True
+    start, width, count = struct.unpack("<Q10xHH", head[0x28:0x3E])
+    return bool(start + width * count > size)
+
+
 def _declare(lib: ctypes.CDLL, path: Path) -> None:
     """Tells ctypes what the functions take. Raises BuildFailed for a library that is not this version's."""
     if not hasattr(lib, "canvas_abi"):
-        raise build.BuildFailed(f"{path} is another library, not canvaslm's kernels")
+        raise build.BuildFailed(f"{path} is another library, not canvaslm's kernels", _other_library())
     other = f"{path} is of another version of canvaslm"
     if lib.canvas_abi() != _ABI:
-        raise build.BuildFailed(f"{other}: its interface has number {lib.canvas_abi()}, not {_ABI}")
+        raise build.BuildFailed(
+            f"{other}: its interface has number {lib.canvas_abi()}, not {_ABI}", _other_library()
+        )
     for name, (result, arguments) in _SIGNATURES.items():
         function = getattr(lib, name, None)
         if function is None:
-            raise build.BuildFailed(f"{other}: it has no {name}")
+            raise build.BuildFailed(f"{other}: it has no {name}", _other_library())
         function.restype, function.argtypes = result, arguments
     for structure in STRUCTURES:
         found, wanted = lib.canvas_struct_size(structure.__name__.encode()), ctypes.sizeof(structure)
         if found != wanted:
-            raise build.BuildFailed(f"{other}: {structure.__name__} has {found} bytes there, {wanted} here")
+            raise build.BuildFailed(
+                f"{other}: {structure.__name__} has {found} bytes there, {wanted} here", _other_library()
+            )
 
 
 def _keep_freed_memory() -> None:
@@ -131,14 +175,15 @@ def _keep_freed_memory() -> None:
     mallopt(arena_max, 1)  # arenas of other threads are cut to 64 MiB pieces, which it unmaps all the same
 
 
-def _path() -> Path:
+def _path() -> tuple[Path, bool]:
+    """The library, and whether it is one that `build` made and can make again."""
     choice = os.environ.get("CANVASLM_NATIVE", "")
     if choice == "0":
-        raise build.BuildFailed("switched off by CANVASLM_NATIVE=0")
+        raise build.BuildFailed("switched off by CANVASLM_NATIVE=0", "unset it")
     if os.sep in choice:
-        return Path(choice)
+        return Path(choice), False
     installed = Path(__file__).parent / build.LIBRARY
-    return installed if installed.exists() else build.cached_library()
+    return (installed, False) if installed.exists() else (build.cached_library(), True)
 
 
 def default_threads() -> int:
@@ -152,29 +197,27 @@ def default_threads() -> int:
 
 
 def available() -> bool:
-    """Whether the kernels can be used. Compiles them if need be; the first failure is
-    told once, as a warning."""
-    told = _problem is not None
+    """Whether the kernels can be used. Compiles them if need be; `notes` says why they cannot."""
     try:
         library()
-    except RuntimeError as error:
-        if not told and os.environ.get("CANVASLM_NATIVE") != "0":
-            warnings.warn(
-                f"{error}. Quantised models run in plain PyTorch, several times slower. For the fast "
-                f"path {_remedy()}.",
-                RuntimeWarning,
-                stacklevel=2,
-            )
+    except RuntimeError:
         return False
     return True
 
 
-def _remedy() -> str:
+def notes() -> list[str]:
+    """What a user should know of the kernels, once they have been asked for: why there are none and what to
+    do, or that they are kept in a place of the system's. Nothing where they were switched off."""
+    return [] if os.environ.get("CANVASLM_NATIVE") == "0" else list(_notes)
+
+
+def _other_library() -> str:
+    """The remedy for a library that cannot be used."""
     if os.sep in os.environ.get("CANVASLM_NATIVE", ""):
         return "unset CANVASLM_NATIVE, or let it name this version's library"
     if (Path(__file__).parent / build.LIBRARY).exists():
         return "reinstall canvaslm"
-    return "install a C++ compiler (or `pip install ziglang`) and run again"
+    return "let XDG_CACHE_HOME name another folder, one that libraries may be loaded from"
 
 
 def problem() -> str | None:
@@ -213,6 +256,7 @@ __all__ = [
     "default_threads",
     "isa",
     "library",
+    "notes",
     "problem",
     "release_scratch",
     "set_threads",

@@ -64,7 +64,7 @@ def write_packed(
     written, and where the disk is too full; NotFound and BadModelFile as loading does.
     """
     if not cpu.available():
-        raise UsageError(f"packing needs the native kernels: {cpu.problem()}")
+        raise UsageError(f"packing needs the native kernels. {' '.join(cpu.notes()) or cpu.problem()}")
     with GGUFFile(model) as file:
         path = packed_path(file.path) if out is None else out
         config = read_gguf_config(file)
