@@ -81,7 +81,9 @@ def test_a_user_without_a_home_gets_no_folder_named_tilde(
     calls: Callable[[], int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setattr("canvaslm.ops.cpu.build.os.path.expanduser", lambda path: path)  # what Python does without one
+    monkeypatch.setattr(
+        "canvaslm.ops.cpu.build.os.path.expanduser", lambda path: path
+    )  # what Python does without one
     monkeypatch.chdir(tmp_path)
     assert build.is_temporary(build.cached_library())
     assert not (tmp_path / "~").exists()
