@@ -32,6 +32,11 @@ class ChoiceEvent:
         return () if isinstance(self.event, Draft | Failed) else self.event.tool_calls
 
     @property
+    def says(self) -> bool:
+        """Whether it adds something that clients take for an answer: thoughts are none."""
+        return bool(self.tool_calls) or (bool(self.text) and not isinstance(self.event, Draft))
+
+    @property
     def logprobs(self) -> tuple[TokenLogprob, ...]:
         return () if isinstance(self.event, Draft | Failed) else self.event.token_logprobs
 

@@ -19,6 +19,7 @@ class ServerMetrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self._requests = self._counter("requests", "Requests ended, by how", ["outcome"])
+        self._empty = self._counter("empty_answers", "Answers without text and calls, whatever ended them")
         self._accepted = self._counter("requests_accepted", "Requests that the engine took")
         self._prompt_tokens = self._counter(
             "prompt_tokens", "Prompt tokens encoded, those remembered left out"
@@ -53,6 +54,10 @@ class ServerMetrics:
 
     def accepted(self, request: Request) -> None:
         self._accepted.inc()
+
+    def empty(self) -> None:
+        """Counts an answer that its client gets nothing of."""
+        self._empty.inc()
 
     def event(self, event: Event) -> None:
         """Counts an event."""

@@ -70,12 +70,16 @@ class GenerationRequest:
 class Answers:
     """The pieces of all choices as they come. Choices are numbered prompt by prompt.
 
-    Raises what a choice failed with; the others are then cancelled.
+    Raises what a choice failed with; the others are then cancelled. `empty`: what the client gets nothing of.
     """
 
-    def __init__(self, group: RequestGroup, transcripts: Sequence[Transcript]) -> None:
+    def __init__(
+        self, group: RequestGroup, transcripts: Sequence[Transcript], metrics: ServerMetrics
+    ) -> None:
         self.requests = group.requests
-        self._group, self._transcripts = group, transcripts
+        self.empty: set[int] = set()
+        self._group, self._transcripts, self._metrics = group, transcripts, metrics
+        self._silent = set(range(len(group.requests)))
 
     @property
     def seed(self) -> int:
@@ -95,9 +99,28 @@ class Answers:
                     self._group.cancel(index, stopped=True)
                 if isinstance(event, Finished) and event.reason == "cancelled":
                     raise unfinished()
-                yield ChoiceEvent(index, event)
+                piece = ChoiceEvent(index, event)
+                self._listen(piece)
+                yield piece
         finally:
             self.close()
+
+    def _listen(self, piece: ChoiceEvent) -> None:
+        """Notes which choices end without having said anything. One that a stop string cut was to be so."""
+        if piece.says:
+            self._silent.discard(piece.choice)
+        if not isinstance(piece.event, Finished) or piece.choice not in self._silent:
+            return
+        if self.stop_string(piece.choice) is None:
+            self.empty.add(piece.choice)
+            self._metrics.empty()
+
+    def warnings(self, told: Sequence[dict[str, str]], choice: int | None = None) -> dict[str, Any]:
+        """The field `warnings` of an answer, or nothing: what is told anyway, and the
+        choices that are empty (or only the one given, if it is)."""
+        empty = sorted(self.empty if choice is None else self.empty & {choice})
+        made = [*told, *(_emptiness(index, len(self.requests)) for index in empty)]
+        return {"warnings": made} if made else {}
 
     def stop_string(self, choice: int = 0) -> str | None:
         """The stop string that ended a choice; None while none has."""
@@ -153,7 +176,7 @@ class Service:
                 raise problem_of(error, wanted.names) from error
             raise
         try:
-            return Answers(await self.bridge.launch(requests), transcripts)
+            return Answers(await self.bridge.launch(requests), transcripts, self.metrics)
         except CanvasError as error:
             raise problem_of(error, wanted.names) from error
 
@@ -231,6 +254,16 @@ class Service:
             raise PromptTooLong(
                 f"the prompt does not fit the context of {context} tokens: shorten it", "messages"
             )
+
+
+def _emptiness(index: int, count: int) -> dict[str, str]:
+    which = "the answer" if count == 1 else f"answer {index}"
+    return {
+        "param": "",
+        "code": "empty_answer",
+        "message": f"{which} is empty: the model ended it without any text; ask again with another seed, or "
+        "say more in the prompt",
+    }
 
 
 def _text_of(turn: Any) -> str:

@@ -112,8 +112,8 @@ class MessageWriter:
             "usage": {"input_tokens": len(answers.requests[0].tokens), "output_tokens": 0},
             "seed": answers.seed,
         }
-        if warnings := body.ignored():
-            self._message["warnings"] = warnings
+        self._warnings = body.ignored()
+        self._message |= answers.warnings(self._warnings)
 
     async def whole(self) -> dict[str, Any]:
         """The answer in one piece."""
@@ -124,7 +124,8 @@ class MessageWriter:
             if isinstance(piece.event, Finished):
                 ending = self._ending(piece.event)
         delta = ending.pop("delta")
-        return {**self._message, "content": self._blocks.done, **delta, **ending}
+        told = self._answers.warnings(self._warnings)
+        return {**self._message, "content": self._blocks.done, **delta, **ending, **told}
 
     async def stream(self) -> AsyncIterator[bytes]:
         """The answer as events."""
@@ -149,6 +150,7 @@ class MessageWriter:
                 "output_tokens_details": {"thinking_tokens": tokens.reasoning},
             },
             "timings": timings([end], self._canvas_length),
+            **self._answers.warnings(()),
         }
 
     def _why(self, end: Finished) -> dict[str, Any]:

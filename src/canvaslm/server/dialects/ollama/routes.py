@@ -186,7 +186,7 @@ class LineWriter:
             "eval_count": end.usage.completion_tokens,
             "eval_duration": _nanoseconds(times.total - times.queued),
             "seed": end.seed,
-            **({"warnings": self._warnings} if self._warnings else {}),
+            **self._answers.warnings(self._warnings),
         }
 
 

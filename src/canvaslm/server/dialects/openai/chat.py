@@ -88,7 +88,7 @@ class ChatWriter:
             "choices": [self._choice(i, choice) for i, choice in enumerate(choices)],
             "usage": openai_usage(count_tokens(ends, len(ends))),
             "timings": timings(ends, self._canvas_length),
-            **({"warnings": self._warnings} if self._warnings else {}),
+            **self._answers.warnings(self._warnings),
         }
 
     def _choice(self, index: int, choice: ReplyBuilder) -> dict[str, Any]:
@@ -132,7 +132,8 @@ class ChatWriter:
         made += self._diffusion(piece)
         if isinstance(piece.event, Finished):
             figures = timings([piece.event], self._canvas_length)
-            made.append(self._chunk(at, {}, finish_reason=piece.event.reason, timings=figures))
+            told = self._answers.warnings((), at)
+            made.append(self._chunk(at, {}, finish_reason=piece.event.reason, timings=figures, **told))
         return made
 
     def _content(self, piece: ChoiceEvent, whole: ReplyBuilder) -> list[bytes]:

@@ -58,7 +58,7 @@ class CompletionWriter:
         self._tokenizer = service.session.tokenizer
         self._canvas_length = service.session.engine.config.canvas_length
         self._echoes = self._echoed()
-        self._warnings = {"warnings": told} if (told := body.ignored()) else {}
+        self._warnings = body.ignored()
         self._head = {
             "id": f"cmpl-{secrets.token_hex(12)}",
             "object": "text_completion",
@@ -80,13 +80,13 @@ class CompletionWriter:
             "choices": made,
             "usage": openai_usage(count_tokens(ends, self._body.n or 1)),
             "timings": timings(ends, self._canvas_length),
-            **self._warnings,
+            **self._answers.warnings(self._warnings),
         }
 
     async def stream(self) -> AsyncIterator[bytes]:
         """The answer in chunks; the last with choices of each one says why it ended."""
         wholes = [ReplyBuilder() for _ in self._answers.requests]
-        extra = self._warnings
+        extra: dict[str, Any] = {"warnings": self._warnings} if self._warnings else {}
         for i, echo in enumerate(self._echoes):
             if echo and not self._body.diffusing:
                 yield sse({**self._head, "choices": [self._choice(i, echo, None, None)], **extra})
@@ -96,7 +96,7 @@ class CompletionWriter:
             before = len(whole.text)
             whole.add(piece.event)
             for chunk in self._chunks(piece, whole, before):
-                yield sse({**self._head, **chunk, **extra})
+                yield sse({**self._head, **chunk, **_joined(extra, chunk)})
                 extra = {}
         if self._body.wants_usage:
             usage = openai_usage(count_tokens([w.finished for w in wholes], self._body.n or 1))
@@ -122,7 +122,8 @@ class CompletionWriter:
         if isinstance(piece.event, Finished):
             text = self._echoes[piece.choice] + whole.text if self._body.diffusing else ""
             ending = self._choice(piece.choice, text, piece.event.reason, None)
-            made.append({"choices": [ending], "timings": timings([piece.event], self._canvas_length)})
+            figures = timings([piece.event], self._canvas_length)
+            made.append({"choices": [ending], "timings": figures, **self._answers.warnings((), piece.choice)})
         return made
 
     def _diffusion(self, piece: ChoiceEvent) -> list[dict[str, Any]]:
@@ -141,6 +142,12 @@ class CompletionWriter:
     ) -> dict[str, Any]:
         logprobs = columns if self._body.logprobs is not None else None
         return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}
+
+
+def _joined(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+    """The field `warnings` of two, if they have one."""
+    told = [*first.get("warnings", ()), *second.get("warnings", ())]
+    return {"warnings": told} if told else {}
 
 
 __all__ = ["CompletionWriter", "generation_request", "router"]

@@ -80,8 +80,8 @@ class ResponseWriter:
             "seed": answers.seed,
             "system_fingerprint": service.fingerprint,
         }
-        if warnings := body.ignored():
-            self._response["warnings"] = warnings
+        self._warnings = body.ignored()
+        self._response |= answers.warnings(self._warnings)
 
     async def whole(self) -> dict[str, Any]:
         """The answer in one piece."""
@@ -127,6 +127,7 @@ class ResponseWriter:
                 "total_tokens": tokens.prompt + tokens.answer,
             },
             "timings": timings([end], self._canvas_length),
+            **self._answers.warnings(self._warnings),
         }
 
 
