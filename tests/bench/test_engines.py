@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import inspect
+from typing import Any
 
 import torch
 
@@ -12,7 +13,7 @@ from tests.tiny import tiny_model
 
 def test_an_engine_to_measure_is_set_up_like_the_one_it_stands_for() -> None:
     """Every argument of an engine has another value than its default, and is there in the copy."""
-    options = {
+    options: dict[str, Any] = {
         "max_context": 300, "prefix_memory": 12345, "kv_memory": 10**7, "deterministic": True,
         "kv_type": torch.bfloat16, "exact": True, "mixed": False,
     }  # fmt: skip

@@ -99,7 +99,7 @@ def traces(engine: Engine) -> dict[str, Any]:
     model = engine.runner.model
     hooks = [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()]
     return {"hooks": sum(hooks), "model": set(vars(model)), "runner": dict(vars(engine.runner)),
-            "predict": runner_module.predict, "draws_of": runner_module.draws_of}  # fmt: skip
+            **{name: getattr(runner_module, name) for name in ("predict", "draws_of")}}  # fmt: skip
 
 
 def test_nothing_is_left_behind_and_no_token_changes() -> None:

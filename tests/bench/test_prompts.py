@@ -12,9 +12,7 @@ from canvaslm.errors import NotFound, UsageError
 
 
 def jsonl(path: Path, *entries: Any) -> Path:
-    path.write_text(
-        "\n".join(e if isinstance(e, bytes) else json.dumps(e) for e in entries), encoding="utf-8"
-    )
+    path.write_text("\n".join(json.dumps(entry) for entry in entries), encoding="utf-8")
     return path
 
 

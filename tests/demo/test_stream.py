@@ -12,13 +12,13 @@ from canvaslm.demo.tasks import TASKS, held_out
 ENCODER = Encoder()
 
 
-def test_random_access_repeats_an_example():
+def test_random_access_repeats_an_example() -> None:
     forwards = [example_at(1, i) for i in range(100)]
     assert [example_at(1, i) for i in reversed(range(100))] == forwards[::-1]
     assert forwards != [example_at(2, i) for i in range(100)]
 
 
-def test_shares_follow_the_weights():
+def test_shares_follow_the_weights() -> None:
     counts = Counter(example_at(0, i).task for i in range(8000))
     total = sum(WEIGHTS.values())
     for name, weight in WEIGHTS.items():
@@ -26,11 +26,11 @@ def test_shares_follow_the_weights():
     assert set(WEIGHTS) == set(TASKS)
 
 
-def test_weights_choose_the_tasks():
+def test_weights_choose_the_tasks() -> None:
     assert {example_at(0, i, {"sort": 1.0, "json": 3.0}).task for i in range(50)} == {"sort", "json"}
 
 
-def test_lengths_fit_the_model():
+def test_lengths_fit_the_model() -> None:
     for index in range(6000):
         example = example_at(4, index)
         prompt, response = encode_example(example, ENCODER)
@@ -41,7 +41,7 @@ def test_lengths_fit_the_model():
             assert len(response) <= 64, example
 
 
-def test_nothing_held_out_is_streamed():
+def test_nothing_held_out_is_streamed() -> None:
     for index in range(3000):
         example = example_at(6, index)
         task = TASKS[example.task]
@@ -49,7 +49,7 @@ def test_nothing_held_out_is_streamed():
             assert not held_out(example.key, task.one_in)
 
 
-def test_prompt_and_response_markup():
+def test_prompt_and_response_markup() -> None:
     example = next(
         e for e in (example_at(0, i) for i in range(9999)) if e.thought and e.messages[0]["role"] == "system"
     )
@@ -63,6 +63,6 @@ def test_prompt_and_response_markup():
     assert answer == f"<|channel>thought\n{example.thought}\n<channel|>{example.answer}<turn|>"
 
 
-def test_source_of_the_trainer_gives_pairs():
+def test_source_of_the_trainer_gives_pairs() -> None:
     source = DemoStream(weights={"sudoku": 1.0})
     assert source.example(3, 9) == encode_example(example_at(3, 9, {"sudoku": 1.0}), ENCODER)

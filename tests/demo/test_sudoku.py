@@ -38,19 +38,19 @@ def brute_force(puzzle: str) -> int:
     return count
 
 
-def test_there_are_288_grids():
+def test_there_are_288_grids() -> None:
     assert len(GRIDS) == len(set(GRIDS)) == 288
     assert all(is_valid(grid) for grid in GRIDS)
 
 
-def test_validity_needs_rows_columns_and_boxes():
+def test_validity_needs_rows_columns_and_boxes() -> None:
     assert is_valid("1234341221434321")
     assert not is_valid("1134341221434321")  # row
     assert not is_valid("1234" + "1234")  # column
     assert not is_valid("1234" + "2143")  # box
 
 
-def test_solutions_agree_with_brute_force():
+def test_solutions_agree_with_brute_force() -> None:
     rng = Random(1)
     for _ in range(20):
         grid = rng.choice(GRIDS)
@@ -60,7 +60,7 @@ def test_solutions_agree_with_brute_force():
     assert len(solutions(HOLE * 16)) == 288
 
 
-def test_every_puzzle_has_one_solution_and_6_to_12_holes():
+def test_every_puzzle_has_one_solution_and_6_to_12_holes() -> None:
     rng, task = Random(2), TASKS["sudoku"]
     seen = set()
     for _ in range(500):
@@ -72,14 +72,14 @@ def test_every_puzzle_has_one_solution_and_6_to_12_holes():
     assert seen == set(range(6, 13))
 
 
-def test_digging_keeps_the_other_cells():
+def test_digging_keeps_the_other_cells() -> None:
     grid = GRIDS[100]
     puzzle = dig(grid, 8, Random(0))
     assert puzzle.count(HOLE) == 8
     assert all(cell in (HOLE, grid[i]) for i, cell in enumerate(puzzle))
 
 
-def test_shown_puzzle_is_seeded_and_held_out():
+def test_shown_puzzle_is_seeded_and_held_out() -> None:
     assert random_puzzle(7) == random_puzzle(7)
     assert len({random_puzzle(seed).grid for seed in range(20)}) > 15
     for seed in range(20):
@@ -88,7 +88,7 @@ def test_shown_puzzle_is_seeded_and_held_out():
         assert solutions(puzzle.grid) == [puzzle.solution]
 
 
-def test_verdicts():
+def test_verdicts() -> None:
     puzzle = random_puzzle(7)
     good = lines(puzzle.solution)
     hole, given = puzzle.grid.index(HOLE), next(i for i, c in enumerate(puzzle.grid) if c != HOLE)
@@ -112,11 +112,11 @@ def test_verdicts():
 
 
 @pytest.mark.parametrize(("text", "cells"), [("12 34\n3412\n2143\n4321 ", "1234341221434321"), ("123", None)])
-def test_read_grid(text: str, cells: str | None):
+def test_read_grid(text: str, cells: str | None) -> None:
     assert read_grid(text) == cells
 
 
-def test_pretty_is_a_box_of_equal_lines():
+def test_pretty_is_a_box_of_equal_lines() -> None:
     drawn = pretty("1234341221434321").splitlines()
     assert {len(line) for line in drawn} == {13}
     assert "".join(c for c in "".join(drawn) if c.isdigit()) == "1234341221434321"

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from canvaslm.demo.tasks import TASKS, held_out
 from canvaslm.errors import NotFound, UsageError
 from canvaslm.evals import find_eval
-from canvaslm.evals.answers import Answer
+from canvaslm.evals.answers import Answer, Conversation
 from canvaslm.evals.demo import MISSES_KEPT, EvalOptions, evaluate, heldout_items
 from canvaslm.evals.report import document, markdown, table, write
 from canvaslm.evals.score import Score, wilson
@@ -21,15 +24,17 @@ class Oracle:
     """Looks the answers up; `right` says of a place in the list whether to tell. Notes the
     parameters it was given."""
 
-    def __init__(self, options: EvalOptions, right=lambda place: True):
+    def __init__(self, options: EvalOptions, right: Callable[[int], bool] = lambda place: True) -> None:
         items = [
             item for task in options.chosen() for item in heldout_items(task, options.count, options.seed)
         ]
         self.answers = {str(item.messages): item.answer for item in items}
         self.right = right
-        self.calls: list[dict] = []
+        self.calls: list[dict[str, Any]] = []
 
-    def __call__(self, conversations, seeds, **params):
+    def __call__(
+        self, conversations: Sequence[Conversation], seeds: Sequence[int], **params: Any
+    ) -> Iterator[tuple[int, Answer]]:
         assert len(set(seeds)) == len(conversations)
         self.calls.append(params)
         for place in reversed(range(len(conversations))):
@@ -37,7 +42,7 @@ class Oracle:
             yield place, Answer(text, tokens=10, steps=(3, 2))
 
 
-def test_perfect_answers_score_one():
+def test_perfect_answers_score_one() -> None:
     options = EvalOptions(count=20, seed=SEED)
     scores = evaluate(Oracle(options), options)
     assert [s.task for s in scores[::2]] == [t.name for t in TASKS.values() if t.evaluated]
@@ -46,7 +51,7 @@ def test_perfect_answers_score_one():
     assert {s.tokens_per_step for s in scores} == {2.0}
 
 
-def test_empty_answers_score_zero_and_a_few_are_kept():
+def test_empty_answers_score_zero_and_a_few_are_kept() -> None:
     options = EvalOptions(count=8, tasks=("sort",), one_shot=False, seed=SEED)
     (score,) = evaluate(Oracle(options, right=lambda place: False), options)
     assert (score.correct, score.count, len(score.misses)) == (0, 8, MISSES_KEPT)
@@ -55,13 +60,13 @@ def test_empty_answers_score_zero_and_a_few_are_kept():
     assert got == ""
 
 
-def test_answers_in_any_order_meet_their_items():
+def test_answers_in_any_order_meet_their_items() -> None:
     options = EvalOptions(count=10, tasks=("json",), one_shot=False, seed=SEED)
     (score,) = evaluate(Oracle(options, right=lambda place: place % 5 == 0), options)
     assert score.correct == 2
 
 
-def test_modes_differ_in_steps_alone():
+def test_modes_differ_in_steps_alone() -> None:
     options = EvalOptions(count=2, tasks=("sudoku",), steps=7, seed=SEED)
     oracle, ticks = Oracle(options), []
     evaluate(oracle, options, lambda task, mode: ticks.append((task, mode)))
@@ -70,7 +75,7 @@ def test_modes_differ_in_steps_alone():
     assert ticks == [("sudoku", "refined")] * 2 + [("sudoku", "one shot")] * 2
 
 
-def test_items_are_distinct_held_out_and_repeatable():
+def test_items_are_distinct_held_out_and_repeatable() -> None:
     task = TASKS["reverse"]
     items = heldout_items(task, 100, 0)
     assert len({item.key for item in items}) == 100
@@ -80,11 +85,11 @@ def test_items_are_distinct_held_out_and_repeatable():
     assert items[:10] == heldout_items(task, 10, 0)
 
 
-def test_a_small_universe_gives_what_it_has():
+def test_a_small_universe_gives_what_it_has() -> None:
     assert 500 <= len(heldout_items(TASKS["capitals"], 2000, 0)) < 600
 
 
-def test_unknown_names_and_counts_are_refused():
+def test_unknown_names_and_counts_are_refused() -> None:
     with pytest.raises(UsageError, match="no task is called 'chess'; there are sudoku"):
         EvalOptions(tasks=("chess",)).chosen()
     with pytest.raises(UsageError, match="small_talk"):
@@ -98,11 +103,11 @@ def test_unknown_names_and_counts_are_refused():
 @pytest.mark.parametrize(
     ("correct", "count", "low", "high"), [(0, 0, 0, 1), (50, 100, 0.4038, 0.5962), (500, 500, 0.9924, 1)]
 )
-def test_wilson_interval(correct, count, low, high):
+def test_wilson_interval(correct: int, count: int, low: float, high: float) -> None:
     assert wilson(correct, count) == pytest.approx((low, high), abs=1e-4)
 
 
-def test_reports_say_the_same(tmp_path):
+def test_reports_say_the_same(tmp_path: Path) -> None:
     scores = [Score("sort", "refined", 4, 3, 4, 10, 50), Score("sort", "one shot", 4, 1, 4, 4, 50)]
     content = document("demo", scores, {"seed": 0})
     write(tmp_path / "out.json", content)

@@ -37,7 +37,7 @@ def session() -> Session:
     )
 
 
-def test_answers_equal_those_given_one_by_one(session: Session):
+def test_answers_equal_those_given_one_by_one(session: Session) -> None:
     items = heldout_items(TASKS["json"], 5, 0)
     conversations = [item.messages for item in items]
     seeds = [10 + i for i in range(5)]
@@ -50,21 +50,21 @@ def test_answers_equal_those_given_one_by_one(session: Session):
         assert answers[place].tokens == alone.usage.completion_tokens
 
 
-def test_random_weights_score_nothing_in_one_step_a_canvas(session: Session):
+def test_random_weights_score_nothing_in_one_step_a_canvas(session: Session) -> None:
     scores = evaluate(SessionAnswerer(session), EvalOptions(count=2, tasks=("sudoku",)))
     assert [(score.mode, score.correct) for score in scores] == [("refined", 0), ("one shot", 0)]
     assert scores[1].steps_per_canvas == 1.0
     assert 1.0 < scores[0].steps_per_canvas <= 4.0
 
 
-def test_errors_come_through(session: Session):
+def test_errors_come_through(session: Session) -> None:
     with pytest.raises(PromptTooLong):
         list(SessionAnswerer(session)([[{"role": "user", "content": "x" * 9000}]], [0]))
     with pytest.raises(UsageError, match="max_denoising_steps"):
         list(SessionAnswerer(session)([[{"role": "user", "content": "x"}]], [0], max_denoising_steps=0))
 
 
-def test_prompts_are_those_of_training(session: Session):
+def test_prompts_are_those_of_training(session: Session) -> None:
     from canvaslm.demo.stream import Encoder, example_at
 
     encoder = Encoder()

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,6 +14,7 @@ from canvaslm.train.data import (
     IGNORE,
     Batcher,
     Shuffled,
+    Source,
     TrainingExample,
     chat_encoder,
     count_blocks,
@@ -31,11 +35,11 @@ def answer(length: int, truncated: bool = False) -> TrainingExample:
 class Counting:
     """Example i has a prompt of one token and a response of i + 1 tokens."""
 
-    def example(self, seed: int, index: int):
+    def example(self, seed: int, index: int) -> tuple[list[int], list[int]]:
         return [seed + 2], [3] * (index + 1)
 
 
-def batcher(source=None, **changes) -> Batcher:
+def batcher(source: Source | None = None, **changes: Any) -> Batcher:
     fields = {"seed": 0, "batch": 4, "micro_batch": 2, "canvas_length": C, "eos": EOS, "max_length": 100}
     return Batcher(source or Counting(), **{**fields, **changes})
 
@@ -140,20 +144,20 @@ def test_shuffling_shows_everything_once_a_pass() -> None:
     assert len(source.example(3, 2).response) == passes[0][2]
 
 
-def test_chats_supervise_the_last_answer_and_its_marker(tmp_path) -> None:
+def test_chats_supervise_the_last_answer_and_its_marker(tmp_path: Path) -> None:
     class Text:
-        def encode(self, text):
+        def encode(self, text: str) -> list[int]:
             return [ord(c) for c in text]
 
-        def encode_pieces(self, pieces):
+        def encode_pieces(self, pieces: Sequence[str]) -> list[int]:
             return [ord(c) for c in "".join(pieces)]
 
     class Template:
-        def render(self, messages, add_generation_prompt):
+        def render(self, messages: list[dict[str, str]], add_generation_prompt: bool) -> list[str]:
             assert add_generation_prompt
             return [m["content"] for m in messages] + ["|"]
 
-    def say(role, content):
+    def say(role: str, content: str) -> dict[str, str]:
         return {"role": role, "content": content}
 
     chats = [
@@ -166,7 +170,7 @@ def test_chats_supervise_the_last_answer_and_its_marker(tmp_path) -> None:
     assert source.examples == [TrainingExample(tuple(map(ord, "abc|")), (ord("d"), 7))]
 
 
-def test_broken_chat_files_name_file_and_line(tmp_path) -> None:
+def test_broken_chat_files_name_file_and_line(tmp_path: Path) -> None:
     file = tmp_path / "chats.jsonl"
     for content in ("{}", "[1]", "no", '{"messages": [3]}'):
         file.write_text("\n" + content)

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
-from canvaslm.model import PlainContext
+from canvaslm.model import Model, PlainContext
 from canvaslm.train.data import Batch, TrainingExample, make_batch, make_row
 from canvaslm.train.objective import Draws, Objective, corrupt, draw, generator
 from canvaslm.train.settings import ObjectiveSettings
+from tests.present import present
 from tests.tiny import tiny_model
 
 C, EOS, V = 8, 1, 64
 PROMPT = (2, 30, 31, 32, 33)
 
 
-def batch_of(*rows: tuple[int, int], prompt=PROMPT, encode_fill: bool = True) -> Batch:
+def batch_of(*rows: tuple[int, int], prompt: Sequence[int] = PROMPT, encode_fill: bool = True) -> Batch:
     """Rows (response length, block)."""
     made = []
     for length, block in rows:
@@ -25,7 +30,7 @@ def batch_of(*rows: tuple[int, int], prompt=PROMPT, encode_fill: bool = True) ->
     return make_batch(made, C, encode_fill=encode_fill)
 
 
-def objective(model=None, **changes) -> Objective:
+def objective(model: Model | None = None, **changes: Any) -> Objective:
     model = model if model is not None else tiny_model(3)
     settings = ObjectiveSettings(**{"self_conditioning": 0.0, "freeze_router": False, **changes})
     return Objective(model, settings)
@@ -36,7 +41,7 @@ def draws_of(batch: Batch, seed: int = 0, coin: list[bool] | None = None) -> Dra
     return made if coin is None else Draws(made.t, made.canvas, torch.tensor(coin))
 
 
-def gradients(model) -> dict[str, torch.Tensor]:
+def gradients(model: Model) -> dict[str, torch.Tensor]:
     return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None and p.grad.any()}
 
 
@@ -75,7 +80,7 @@ def test_times_lie_in_range_and_coins_fall_as_told() -> None:
     assert made.coin.float().mean().item() == pytest.approx(0.25, abs=0.03)
 
 
-def canvas_loss(model, batch: Batch, canvas: torch.Tensor) -> float:
+def canvas_loss(model: Model, batch: Batch, canvas: torch.Tensor) -> float:
     made = Draws(torch.ones(len(canvas)), canvas, torch.zeros(len(canvas), dtype=torch.bool))
     return float(objective(model).terms(batch, made).canvas)
 
@@ -160,7 +165,7 @@ def test_the_loss_equals_a_hand_computation() -> None:
         tokens, start = batch.tokens[row : row + 1, :length], int(batch.canvas_positions[row, 0])
         context = PlainContext(model.config)
         states = model.encode(tokens, torch.arange(length)[None], context, hidden=True)
-        logits = model.logits(states)[0, len(PROMPT) - 1 : -1]
+        logits = model.logits(present(states))[0, len(PROMPT) - 1 : -1]
         encoder += float(F.cross_entropy(logits, tokens[0, len(PROMPT) :], reduction="sum"))
         places = start + torch.arange(C)[None]
         noisy, soft = made.canvas[row : row + 1], None
@@ -212,7 +217,8 @@ def test_the_encoder_learns_from_the_decoders_loss_alone() -> None:
     made = objective(tiny_model(7, tie_word_embeddings=False))
     batch = batch_of((8, 0), prompt=(2, 60, 61))
     made.terms(batch, draws_of(batch)).canvas.backward()
-    gradient = made.model.embed_tokens.weight.grad
+    embedding: Any = made.model.embed_tokens
+    gradient = embedding.weight.grad
     assert gradient is not None
     assert set(draws_of(batch).canvas.flatten().tolist()).isdisjoint({60, 61})
     assert gradient[60].any()
@@ -234,7 +240,9 @@ def test_the_auxiliary_loss_is_1_for_even_routing_and_E_over_K_for_one_sided() -
     assert float(made.terms(batch, draws_of(batch)).aux.detach()) == pytest.approx(4 / 2, abs=1e-3)
 
 
-def _one_sided(module, inputs, output):
+def _one_sided(
+    module: nn.Module, inputs: Any, output: tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     probabilities, weights, index = output
     sure = torch.zeros_like(probabilities)
     sure[:, :2] = 0.5

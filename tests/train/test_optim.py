@@ -11,7 +11,7 @@ from tests.tiny import tiny_model
 
 
 @pytest.mark.parametrize("shape", [(3, 8, 8), (2, 4, 12), (2, 12, 4)])
-def test_newton_schulz_brings_singular_values_near_one_and_keeps_directions(shape) -> None:
+def test_newton_schulz_brings_singular_values_near_one_and_keeps_directions(shape: tuple[int, ...]) -> None:
     torch.manual_seed(0)
     matrices = torch.randn(shape)
     out = orthogonalised(matrices)

@@ -26,7 +26,7 @@ def written(tmp_path: Path, text: str = GOOD) -> Path:
     return file
 
 
-def test_defaults_and_overrides(tmp_path) -> None:
+def test_defaults_and_overrides(tmp_path: Path) -> None:
     settings = read_settings(
         written(tmp_path), ["optim.lr=1", "run.folder=else where", "data.options.n=[1, 2]"]
     )
@@ -37,7 +37,7 @@ def test_defaults_and_overrides(tmp_path) -> None:
     assert settings_from_dict(settings_to_dict(settings)) == settings
 
 
-def test_paths_beside_the_file_become_absolute(tmp_path) -> None:
+def test_paths_beside_the_file_become_absolute(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     settings = read_settings(written(tmp_path))
     assert settings.model.config == str(tmp_path / "model")
@@ -64,7 +64,7 @@ def test_paths_beside_the_file_become_absolute(tmp_path) -> None:
         ("objective.self_conditioning=1.5", "objective.self_conditioning", "0 .. 1"),
     ],
 )
-def test_a_wrong_key_is_named_with_the_remedy(tmp_path, override: str, key: str, remedy: str) -> None:
+def test_a_wrong_key_is_named_with_the_remedy(tmp_path: Path, override: str, key: str, remedy: str) -> None:
     with pytest.raises(UsageError) as error:
         read_settings(written(tmp_path), [override])
     assert error.value.param == key
@@ -72,13 +72,13 @@ def test_a_wrong_key_is_named_with_the_remedy(tmp_path, override: str, key: str,
     assert remedy in str(error.value)
 
 
-def test_overrides_need_a_section_and_a_value(tmp_path) -> None:
+def test_overrides_need_a_section_and_a_value(tmp_path: Path) -> None:
     for text in ("lr=1", "optim.lr", "run.steps.more=1"):
         with pytest.raises(UsageError, match="--set"):
             read_settings(written(tmp_path), [text])
 
 
-def test_files_that_are_missing_or_no_toml(tmp_path) -> None:
+def test_files_that_are_missing_or_no_toml(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="no such training configuration"):
         read_settings(tmp_path / "none.toml")
     with pytest.raises(UsageError, match="not valid TOML"):

@@ -6,14 +6,19 @@ import io
 import json
 import os
 import signal
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from canvaslm.engine.reference import generate
 from canvaslm.errors import BadModelFile, UsageError
+from canvaslm.model import Model
 from canvaslm.train.checkpoint import checkpoints
+from canvaslm.train.data import Source
 from canvaslm.train.report import Reporter
 from canvaslm.train.settings import Settings, settings_from_dict
 from canvaslm.train.setup import initialise
@@ -29,13 +34,13 @@ STEPS = 160
 class Repeat:
     """Twelve examples: the prompt names a word and a count, the answer repeats it; some need two canvases."""
 
-    def example(self, seed: int, index: int):
+    def example(self, seed: int, index: int) -> tuple[list[int], list[int]]:
         word, more = 10 + index % 4, index % 3
         return [2, word, 20 + more, 6], [word] * (2 + 5 * more) + [7]
 
 
-def settings(folder, **changes) -> Settings:
-    data = {
+def settings(folder: Path, **changes: Any) -> Settings:
+    data: dict[str, dict[str, Any]] = {
         "run": {"folder": str(folder), "steps": 6, "checkpoint_every": 3, "log_every": 2, "keep": 9},
         "model": {"base": "unused"},
         "data": {"source": "unused", "batch": 6, "micro_batch": 3},
@@ -48,7 +53,9 @@ def settings(folder, **changes) -> Settings:
     return settings_from_dict(data)
 
 
-def trainer(folder, export=None, source=None, **changes) -> Trainer:
+def trainer(
+    folder: Path, export: Callable[[Model], None] | None = None, source: Source | None = None, **changes: Any
+) -> Trainer:
     model = tiny_model(1)
     initialise(model)
     return Trainer(model, source or Repeat(), settings(folder, **changes), export=export)
@@ -62,15 +69,15 @@ def weights(made: Trainer) -> dict[str, torch.Tensor]:
     return {name: value.clone() for name, value in made.model.state_dict().items()}
 
 
-def test_a_resumed_run_ends_with_the_same_bits(tmp_path) -> None:
+def test_a_resumed_run_ends_with_the_same_bits(tmp_path: Path) -> None:
     torch.manual_seed(5)
     whole = trainer(tmp_path / "whole")
     assert whole.run(quiet()) == "finished"
     torch.manual_seed(6)  # resuming must not depend on torch's global stream
     part = trainer(tmp_path / "part")
     with torch.no_grad():
-        for value in part.model.parameters():
-            value.zero_()
+        for parameter in part.model.parameters():
+            parameter.zero_()
     assert part.resume(tmp_path / "whole" / "step-00000003")
     assert part.step == 3
     part.run(quiet())
@@ -82,7 +89,7 @@ def test_a_resumed_run_ends_with_the_same_bits(tmp_path) -> None:
         assert torch.equal(value, part.average.tensors[name]), name
 
 
-def test_a_resumed_step_repeats_time_noise_block_and_coin(tmp_path) -> None:
+def test_a_resumed_step_repeats_time_noise_block_and_coin(tmp_path: Path) -> None:
     first, again = trainer(tmp_path), trainer(tmp_path)
     first.train_step()
     batches, others = first.batcher.step(1), again.batcher.step(1)
@@ -94,7 +101,7 @@ def test_a_resumed_step_repeats_time_noise_block_and_coin(tmp_path) -> None:
         assert torch.equal(left.coin, right.coin)
 
 
-def test_one_batch_is_learned_by_heart_and_the_sampler_reproduces_it(tmp_path) -> None:
+def test_one_batch_is_learned_by_heart_and_the_sampler_reproduces_it(tmp_path: Path) -> None:
     model = tiny_model(1, hidden_size=32, moe_intermediate_size=16, sliding_window=16)
     initialise(model)
     changes = {"data__batch": 12, "data__micro_batch": 12, "optim__lr": 1e-2, "optim__muon_lr": 0.03}
@@ -111,7 +118,7 @@ def test_one_batch_is_learned_by_heart_and_the_sampler_reproduces_it(tmp_path) -
         assert tokens == response
 
 
-def test_the_export_holds_the_average_and_training_goes_on_unchanged(tmp_path) -> None:
+def test_the_export_holds_the_average_and_training_goes_on_unchanged(tmp_path: Path) -> None:
     seen = []
     made = trainer(
         tmp_path, export=lambda model: seen.append({n: v.clone() for n, v in model.state_dict().items()})
@@ -126,7 +133,7 @@ def test_the_export_holds_the_average_and_training_goes_on_unchanged(tmp_path) -
     assert not torch.equal(seen[0]["norm.weight"], before["norm.weight"])
 
 
-def test_only_the_newest_checkpoints_are_kept_and_parts_are_not_checkpoints(tmp_path) -> None:
+def test_only_the_newest_checkpoints_are_kept_and_parts_are_not_checkpoints(tmp_path: Path) -> None:
     made = trainer(tmp_path, run__checkpoint_every=1, run__keep=2)
     (tmp_path / ".step-00000099.part").mkdir()
     (tmp_path / "step-00000098").mkdir()
@@ -134,27 +141,27 @@ def test_only_the_newest_checkpoints_are_kept_and_parts_are_not_checkpoints(tmp_
     assert [path.name for path in checkpoints(tmp_path)] == ["step-00000005", "step-00000006"]
 
 
-def test_checkpoints_are_safetensors_and_json_alone(tmp_path) -> None:
+def test_checkpoints_are_safetensors_and_json_alone(tmp_path: Path) -> None:
     made = trainer(tmp_path)
     made.train_step()
     files = sorted(path.name for path in made.checkpoint().iterdir())
     assert files == ["average.safetensors", "model.safetensors", "optimizer.safetensors", "state.json"]
 
 
-def test_a_checkpoint_of_another_model_is_refused(tmp_path) -> None:
+def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
     trainer(tmp_path).checkpoint()
     other = Trainer(tiny_model(0, hidden_size=32), Repeat(), settings(tmp_path))
     with pytest.raises(BadModelFile, match="resume with the settings"):
         other.resume()
 
 
-def test_without_a_checkpoint_there_is_nothing_to_resume(tmp_path) -> None:
+def test_without_a_checkpoint_there_is_nothing_to_resume(tmp_path: Path) -> None:
     assert not trainer(tmp_path).resume()
 
 
-def test_sigterm_ends_the_run_after_the_step_with_a_checkpoint(tmp_path) -> None:
+def test_sigterm_ends_the_run_after_the_step_with_a_checkpoint(tmp_path: Path) -> None:
     class Ending(Repeat):
-        def example(self, seed: int, index: int):
+        def example(self, seed: int, index: int) -> tuple[list[int], list[int]]:
             if index == 8:
                 os.kill(os.getpid(), signal.SIGTERM)
             return super().example(seed, index)
@@ -167,7 +174,7 @@ def test_sigterm_ends_the_run_after_the_step_with_a_checkpoint(tmp_path) -> None
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_metrics_are_lines_of_json_and_plain_text_without_a_terminal(tmp_path) -> None:
+def test_metrics_are_lines_of_json_and_plain_text_without_a_terminal(tmp_path: Path) -> None:
     out = io.StringIO()
     with Reporter(tmp_path / "metrics.jsonl", out) as reporter:
         trainer(tmp_path).run(reporter)
@@ -179,7 +186,9 @@ def test_metrics_are_lines_of_json_and_plain_text_without_a_terminal(tmp_path) -
     assert "\x1b" not in out.getvalue()
 
 
-def test_the_clock_ends_a_run_and_drives_its_schedule(tmp_path, monkeypatch) -> None:
+def test_the_clock_ends_a_run_and_drives_its_schedule(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     now = [1000.0]
     monkeypatch.setattr("canvaslm.train.sft.time.monotonic", lambda: now[0])
     made = trainer(tmp_path, run__steps=0, run__max_minutes=10)
@@ -195,13 +204,13 @@ def test_the_clock_ends_a_run_and_drives_its_schedule(tmp_path, monkeypatch) -> 
     assert later.step == 0
 
 
-def test_a_model_without_eos_is_refused(tmp_path) -> None:
+def test_a_model_without_eos_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="eos_token_id"):
         Trainer(tiny_model(0, eos_token_ids=()), Repeat(), settings(tmp_path))
 
 
 @pytest.mark.slow
-def test_compiling_changes_speed_only(tmp_path) -> None:
+def test_compiling_changes_speed_only(tmp_path: Path) -> None:
     losses = []
     for fast in (False, True):
         model = tiny_model(1, num_layers=1, layer_types=("full_attention",))
@@ -211,7 +220,7 @@ def test_compiling_changes_speed_only(tmp_path) -> None:
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
-def test_from_scratch_to_a_folder_that_loads(tmp_path) -> None:
+def test_from_scratch_to_a_folder_that_loads(tmp_path: Path) -> None:
     """`make_trainer` reads config.json, trains, and exports a folder of the averaged weights in bf16."""
     from canvaslm.train.setup import make_trainer
     from tests.tiny import tiny_config

@@ -46,8 +46,8 @@ def test_a_tied_checkpoint_in_full(tied: tuple[Path, Any]) -> None:
 
 @pytest.mark.parametrize("is_tied", [True, False])
 def test_shapes_are_the_models(is_tied: bool) -> None:
-    sizes = {"num_layers": 3, "layer_types": ("sliding_attention", "full_attention", "full_attention")}
-    model = tiny_model(tie_word_embeddings=is_tied, **sizes)
+    kinds = ("sliding_attention", "full_attention", "full_attention")
+    model = tiny_model(tie_word_embeddings=is_tied, num_layers=3, layer_types=kinds)
     assert weight_shapes(model.config) == {name: tuple(t.shape) for name, t in model.state_dict().items()}
 
 

@@ -21,7 +21,7 @@ from canvaslm.errors import BadModelFile, CanvasError, UsageError
 from canvaslm.model.context import PlainContext
 from canvaslm.model.diffusion_gemma.gguf_names import from_gguf, to_gguf
 from canvaslm.model.diffusion_gemma.hf_names import weight_shapes
-from canvaslm.model.diffusion_gemma.model import DiffusionGemma
+from canvaslm.model.protocol import Model
 from canvaslm.weights.describe import describe
 from canvaslm.weights.gguf.export import export_folder
 from canvaslm.weights.gguf.fields import read_tokenizer
@@ -88,7 +88,7 @@ def weights(loaded: Loaded) -> dict[str, torch.Tensor]:
     return {name: tensor.float() for name, tensor in loaded.model.state_dict().items()}
 
 
-def forward(model: DiffusionGemma) -> torch.Tensor:
+def forward(model: Model) -> torch.Tensor:
     context, prompt = PlainContext(model.config), torch.arange(5)[None] + 20
     with torch.no_grad():
         model.encode(prompt, torch.arange(5)[None], context)
@@ -171,10 +171,12 @@ def test_back_to_a_folder_that_transformers_reads(folder: Path, exact: Path, tmp
     assert (out / "chat_template.jinja").read_text() == "{{ messages[0].content }}"
     from transformers import DiffusionGemmaForBlockDiffusion
 
-    model, info = DiffusionGemmaForBlockDiffusion.from_pretrained(out, output_loading_info=True)
+    family: Any = DiffusionGemmaForBlockDiffusion
+    model, info = family.from_pretrained(out, output_loading_info=True)
     assert not info["unexpected_keys"]
     assert {name for name in info["missing_keys"] if "vision" not in name} == set()
-    assert torch.equal(model.model.decoder.embed_tokens.weight, first.model.embed_tokens.weight)
+    first_embedding: Any = first.model.embed_tokens
+    assert torch.equal(model.model.decoder.embed_tokens.weight, first_embedding.weight)
     with pytest.raises(UsageError, match="is there already"):
         export_folder(exact, out)
     assert export_folder(exact, out, kind="BF16", force=True) == out
@@ -190,9 +192,12 @@ def test_untied_checkpoints_keep_their_head(tmp_path: Path, folder: Path) -> Non
     write_gguf(open_source(path), tmp_path / "m.gguf", "F32")
     ours, theirs = load_model(path), load_model(tmp_path / "m.gguf")
     assert not theirs.config.tie_word_embeddings
-    assert torch.equal(ours.model.head, theirs.model.head)
+    head = ours.model.head
+    assert isinstance(head, torch.Tensor) and isinstance(theirs.model.head, torch.Tensor)
+    assert torch.equal(head, theirs.model.head)
     again = load_model(export_folder(tmp_path / "m.gguf", tmp_path / "back"))
-    assert torch.equal(again.model.head, ours.model.head)
+    assert isinstance(again.model.head, torch.Tensor)
+    assert torch.equal(again.model.head, head)
 
 
 def test_the_vocabulary_survives_both_ways(folder: Path, exact: Path, tmp_path: Path) -> None:

@@ -110,7 +110,8 @@ def test_a_real_vocabulary_is_not_read_string_by_string() -> None:
             tokens = file.metadata["tokenizer.ggml.tokens"]
             assert isinstance(tokens, Array)
             strings.extend(tokens.strings())
-            merges.extend(file.plain("tokenizer.ggml.merges")["tokenizer.ggml.merges"])
+            read_merges: Any = file.plain("tokenizer.ggml.merges")["tokenizer.ggml.merges"]
+            merges.extend(read_merges)
 
     assert calls_of(read) < 2000  # not one call a string: 553, measured
     assert (len(strings), len(merges), strings[106]) == (262_144, 514_906, "<turn|>")
@@ -277,7 +278,7 @@ def test_bad_items_are_named_when_they_are_read(tmp_path: Path) -> None:
 
 
 def test_values_of_another_type_are_named(tmp_path: Path) -> None:
-    keys = [
+    keys: list[tuple[str | bytes, bytes]] = [
         ("text", value(STRING, "x")),
         ("nan", value(F32, float("nan"))),
         ("list", value(ARRAY, (U8, [1]))),
@@ -299,7 +300,7 @@ def test_values_of_another_type_are_named(tmp_path: Path) -> None:
 
 def test_a_header_full_of_entries_costs_bounded_memory(tmp_path: Path) -> None:
     """A 12 MB file of the cheapest keys that can be packed into one: refused before they are held."""
-    keys = [(f"{i:x}", value(U8, 0)) for i in range(70_000)]
+    keys: list[tuple[str | bytes, bytes]] = [(f"{i:x}", value(U8, 0)) for i in range(70_000)]
     path = Raw(keys=keys).write(tmp_path / "m.gguf")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(BadModelFile, match="70000 keys is more than"):

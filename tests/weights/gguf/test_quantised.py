@@ -4,13 +4,13 @@ native kernels close to it."""
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from canvaslm.engine import Driver, Engine
-from canvaslm.model import PlainContext
-from canvaslm.model.diffusion_gemma import DiffusionGemma
+from canvaslm.model import Model, PlainContext
 from canvaslm.model.diffusion_gemma.fused import FusedTextLayer
 from canvaslm.model.diffusion_gemma.text import SelfConditioning
 from canvaslm.ops import cpu
@@ -41,7 +41,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @torch.inference_mode()
-def one_step(model: DiffusionGemma) -> Prediction:
+def one_step(model: Model) -> Prediction:
     """Encodes a prompt and denoises a canvas on a soft embedding."""
     context, places = PlainContext(model.config), model.config.canvas_length
     model.encode(torch.arange(20)[None] + 20, torch.arange(20)[None], context)
@@ -97,7 +97,7 @@ def test_native_kernels_are_close(kind: str, files: dict[str, Path]) -> None:
 def test_a_fused_layer_equals_the_plain_one_over_the_same_weights(
     rows: int, encoded: int, files: dict[str, Path]
 ) -> None:
-    model = load_quantised(files["Q8_0"]).model
+    model: Any = load_quantised(files["Q8_0"]).model
     x = torch.randn(rows, 24, 256)
     positions = torch.arange(24).expand(rows, -1)
     for i, loaded in enumerate(model.layers):
@@ -105,7 +105,7 @@ def test_a_fused_layer_equals_the_plain_one_over_the_same_weights(
         loaded.plain.encoder_layer_scalar.fill_(2.0)
         layer = FusedTextLayer(loaded.plain)
         half = model._ropes(positions)[i]
-        rope = tuple(torch.cat((table, table), -1) for table in half)
+        rope: Any = tuple(torch.cat((table, table), -1) for table in half)
         outputs = []
         for one, table in ((layer, half), (layer.plain, rope)):
             context = PlainContext(model.config)
@@ -121,17 +121,15 @@ def test_a_fused_layer_equals_the_plain_one_over_the_same_weights(
 @pytest.mark.skipif(not cpu.available(), reason="no native kernels here")
 @torch.inference_mode()
 def test_what_stands_around_the_layers_equals_the_plain_modules(files: dict[str, Path]) -> None:
-    model = load_quantised(files["Q8_0"]).model
+    model: Any = load_quantised(files["Q8_0"]).model
     config = model.config
     x, soft = torch.randn(2, 2, 24, config.hidden_size)
     plain = SelfConditioning(config)
     del plain.gate_proj, plain.up_proj, plain.down_proj
-    plain.fused, plain.pre_norm.weight = (
-        model.self_conditioning.fused,
-        model.self_conditioning.pre_norm.weight,
-    )
+    around = model.self_conditioning
+    plain.fused, plain.pre_norm.weight = around.fused, around.pre_norm.weight
     for given in (None, soft):
-        torch.testing.assert_close(model.self_conditioning(x, given), plain(x, given), atol=0.02, rtol=0.02)
+        torch.testing.assert_close(around(x, given), plain(x, given), atol=0.02, rtol=0.02)
     norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
     norm.weight = model.norm.weight
     torch.testing.assert_close(model.norm(x), norm(x))

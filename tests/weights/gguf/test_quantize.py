@@ -87,9 +87,11 @@ class Memory:
 
     def __init__(self, tensors: dict[str, torch.Tensor]) -> None:
         self.tensors = tensors
-        self.shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        self.shapes: dict[str, tuple[int, ...]] = {
+            name: tuple(tensor.shape) for name, tensor in tensors.items()
+        }
         self.metadata = {"general.architecture": string("x")}
-        self.paths = (Path("memory"),)
+        self.paths: tuple[Path, ...] = (Path("memory"),)
         self.largest = 0
 
     def packed(self, name: str, format: str) -> Iterator[memoryview] | None:

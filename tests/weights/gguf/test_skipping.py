@@ -19,8 +19,7 @@ from canvaslm.demo.config import MODEL_FOLDER
 from canvaslm.demo.tasks import TASKS
 from canvaslm.diffusion import Canvas, RowParams, advance, progress, start_canvas, temperature
 from canvaslm.evals.demo import heldout_items
-from canvaslm.model import PlainContext
-from canvaslm.model.diffusion_gemma import DiffusionGemma
+from canvaslm.model import Model, PlainContext
 from canvaslm.ops import cpu
 from canvaslm.ops.predict import Prediction, draws_of, predict
 from canvaslm.session import load
@@ -38,12 +37,12 @@ PARAMS = Params(max_denoising_steps=48)
 class Place:
     """One model's view of a conversation: its context, where the canvas stands."""
 
-    model: DiffusionGemma
+    model: Model
     context: PlainContext
     positions: torch.Tensor
 
     @classmethod
-    def after(cls, model: DiffusionGemma, tokens: tuple[int, ...]) -> Place:
+    def after(cls, model: Model, tokens: tuple[int, ...]) -> Place:
         context, length = PlainContext(model.config), len(tokens)
         model.encode(torch.tensor([tokens]), torch.arange(length)[None], context)
         return cls(model, context, length + torch.arange(model.config.canvas_length)[None])
@@ -73,7 +72,7 @@ def rms(x: torch.Tensor) -> float:
     return float(x.pow(2).mean().sqrt())
 
 
-def said(model: DiffusionGemma, hidden: torch.Tensor, canvas: Canvas, exact: bool) -> Prediction:
+def said(model: Model, hidden: torch.Tensor, canvas: Canvas, exact: bool) -> Prediction:
     config = model.config
     draws = draws_of(canvas.key, canvas.step, config.canvas_length, config.vocab_size)
     return predict(
@@ -82,9 +81,7 @@ def said(model: DiffusionGemma, hidden: torch.Tensor, canvas: Canvas, exact: boo
     )  # fmt: skip
 
 
-def trajectory(
-    packed: DiffusionGemma, whole: DiffusionGemma, tokens: tuple[int, ...], seed: int
-) -> Iterator[Moved]:
+def trajectory(packed: Model, whole: Model, tokens: tuple[int, ...], seed: int) -> Iterator[Moved]:
     """The steps of one canvas, always going on with the exact soft embedding."""
     config, here, there = packed.config, Place.after(packed, tokens), Place.after(whole, tokens)
     table = packed.head.tile(0, config.vocab_size)

@@ -12,6 +12,7 @@ from tokenizers import Tokenizer
 
 from canvaslm.errors import UsageError
 from canvaslm.model.context import PlainContext
+from canvaslm.model.diffusion_gemma import DiffusionGemmaConfig
 from canvaslm.ops.formats.quant_tensor import FORMATS, dequantise
 from canvaslm.weights.gguf.export import export_folder
 from canvaslm.weights.gguf.fields import read_gguf_config
@@ -98,6 +99,7 @@ def test_a_borrowed_vocabulary() -> None:
         pytest.skip("CANVASLM_FIXTURES is not set: no Gemma vocabulary")
     path = Path(folder) / "gemma4-vocab.gguf"
     plan = plan_synth("small", "Q4_K_M", tokenizer=path, layers=1)
+    assert isinstance(plan.config, DiffusionGemmaConfig)
     assert plan.config.layer_types == ("full_attention",)
     assert len(plan.metadata["tokenizer.ggml.merges"]) > 5_000_000
     with pytest.raises(UsageError, match="has 262144 tokens, the shape has 1024"):

@@ -61,7 +61,7 @@ def test_layouts_of_transformers(layout: str, request: pytest.FixtureRequest) ->
     assert not loaded.model.training
     assert [note.partition(" (")[0] for note in loaded.notes] == ["vision tower skipped"]
     # Encoder and decoder scalars differ in these checkpoints: both arrived.
-    layer = loaded.model.layers[0]
+    layer: Any = loaded.model.layers[0]
     assert not torch.equal(layer.layer_scalar, layer.encoder_layer_scalar)
 
 
@@ -80,7 +80,8 @@ def test_the_encoders_scalars_may_be_absent(copy: Path) -> None:
         copy, lambda t: [t.pop(name) for name in list(t) if name.startswith("model.encoder.language_model.")]
     )
     loaded = load_model(copy)
-    assert all(torch.equal(layer.layer_scalar, layer.encoder_layer_scalar) for layer in loaded.model.layers)
+    layers: Any = loaded.model.layers
+    assert all(torch.equal(layer.layer_scalar, layer.encoder_layer_scalar) for layer in layers)
     assert "decoder's are used" in loaded.notes[-1]
 
 
@@ -98,9 +99,11 @@ def test_tied_copies_may_be_present_if_they_are_equal(copy: Path) -> None:
 
 def test_the_encoder_alone_may_hold_a_tied_weight(copy: Path) -> None:
     name, twin = "model.decoder.norm.weight", "model.encoder.language_model.norm.weight"
-    wanted = load_model(copy).model.norm.weight
+    model: Any = load_model(copy).model
+    wanted = model.norm.weight
     edit(copy, lambda t: t.update({twin: t.pop(name)}))
-    assert torch.equal(load_model(copy).model.norm.weight, wanted)
+    model = load_model(copy).model
+    assert torch.equal(model.norm.weight, wanted)
 
 
 def test_a_head_that_contradicts_the_tie(copy: Path) -> None:
@@ -232,7 +235,9 @@ def test_a_config_that_is_none(copy: Path, text: str) -> None:
 
 def test_dtypes(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def dtype(**options: Any) -> torch.dtype:
-        return load_model(copy, **options).model.embed_tokens.weight.dtype
+        model: Any = load_model(copy, **options).model
+        found: torch.dtype = model.embed_tokens.weight.dtype
+        return found
 
     edit(copy, lambda t: t.update({name: tensor.bfloat16() for name, tensor in t.items()}))
     assert dtype() == torch.float32  # small, on a CPU

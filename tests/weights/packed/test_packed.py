@@ -10,6 +10,7 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +18,6 @@ import torch
 import canvaslm
 from canvaslm.cli.main import main
 from canvaslm.errors import OutOfMemory, UsageError
-from canvaslm.model.diffusion_gemma import DiffusionGemma
 from canvaslm.ops import cpu
 from canvaslm.ops.cpu import repacked as packed
 from canvaslm.ops.cpu.repacked import BorrowedMemory, RepackedExperts, RepackedMatrix
@@ -28,7 +28,6 @@ from canvaslm.weights.gguf import load as gguf_load
 from canvaslm.weights.gguf.file import GGUFFile
 from canvaslm.weights.gguf.load import load_quantised
 from canvaslm.weights.packed import file as packed_file
-from canvaslm.weights.packed import write as packed_write
 from canvaslm.weights.packed.file import LAYOUT, packed_path
 from canvaslm.weights.packed.write import write_packed
 from canvaslm.weights.resolve import resolve
@@ -63,7 +62,7 @@ def model(files: dict[str, Path], tmp_path: Path) -> Path:
     return path
 
 
-def packed_weights(model: DiffusionGemma) -> dict[str, RepackedMatrix | RepackedExperts]:
+def packed_weights(model: torch.nn.Module) -> dict[str, RepackedMatrix | RepackedExperts]:
     """Every packed weight that a model holds, by where it hangs."""
     found = {}
     for path, module in model.named_modules():
@@ -108,7 +107,7 @@ def test_mapped_weights_are_bit_for_bit_the_packed_ones(
 
 
 def test_a_session_answers_the_same_tokens_with_and_without(model: Path) -> None:
-    options = {"seed": 3, "max_new_tokens": 16, "max_denoising_steps": 4, "raw": True}
+    options: dict[str, Any] = {"seed": 3, "max_new_tokens": 16, "max_denoising_steps": 4, "raw": True}
     with_file = canvaslm.load(model)
     assert any("mapped from" in note for note in with_file.notes)
     answer = with_file.generate("ABC", **options)
@@ -162,7 +161,7 @@ def test_other_kinds_make_it_stale(model: Path, monkeypatch: pytest.MonkeyPatch)
     assert "packed otherwise" in load_quantised(model).notes[-2]
 
 
-def rewrite(path: Path, change: Callable[[dict[str, object]], object]) -> None:
+def rewrite(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
     """Changes the header of a packed file, and keeps its length."""
     data = path.read_bytes()
     length = int.from_bytes(data[:8], "little")
@@ -173,17 +172,17 @@ def rewrite(path: Path, change: Callable[[dict[str, object]], object]) -> None:
     path.write_bytes(data[:8] + head + data[8 + length :])
 
 
-def _said(name: str, value: str) -> Callable[[dict[str, object]], object]:
-    return lambda entries: entries["__metadata__"].__setitem__(name, value)  # type: ignore[attr-defined]
+def _said(name: str, value: str) -> Callable[[dict[str, Any]], object]:
+    return lambda entries: entries["__metadata__"].__setitem__(name, value)
 
 
-def _swap(entries: dict[str, object]) -> None:
+def _swap(entries: dict[str, Any]) -> None:
     """Two weights of one size change places: nothing but the header tells."""
     a, b = "layers.0.self_attn.k_proj", "layers.0.self_attn.v_proj"
     entries[a], entries[b] = entries[b], entries[a]
 
 
-CHANGES: dict[str, Callable[[dict[str, object]], object]] = {
+CHANGES: dict[str, Callable[[dict[str, Any]], object]] = {
     "format": _said("format", "2"),
     "layout": _said("layout", "0"),
     "source": _said("source", "0" * 64),
@@ -192,16 +191,14 @@ CHANGES: dict[str, Callable[[dict[str, object]], object]] = {
     "exchanged": _swap,
     "missing": lambda entries: entries.pop("layers.1.self_attn.q_proj"),
     "no metadata": lambda entries: entries.pop("__metadata__"),
-    "another type": lambda entries: entries["layers.0.mlp.down"].__setitem__("dtype", "I8"),  # type: ignore[attr-defined]
-    "out of bounds": lambda entries: entries["layers.0.mlp.down"].__setitem__(  # type: ignore[attr-defined]
-        "data_offsets", [0, 1 << 40]
-    ),
+    "another type": lambda entries: entries["layers.0.mlp.down"].__setitem__("dtype", "I8"),
+    "out of bounds": lambda entries: entries["layers.0.mlp.down"].__setitem__("data_offsets", [0, 1 << 40]),
 }
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_a_header_that_says_otherwise_is_not_believed(
-    change: Callable[[dict[str, object]], object], model: Path
+    change: Callable[[dict[str, Any]], object], model: Path
 ) -> None:
     rewrite(packed_path(model), change)
     assert not is_used(model)
@@ -326,16 +323,16 @@ def test_refusals(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     plain = write_model(tmp_path / "plain.gguf", "F16")
     with pytest.raises(UsageError, match="no quantised weights"):
         write_packed(plain)
-    monkeypatch.setattr(packed_write.os, "access", lambda path, mode: False)
+    monkeypatch.setattr("canvaslm.weights.packed.write.os.access", lambda path, mode: False)
     with pytest.raises(UsageError, match="link the model into a folder of yours"):
         write_packed(model, force=True)
-    monkeypatch.setattr(packed_write.cpu, "available", lambda: False)
+    monkeypatch.setattr("canvaslm.weights.packed.write.cpu.available", lambda: False)
     with pytest.raises(UsageError, match="needs the native kernels"):
         write_packed(model, force=True)
 
 
 def test_a_full_disk_is_told_first(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 0, 10**4))  # type: ignore[attr-defined]
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 0, 10**4))
     with pytest.raises(UsageError, match=r"would take .* MB, and only 10.0 kB are free"):
         write_packed(model, force=True)
 

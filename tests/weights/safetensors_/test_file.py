@@ -66,7 +66,8 @@ def test_we_read_what_the_library_writes_slice_by_slice(tmp_path: Path) -> None:
 def test_conversion_while_reading_equals_torch(tmp_path: Path, dtype: torch.dtype) -> None:
     source = torch.randn(11, 5)
     save_file(tmp_path / "m.safetensors", {"w": source})
-    target, counted = torch.empty(11, 5, dtype=dtype), []
+    target = torch.empty(11, 5, dtype=dtype)
+    counted: list[int] = []
     with TensorFile(tmp_path / "m.safetensors") as file:
         file.read_into("w", target, on_bytes=counted.append)
     assert torch.equal(target, source.to(dtype))
