@@ -56,6 +56,11 @@ def test_texts_that_stand_for_nothing(name: str, text: str, message: str) -> Non
     assert caught.value.param == name
 
 
+def test_only_numbers_have_a_range() -> None:
+    assert PARAMETERS["t_min"].range == "0.001 to 100"
+    assert PARAMETERS["sampler"].range == PARAMETERS["eos_aware_stopping"].range == ""
+
+
 def test_defaults_are_allowed() -> None:
     assert check_params(Params()) == Params()
 

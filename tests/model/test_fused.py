@@ -117,6 +117,22 @@ def test_rows_end_to_end_are_each_alone(fused: DiffusionGemma) -> None:
         assert torch.allclose(found[:, CANVAS * i : CANVAS * (i + 1)], alone, atol=1e-5)
 
 
+@pytest.mark.parametrize("encoded", [0, 3, CANVAS])
+@torch.inference_mode()
+def test_each_token_takes_the_scalar_of_what_it_is_in(fused: DiffusionGemma, encoded: int) -> None:
+    layer = fused.layers[1]
+    assert isinstance(layer, FusedTextLayer)
+    x, positions = torch.randn(1, CANVAS, WIDTH), places(0, CANVAS)
+    twin, rope = FusedTextLayer(layer.plain), fused._ropes(positions)[1]
+
+    def run(encoder: float, decoder: float) -> Tensor:
+        twin.encoder_scalar, twin.scalar = encoder, decoder
+        return twin(x, positions, rope, PlainContext(fused.config), encoded=encoded)
+
+    factors = torch.tensor([0.25] * encoded + [3.0] * (CANVAS - encoded))[:, None]
+    assert torch.allclose(run(0.25, 3.0), run(1.0, 1.0) * factors, atol=1e-5)
+
+
 def test_what_is_replaced(fused: DiffusionGemma) -> None:
     assert all(isinstance(layer, FusedTextLayer) for layer in fused.layers)
     assert isinstance(fused.norm, FusedNorm) and isinstance(fused.self_conditioning, FusedSelfConditioning)
