@@ -16,6 +16,7 @@ import typer
 from ..errors import CanvasError, UsageError
 from ..files import check_output, write_text
 from ..types import Message, Reply
+from .given_text import argument_text
 from .lines import Reader, line_reader, read_entry
 from .options import Display, Loading, Sampling, Talk, grouped
 from .output import figures, log, tokens_in
@@ -49,9 +50,11 @@ def command(
     """
     display.checked()
     chosen = sampling.chosen()
+    prompt = None if prompt is None else argument_text(prompt, "--prompt")
+    system = talk.message()
     session = loading.open(display.quiet)
     notes(session, display, chosen)
-    chat = Chat(session, display, chosen, talk.system, talk.thinking)
+    chat = Chat(session, display, chosen, system, talk.thinking)
     interactive = sys.stdin.isatty()
     if interactive:
         log(f"{session.name}: type a message; /help lists commands, Ctrl-D leaves")

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from .given_text import input_line
+
 Reader = Callable[[str], str]  # prompt -> line, without its newline; raises EOFError at the end
 
 
@@ -21,7 +23,7 @@ def line_reader(environment: Mapping[str, str], words: list[str]) -> Reader:
 
 
 def _piped(prompt: str) -> str:
-    line = sys.stdin.readline()
+    line = input_line()
     if not line:
         raise EOFError
     return line.rstrip("\r\n")

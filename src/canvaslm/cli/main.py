@@ -7,7 +7,6 @@ quick and imports no torch; a command whose module is not there is not listed.
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from ..errors import CanvasError, OutOfMemory, UsageError
 from .options import translated, wants_debug
+from .streams import open_streams, settle_output
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,8 @@ COMMANDS = {
     ),
     "serve": Entry("canvaslm.cli.serve", "command", "Serve a model over HTTP.", "server"),
 }
+
+_SETTINGS = {"help_option_names": ["-h", "--help"]}
 
 _EPILOG = """\
 Examples:
@@ -137,7 +139,7 @@ def load_command(name: str) -> Any:
             f"`canvaslm {name}` needs the package {error.name}: pip install 'canvaslm[{entry.extra}]'"
         ) from error
     app = typer.Typer(add_completion=False)
-    app.command(name, cls=Command)(function)
+    app.command(name, cls=Command, context_settings=_SETTINGS)(function)
     command = typer.main.get_command(app)
     name_variables(command)
     return command
@@ -153,7 +155,7 @@ def name_variables(command: Any) -> None:
             param.show_envvar = False
 
 
-app = typer.Typer(cls=Commands, add_completion=True, rich_markup_mode=None)
+app = typer.Typer(cls=Commands, add_completion=True, rich_markup_mode=None, context_settings=_SETTINGS)
 
 
 def _show_version(wanted: bool) -> None:
@@ -178,8 +180,7 @@ def canvaslm(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The `canvaslm` program: returns its exit code. See `errors` for the codes."""
-    if reconfigure := getattr(sys.stdout, "reconfigure", None):
-        reconfigure(errors="replace")  # a locale without a character is no reason to stop
+    open_streams()
     try:
         command = typer.main.get_command(app)
         result = command.main(
@@ -188,6 +189,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return result if isinstance(result, int) else 0
     except SystemExit as ended:
+        settle_output()
         return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
     except BaseException as error:
         return report(error)
@@ -199,8 +201,8 @@ def report(error: BaseException) -> int:
         traceback.print_exception(error)
     if isinstance(error, KeyboardInterrupt | typer.Abort):
         return 130
+    settle_output()
     if isinstance(error, BrokenPipeError):
-        _drop_output()
         return 1
     message, code = explained(error)
     from .output import log
@@ -234,11 +236,6 @@ def _usage_message(error: Any) -> str:
 
 def _is_torch_memory(error: BaseException) -> bool:
     return type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator" in str(error)
-
-
-def _drop_output() -> None:
-    """The reader of our output has gone: nothing more is written, not even when Python exits."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 __all__ = [

@@ -21,6 +21,7 @@ import typer
 
 from ..diffusion.params import PARAMETERS, PRESETS, Parameter, Params, check_params, check_preset
 from ..errors import UsageError
+from .given_text import argument_text
 
 if TYPE_CHECKING:
     from ..session import Session
@@ -215,6 +216,10 @@ class Talk:
             "--thinking/--no-thinking", show_default=False, help="Let the model think before it answers."
         ),
     ] = False
+
+    def message(self) -> str | None:
+        """The system message. Raises UsageError for one that is not UTF-8."""
+        return None if self.system is None else argument_text(self.system, "--system")
 
 
 @dataclass(frozen=True)

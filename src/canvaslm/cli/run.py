@@ -4,7 +4,6 @@ output holds the answer alone."""
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Mapping
 from contextlib import closing
@@ -17,6 +16,7 @@ from ..diffusion.params import old_names
 from ..errors import CanvasError, UsageError
 from ..text.transcript import ReplyBuilder
 from ..types import Reply
+from .given_text import argument_text, file_text, input_text
 from .options import Display, Loading, Sampling, Talk, grouped
 from .output import as_json, figures, log, tokens_in
 
@@ -62,7 +62,7 @@ def command(
     """
     display.checked()
     chosen = sampling.chosen()
-    asked = read_prompt(prompt, file)
+    asked, system = read_prompt(prompt, file), talk.message()
     if asked is None and (loading.model is not None or raw):
         raise UsageError(
             "there is no prompt: give one with -p, - for standard input; `canvaslm chat` talks", "prompt"
@@ -74,7 +74,7 @@ def command(
     session = loading.open(display.quiet)
     notes(session, display, chosen)
     reply = answer(
-        session, asked, display, as_object, system=talk.system, thinking=talk.thinking, raw=raw, **chosen
+        session, asked, display, as_object, system=system, thinking=talk.thinking, raw=raw, **chosen
     )
     if as_object:
         print_json(session, reply, chosen, puzzle)
@@ -88,19 +88,20 @@ def command(
 
 
 def read_prompt(prompt: str | None, file: str | None) -> str | None:
-    """The prompt from -p, from standard input (`-p -`) or from a file; None where there is none."""
+    """The prompt from -p, from standard input (`-p -`) or from a file; None where there is none.
+
+    Raises UsageError for one that is empty or not UTF-8.
+    """
     if prompt is not None and file is not None:
         raise UsageError("--prompt and --file cannot both give the prompt", "prompt")
     if prompt == "-" or file == "-":
-        text = sys.stdin.read()
+        text = input_text("prompt")
         if not text.strip():
             raise UsageError("the prompt on standard input is empty", "prompt")
         return text
     if file is not None:
-        with open(file, encoding="utf-8", errors="replace") as opened:
-            return opened.read()
-    # In a locale that is not UTF-8, Python keeps the bytes it could not decode as lone surrogates.
-    return None if prompt is None else os.fsencode(prompt).decode("utf-8", "replace")
+        return file_text(file, "--file")
+    return None if prompt is None else argument_text(prompt, "--prompt")
 
 
 def notes(session: Session, display: Display, chosen: Mapping[str, Any]) -> None:
