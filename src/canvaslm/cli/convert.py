@@ -25,7 +25,13 @@ def command(
     every: Annotated[bool, typer.Option("--all", help="List every tensor, not kinds of tensors.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Convert a model between safetensors and GGUF; OUT's name says which way."""
+    """Convert a model between safetensors and GGUF; OUT's name says which way.
+
+    Examples:
+      canvaslm convert demo demo.gguf
+      canvaslm convert demo.gguf demo-folder
+      canvaslm convert org/name model.gguf --type Q4_K_M
+    """
     kind = type.upper() if type else None
     if out.suffix.lower() == ".gguf":
         from .quantize import write_and_report

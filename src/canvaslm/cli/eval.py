@@ -44,7 +44,12 @@ def command(
     truncation: Truncation = Truncation(),
 ) -> None:
     """Measure a model on an eval: exact match, steps per canvas, tokens per step,
-    one shot against refined."""
+    one shot against refined.
+
+    Examples:
+      canvaslm eval -n 20 --tasks sudoku,sort --json scores.json
+      canvaslm eval demo -m model.gguf
+    """
     from ..evals import find_eval
 
     found = find_eval(name)

@@ -57,7 +57,7 @@ _SETTINGS = {"help_option_names": ["-h", "--help"]}
 _EPILOG = """\
 Examples:
   canvaslm run                                      the demo model solves a Sudoku
-  canvaslm run -m model.gguf -p "Why is the sky blue?"
+  canvaslm run -p "Reverse the word: canvas"
   canvaslm chat -m org/name:Q4_K_M --thinking
   canvaslm show model.gguf
 

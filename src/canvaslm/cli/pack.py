@@ -29,6 +29,7 @@ def command(
     does not fit the model, the machine or this version is not used, and a note says so.
 
     Examples:
+      canvaslm quantize demo demo-q8.gguf Q8_0 && canvaslm pack demo-q8.gguf
       canvaslm pack model.gguf
       canvaslm pack model.gguf --force                 # anew, after an update of canvaslm or of the model
       ln -s /shared/model.gguf . && canvaslm pack model.gguf   # where the model's own folder is read-only

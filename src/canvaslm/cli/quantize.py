@@ -24,7 +24,12 @@ def command(
     every: Annotated[bool, typer.Option("--all", help="List every tensor, not kinds of tensors.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Pack a model's weights into fewer bits, and report the error of every tensor."""
+    """Pack a model's weights into fewer bits, and report the error of every tensor.
+
+    Examples:
+      canvaslm quantize demo demo-q8.gguf Q8_0
+      canvaslm quantize org/name model.gguf Q4_K_M
+    """
     write_and_report(model, out, type.upper(), force=force, every=every, json=json)
 
 

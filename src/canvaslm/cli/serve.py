@@ -40,6 +40,10 @@ def command(
 
     It listens at once and answers 503 until the model is loaded. Ctrl-C lets answers
     finish; a second one does not.
+
+    Examples:
+      canvaslm serve
+      canvaslm serve model.gguf --host 0.0.0.0 --api-key-file key.txt
     """
     require_packages()
     keys = read_keys(access.api_key_file, os.environ.get("CANVASLM_API_KEY"))

@@ -41,7 +41,13 @@ def command(
     ] = False,
 ) -> None:
     """Show a model's architecture, sizes, memory, tokenizer and sampling defaults,
-    without loading its weights."""
+    without loading its weights.
+
+    Examples:
+      canvaslm show
+      canvaslm show --kernels
+      canvaslm show model.gguf --json
+    """
     if kernels:
         _show_kernels(model, json)
         return

@@ -23,11 +23,11 @@ def open_streams() -> None:
     if sys.stdin is None:
         sys.stdin = io.StringIO()
     if sys.stdout is None or sys.stdout is sys.__stdout__:
-        sys.stdout = _text(_Output(1, "w", closefd=False), sys.stdout, "replace")
+        sys.stdout = _text(_StandardOutput(1, "w", closefd=False), sys.stdout, "replace")
     elif reconfigure := getattr(sys.stdout, "reconfigure", None):
         reconfigure(errors="replace")  # a locale without a character is no reason to stop
     if sys.stderr is None or sys.stderr is sys.__stderr__:
-        sys.stderr = _text(_Notes(2, "w", closefd=False), sys.stderr, "backslashreplace")
+        sys.stderr = _text(_StandardError(2, "w", closefd=False), sys.stderr, "backslashreplace")
 
 
 def settle_output() -> None:
@@ -49,7 +49,7 @@ def _fill_closed() -> None:
             os.open(os.devnull, mode)  # takes the lowest number that is free: this one
 
 
-class _Output(io.FileIO):
+class _StandardOutput(io.FileIO):
     """Standard output. A reader that has gone (BrokenPipeError) is not worth a word."""
 
     def write(self, data: Any, /) -> int:
@@ -61,7 +61,7 @@ class _Output(io.FileIO):
             raise WriteFailed(f"standard output: cannot be written ({error.strerror})") from error
 
 
-class _Notes(io.FileIO):
+class _StandardError(io.FileIO):
     """Standard error."""
 
     def write(self, data: Any, /) -> int:
@@ -73,7 +73,7 @@ class _Notes(io.FileIO):
 
 def _text(raw: io.FileIO, before: Any, errors: str) -> io.TextIOWrapper:
     encoding = getattr(before, "encoding", None) or "utf-8"
-    by_line = raw.isatty() or isinstance(raw, _Notes)
+    by_line = raw.isatty() or isinstance(raw, _StandardError)
     return io.TextIOWrapper(io.BufferedWriter(raw), encoding, errors, line_buffering=by_line)
 
 

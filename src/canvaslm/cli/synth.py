@@ -26,7 +26,12 @@ def command(
     force: Annotated[bool, typer.Option("--force", help="Replace OUT if it is there.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say the size, write nothing.")] = False,
 ) -> None:
-    """Write a model of random weights with the layout of a real one. It answers nonsense, at real speed."""
+    """Write a model of random weights with the layout of a real one. It answers nonsense, at real speed.
+
+    Examples:
+      canvaslm synth random.gguf --shape 26b --dry-run
+      canvaslm synth random.gguf --layers 2
+    """
     from ..weights.loading.memory import gigabytes
     from ..weights.synth import plan_synth, write_synth
     from .quantize import progress_bar

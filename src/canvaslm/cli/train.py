@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ..train.sft import Trainer
 
 DRY_STEPS = 3
+_DEMO = "demo"
 
 
 def command(
@@ -29,9 +30,21 @@ def command(
         typer.Option("--dry-run", help="Print sizes, train a few steps, estimate the time, write nothing."),
     ] = False,
 ) -> None:
-    """Train a model: full fine-tuning or from scratch, with checkpoints that resume exactly."""
+    """Train a model: full fine-tuning or from scratch, with checkpoints that resume exactly.
+
+    CONFIG "demo" is the recipe of the demo model.
+
+    Examples:
+      canvaslm train demo --dry-run --set run.compile=false --set data.batch=4 --set data.micro_batch=4
+      canvaslm train recipe.toml --set optim.lr=1e-4
+      canvaslm train recipe.toml --resume
+    """
     from ..train.settings import read_settings
 
+    if str(config) == _DEMO and not config.exists():
+        from ..demo.config import MODEL_FOLDER
+
+        config = MODEL_FOLDER.parent / "recipe.toml"
     settings = read_settings(config, set_ or ())
     from ..errors import UsageError
     from ..files import check_output, check_output_folder
