@@ -30,7 +30,9 @@ def packed_model(tmp_path_factory: pytest.TempPathFactory) -> DiffusionGemma:
     if not cpu.available():
         pytest.skip(f"no native kernels: {cpu.problem()}")
     path = write_tiny_gguf(tiny_model(seed=2, **SIZES), tmp_path_factory.mktemp("packed") / "m.gguf", "Q8_0")
-    return load_quantised(path).model
+    loaded = load_quantised(path).model
+    assert isinstance(loaded, DiffusionGemma)
+    return loaded
 
 
 @pytest.fixture(params=["plain", "packed"])

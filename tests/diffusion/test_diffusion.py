@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -79,8 +80,9 @@ def test_without_both_ends_top_k_stays() -> None:
     assert [top_k(Params(top_k=7, max_denoising_steps=3), s) for s in range(3)] == [7, 7, 7]
     assert top_k(Params(), 0) == 0
     for name, missing in (("top_k_start", "top_k_end"), ("top_k_end", "top_k_start")):
+        four: Any = {name: 4}
         with pytest.raises(UsageError, match=f"{name} = 4 needs {missing} > 0") as caught:
-            check_params(Params(**{name: 4}))
+            check_params(Params(**four))
         assert caught.value.param == missing
     assert check_params(Params(top_k=3, top_k_start=4, top_k_end=4, top_k_tail_correction=True)).top_k == 3
 
@@ -161,7 +163,7 @@ def test_the_last_step_ends_a_canvas_anyway() -> None:
 def test_given_places_are_certain() -> None:
     state = step(canvas(4, p1=7), prediction([9.0, 9.0, 1.0, 9.0]), Params())
     assert state.entropy is not None
-    assert (state.tokens[0, 1], state.argmax[0, 1], state.entropy[0, 1]) == (7, 7, 0.0)
+    assert (int(state.tokens[0, 1]), int(state.argmax[0, 1]), float(state.entropy[0, 1])) == (7, 7, 0.0)
 
 
 def test_start_canvases_differ_by_seed_and_index_only() -> None:
@@ -181,7 +183,7 @@ def test_start_canvases_differ_by_seed_and_index_only() -> None:
         ("sampler", "magic"), ("seed", 2**70), ("seed", -2), ("seed", 1.5),
     ],
 )  # fmt: skip
-def test_bad_parameters_are_named(name: str, value: object) -> None:
+def test_bad_parameters_are_named(name: str, value: Any) -> None:
     with pytest.raises(UsageError, match=name) as caught:
         check_params(replace(Params(), **{name: value}))
     assert caught.value.param == name

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
-from typing import get_type_hints
+from typing import Any, get_type_hints
 
 import pytest
 
@@ -100,7 +100,7 @@ def test_presets_say_what_they_set() -> None:
         ("t_min", None, "t_min should be a number, found None"),
     ],
 )
-def test_messages_name_value_and_remedy(name: str, value: object, message: str) -> None:
+def test_messages_name_value_and_remedy(name: str, value: Any, message: str) -> None:
     with pytest.raises(UsageError) as caught:
         check_params(replace(Params(), **{name: value}))
     assert (str(caught.value), caught.value.param) == (message, name)
@@ -108,8 +108,9 @@ def test_messages_name_value_and_remedy(name: str, value: object, message: str) 
 
 def test_numbers_too_large_for_a_float_are_out_of_range() -> None:
     for name in ("max_new_tokens", "temperature", "seed"):
+        huge: Any = {name: 10**400}
         with pytest.raises(UsageError, match=f"{name} = 1000.* is out of range"):
-            check_params(replace(Params(), **{name: 10**400}))
+            check_params(replace(Params(), **huge))
 
 
 def test_the_old_name_of_a_sampler_still_works_and_is_told() -> None:

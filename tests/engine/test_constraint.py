@@ -72,7 +72,8 @@ def commits(events: Sequence[Event]) -> list[tuple[int, ...]]:
 
 def by_hand(model: DiffusionGemma, constraint: Constraint, params: Params) -> list[tuple[int, ...]]:
     """What each canvas commits, written out: the context is encoded anew for every canvas."""
-    context, found, state, row = list(PROMPT), [], constraint.start(), RowParams.of(params)
+    context, state, row = list(PROMPT), constraint.start(), RowParams.of(params)
+    found: list[tuple[int, ...]] = []
     while sum(map(len, found)) < params.max_new_tokens:
         memory = PlainContext(model.config)
         model.encode(torch.tensor([context]), torch.arange(len(context))[None], memory)

@@ -4,6 +4,7 @@ lengths, reused context."""
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -40,7 +41,7 @@ def prompt(index: int, length: int) -> tuple[int, ...]:
     return tuple((7 * index + 3 * i + i * i) % 60 + 2 for i in range(length))
 
 
-def request(index: int, **changes: object) -> Request:
+def request(index: int, **changes: Any) -> Request:
     params = replace(PARAMS, seed=index, max_new_tokens=(10, 24, 40)[index % 3], **changes)
     return Request(prompt(index, 3 + 11 * (index % 5)), params, (1, 5))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -32,7 +33,7 @@ def model() -> DiffusionGemma:
     return tiny_model(canvas_length=16)
 
 
-def run(model: DiffusionGemma, request: Request, **options: object) -> list[Event]:
+def run(model: DiffusionGemma, request: Request, **options: Any) -> list[Event]:
     return list(Driver(Engine(model, **options)).events(request))
 
 
@@ -198,10 +199,11 @@ def test_what_leaves_the_reference_equals_the_oracle_as_well(model: DiffusionGem
     assert any(isinstance(e, Settled) for e in events)
     # Each option makes a difference that the oracle must know of.
     for option, off in (("eos_aware_stopping", False), ("settle_steps", 0)):
+        without: Any = {option: off}
         using = [r for r in requests if getattr(r.params, option)]
         changed = [
             generate(model, r.tokens, r.params, r.eos_token_ids)
-            != generate(model, r.tokens, replace(r.params, **{option: off}), r.eos_token_ids)
+            != generate(model, r.tokens, replace(r.params, **without), r.eos_token_ids)
             for r in using
         ]
         assert any(changed), option

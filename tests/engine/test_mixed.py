@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -42,9 +43,10 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> DiffusionGemma:
         pytest.skip(f"no native kernels: {cpu.problem()}")
     sizes = {"vocab_size": 1024, "hidden_size": 256, "intermediate_size": 160, "moe_intermediate_size": 96}
     model = scalars(tiny_model(canvas_length=16, sliding_window=24, **sizes))
-    return load_quantised(
-        write_tiny_gguf(model, tmp_path_factory.mktemp("packed") / "m.gguf", "Q4_K_M")
-    ).model
+    path = write_tiny_gguf(model, tmp_path_factory.mktemp("packed") / "m.gguf", "Q4_K_M")
+    loaded = load_quantised(path).model
+    assert isinstance(loaded, DiffusionGemma)
+    return loaded
 
 
 @pytest.fixture(params=["plain", "packed"])
@@ -64,7 +66,7 @@ def prompt(index: int, length: int) -> tuple[int, ...]:
     return tuple((7 * index + 3 * i + i * i) % 60 + 2 for i in range(length))
 
 
-def request(index: int, length: int, **changes: object) -> Request:
+def request(index: int, length: int, **changes: Any) -> Request:
     params = replace(PARAMS, seed=index, **changes)
     return Request(prompt(index, length), params, drafts=True, top_logprobs=2)
 
@@ -169,7 +171,7 @@ def test_same_bits_alone_and_among_rows_in_other_phases(
     events = play(engine, {0: others[:5], late: [*others[5:7], mine], late + 1: others[7:]} if late else {
         0: [mine, *others[:5]], 1: others[5:]
     })  # fmt: skip
-    (number,) = [i for i, es in events.items() if es[-1].seed == 99]  # type: ignore[union-attr]
+    (number,) = [i for i, es in events.items() if es[-1].seed == 99]
     assert facts(events[number]) == facts(alone)
 
 
@@ -298,6 +300,6 @@ def test_a_failed_pass_leaves_every_row_as_it_was(
 
 def test_times_add_up(plain: DiffusionGemma) -> None:
     (events,) = play(Engine(plain), {0: [request(5, 100)]}).values()
-    times = events[-1].timings  # type: ignore[union-attr]
+    times = events[-1].timings
     assert 0 < times.encode < times.denoise
     assert times.encode + times.denoise <= times.total

@@ -116,6 +116,7 @@ def run_engine(
 def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, DiffusionGemma]:
     theirs = hf_model(tiny_config(), seed=3, scale=1.0)
     ours = load_model(save_hf(theirs, tmp_path_factory.mktemp("tiny")), dtype=torch.float32).model
+    assert isinstance(ours, DiffusionGemma)
     return theirs, ours
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,7 @@ from canvaslm.demo.tasks import TASKS
 from canvaslm.engine import Engine
 from canvaslm.engine.reference import generate
 from canvaslm.evals.demo import heldout_items
+from canvaslm.model import Model
 from canvaslm.model.diffusion_gemma import DiffusionGemma
 from canvaslm.ops import cpu
 from canvaslm.session import Session
@@ -23,7 +25,7 @@ from tests.tiny import tiny_model
 
 PROMPT = tuple(range(3, 20))
 PARAMS = Params(max_new_tokens=32, max_denoising_steps=8, confidence_threshold=0.01)
-CHOICES = [
+CHOICES: list[dict[str, Any]] = [
     {},
     {"top_k": 1},
     {"top_k": 5},
@@ -38,7 +40,7 @@ def model() -> DiffusionGemma:
     return tiny_model(canvas_length=16)
 
 
-def outputs(model: DiffusionGemma, requests: list[Request]) -> list[list[int]]:
+def outputs(model: Model, requests: list[Request]) -> list[list[int]]:
     engine = Engine(model)
     ids = [engine.submit(request) for request in requests]
     tokens: dict[int, list[int]] = {i: [] for i in ids}
@@ -51,7 +53,9 @@ def outputs(model: DiffusionGemma, requests: list[Request]) -> list[list[int]]:
 
 @pytest.mark.parametrize("choice", CHOICES)
 @pytest.mark.parametrize("seed", [1, 2])
-def test_the_engine_writes_what_the_oracle_writes(model: DiffusionGemma, choice: dict, seed: int) -> None:
+def test_the_engine_writes_what_the_oracle_writes(
+    model: DiffusionGemma, choice: dict[str, Any], seed: int
+) -> None:
     params = replace(PARAMS, seed=seed, **choice)
     assert outputs(model, [Request(PROMPT, params)])[0] == generate(model, PROMPT, params)[0]
 
@@ -93,7 +97,7 @@ def test_a_crowd_on_the_demo_model(session: Session) -> None:
 
 
 def test_large_is_the_default_and_one_is_greedy(session: Session) -> None:
-    def text(**params: object) -> str:
+    def text(**params: Any) -> str:
         return session.generate("List three facts as JSON", seed=7, max_new_tokens=64, **params).text
 
     whole = text()

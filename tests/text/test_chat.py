@@ -55,7 +55,7 @@ CALL = {
         {"id": "2", "type": "function", "function": {"name": "other", "arguments": {"f": 1.5, "b": True}}},
     ],
 }
-RESULTS = [
+RESULTS: list[dict[str, Any]] = [
     {"role": "tool", "tool_call_id": "2", "content": "sunny"},
     {
         "role": "tool",
@@ -85,7 +85,7 @@ CONVERSATIONS: list[list[dict[str, Any]]] = [
     ],
     [{"role": "user", "content": ""}],
 ]
-OPTIONS = [
+OPTIONS: list[dict[str, Any]] = [
     {"thinking": thinking, "tools": tools, "add_generation_prompt": prompt}
     for thinking in (False, True)
     for tools in (None, [WEATHER])
@@ -144,7 +144,7 @@ def test_harmless_text_renders_exactly_as_plain_jinja(
 ) -> None:
     roles = ("user", "assistant")
     messages = [{"role": roles[i % 2], "content": t} for i, t in enumerate(texts)]
-    options = {"thinking": thinking, "tools": None, "add_generation_prompt": True}
+    options: dict[str, Any] = {"thinking": thinking, "tools": None, "add_generation_prompt": True}
     assert "".join(gemma.render(messages, **options)) == _reference(source, messages, options)
 
 
@@ -222,7 +222,7 @@ def _plain_enough(messages: list[dict[str, Any]]) -> bool:
     return not (odd or messages[-1].get("tool_calls") or isinstance(messages[0]["content"], list))
 
 
-@pytest.mark.parametrize("messages", filter(_plain_enough, CONVERSATIONS))
+@pytest.mark.parametrize("messages", [messages for messages in CONVERSATIONS if _plain_enough(messages)])
 def test_built_in_template_agrees_with_gemma_s(source: str, messages: list[dict[str, Any]]) -> None:
     for options in (o for o in OPTIONS if not o["tools"]):
         expected = _reference(source, messages, options).replace(":None", ":null")

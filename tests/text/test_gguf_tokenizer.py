@@ -104,7 +104,7 @@ def test_numpy_values_are_welcome() -> None:
 
 def test_random_damage_ends_in_clean_errors() -> None:
     random = Random(0)
-    values = [None, 0, -1, 2**40, "", "x", b"x", [], {}, [[]], True, 1.5, "\ud800", ["a"] * 378]
+    values: list[Any] = [None, 0, -1, 2**40, "", "x", b"x", [], {}, [[]], True, 1.5, "\ud800", ["a"] * 378]
     for _ in range(300):
         fields = gguf_fields()
         key = random.choice(list(fields))

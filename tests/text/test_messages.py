@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -15,8 +16,14 @@ def test_a_string_is_a_user_message() -> None:
 
 def test_messages_and_dicts_give_the_same() -> None:
     calls = [{"id": "x", "function": {"name": "f", "arguments": '{"a": 1}'}}]
-    dicts = [{"role": "model", "content": None, "tool_calls": calls}, {"role": "tool", "content": "r"}]
-    objects = [Message("assistant", "", (ToolCall("f", {"a": 1}),)), Message("tool", "r")]
+    dicts: list[Message | Mapping[str, Any]] = [
+        {"role": "model", "content": None, "tool_calls": calls},
+        {"role": "tool", "content": "r"},
+    ]
+    objects: list[Message | Mapping[str, Any]] = [
+        Message("assistant", "", (ToolCall("f", {"a": 1}),)),
+        Message("tool", "r"),
+    ]
     plain, other = plain_messages(dicts), plain_messages(objects)
     assert plain[0]["tool_calls"][0] == {
         "type": "function",

@@ -251,7 +251,7 @@ def test_random_damage_ends_in_clean_errors(tmp_path: Path, capfd: pytest.Captur
     whole = path.read_text()
     random = Random(0)
     places = _places(json.loads(whole))[1:]
-    values = [None, 0, -1, 2**31, 2**63, "", "x", "<|turn>", [], {}, [[]], True, 1.5, "a" * 1000]
+    values: list[Any] = [None, 0, -1, 2**31, 2**63, "", "x", "<|turn>", [], {}, [[]], True, 1.5, "a" * 1000]
     for _ in range(300):
         spec = json.loads(whole)
         place = random.choice(places)

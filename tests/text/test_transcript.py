@@ -35,7 +35,7 @@ def draft(ids: list[int]) -> Draft:
 
 def read_all(reader: Transcript, text: str, size: int) -> list[Event]:
     ids = TOKENIZER.encode(text)
-    events = [commit(ids[i : i + size]) for i in range(0, len(ids), size)]
+    events: list[Event] = [commit(ids[i : i + size]) for i in range(0, len(ids), size)]
     return [reader.read(event) for event in [*events, END]]
 
 
