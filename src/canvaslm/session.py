@@ -13,7 +13,7 @@ from typing import Any, Self, Unpack
 import torch
 
 from .diffusion import PARAMETERS, check_params
-from .diffusion.params import check_preset, nearest
+from .diffusion.params import bounded, check_preset, nearest
 from .engine import Driver, Engine
 from .errors import UsageError
 from .model.registry import family_of
@@ -378,7 +378,8 @@ class Session:
         _check_names(params, PARAMETERS)
         chosen = check_preset(preset) if preset is not None else {}
         given = {name: value for name, value in params.items() if value is not None}
-        return check_params(replace(self.params, **{**chosen, **given}))
+        merged = check_params(replace(self.params, **{**chosen, **given}))
+        return bounded(merged, self.engine.max_context)
 
     def token_text(self, token: int) -> str:
         """How one token reads by itself."""

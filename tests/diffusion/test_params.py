@@ -85,7 +85,7 @@ def test_presets_say_what_they_set() -> None:
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("max_new_tokens", 0, "max_new_tokens = 0 is out of range: 1 to 16777216"),
+        ("max_new_tokens", 0, "max_new_tokens = 0 is out of range: 1 to 16777216, or -1"),
         ("seed", -2, "seed = -2 is out of range: -1 to 9223372036854775807"),
         ("t_min", 0, "t_min = 0 is out of range: 0.001 to 100"),
         ("entropy_bound", -1, "entropy_bound = -1 is out of range: 0 to 1000000"),

@@ -129,10 +129,24 @@ def flag(about: Parameter) -> Any:
         help = f"{help.rstrip('.')}: {_either(about.choices)}."
     negation = f"/--no-{_dashed(about.name)[2:]}" if about.kind is bool else ""
     option = typer.Option(
-        _dashed(about.name) + negation, *about.flags, metavar=_METAVARS.get(about.kind), min=about.low,
-        max=about.high, rich_help_panel=_SAMPLING, help=help,
+        _dashed(about.name) + negation, *about.flags, metavar=_METAVARS.get(about.kind), min=about.least,
+        max=about.high, rich_help_panel=_SAMPLING, help=help, callback=checked(about),
     )  # fmt: skip
     return Annotated[about.kind | None, option]
+
+
+def checked(about: Parameter) -> Callable[[Any], Any]:
+    """What typer calls with a flag's value: refuses what is in the flag's range and no value all the same."""
+
+    def check(value: Any) -> Any:
+        if about.unlimited and value is not None:
+            try:
+                about.check(value)
+            except UsageError as error:
+                raise typer.BadParameter(str(error)) from None
+        return value
+
+    return check
 
 
 def _either(names: Iterable[str]) -> str:
@@ -319,6 +333,7 @@ __all__ = [
     "Sampling",
     "Talk",
     "Truncation",
+    "checked",
     "flag",
     "grouped",
     "sampled",

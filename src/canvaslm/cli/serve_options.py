@@ -7,6 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
+from ..diffusion.params import PARAMETERS
+from .options import checked
+
 _SERVER, _ACCESS, _LIMITS = "Server", "Access", "Limits"
 MIB = 2**20
 
@@ -91,9 +94,10 @@ class Budget:
     max_new_tokens: Annotated[
         int,
         typer.Option(
-            "--max-new-tokens", "-n", min=1, metavar="N", rich_help_panel=_LIMITS,
+            "--max-new-tokens", "-n", min=-1, metavar="N", rich_help_panel=_LIMITS,
+            callback=checked(PARAMETERS["max_new_tokens"]),
             help=("Tokens an answer may have when the client does not say; the end of the answer comes "
-                "first as a rule."),
+                "first as a rule. -1: as many as the context holds."),
         ),
     ] = 2048  # fmt: skip
     kv_memory: Annotated[

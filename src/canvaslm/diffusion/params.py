@@ -16,16 +16,18 @@ from typing import Any, get_args, get_type_hints
 
 from ..errors import UsageError
 
+NO_LIMIT = -1
+
 
 @dataclass(frozen=True, kw_only=True)
 class Parameter:
     """What is known about one sampling parameter.
 
-    `kind` is bool, int, float or str. `low` and `high` bound numbers, both inclusive; `choices` are all texts
-    there are, `old_choices` names that some had before. In `help`, {name} stands for another parameter.
-    `presets`: preset -> the value it sets. `flags`: further names on the command line, and `llama_cpp` those
-    that llama.cpp's programs have. `stored`: it may be set at the top of `generation_config.json`; `gguf` is
-    the key of the same in GGUF files.
+    `kind` is bool, int, float or str. `low` and `high` bound numbers, both inclusive; with `unlimited`, -1 is
+    taken besides and means no limit. `choices` are all texts there are, `old_choices` names that some had
+    before. In `help`, {name} stands for another parameter. `presets`: preset -> the value it sets. `flags`:
+    further names on the command line, and `llama_cpp` those that llama.cpp's programs have. `stored`: it may
+    be set at the top of `generation_config.json`; `gguf` is the key of the same in GGUF files.
     """
 
     name: str = ""
@@ -34,6 +36,7 @@ class Parameter:
     help: str = ""
     low: float | None = None
     high: float | None = None
+    unlimited: bool = False
     unit: str = ""
     choices: tuple[str, ...] = ()
     old_choices: Mapping[str, str] = field(default_factory=dict)
@@ -61,6 +64,8 @@ class Parameter:
                 raise UsageError(f"unknown {self.name} {value!r}: choose one of {known}", self.name)
         elif not self._has_kind(value):
             raise UsageError(f"{self.name} should be {self.wanted}, found {value!r}", self.name)
+        elif self.unlimited and value == NO_LIMIT:
+            return
         elif self.low is not None and self.high is not None and not self.low <= value <= self.high:
             raise UsageError(f"{self.name} = {value} is out of range: {self.range}", self.name)
 
@@ -87,10 +92,15 @@ class Parameter:
 
     @property
     def range(self) -> str:
-        """Smallest and largest value in words: "1 to 16777216"; empty for what is no number."""
+        """Smallest and largest value in words: "0 to 100"; empty for what is no number."""
         if self.low is None or self.high is None:
             return ""
-        return f"{plain(self.low)} to {plain(self.high)}"
+        return f"{plain(self.low)} to {plain(self.high)}{f', or {NO_LIMIT}' if self.unlimited else ''}"
+
+    @property
+    def least(self) -> float | None:
+        """The smallest number that it takes; with `unlimited`, not all between this and `low`."""
+        return NO_LIMIT if self.unlimited else self.low
 
 
 _TRUTHS = {
@@ -120,8 +130,10 @@ class Params:
     """
 
     max_new_tokens: int = parameter(
-        256, "Tokens that the answer may have; it is written in whole canvases and then cut.",
-        low=1, high=2**24, unit="tokens", flags=("-n",), llama_cpp=("--n-predict", "--predict"), stored=True,
+        256, "Tokens that the answer may have; it is written in whole canvases and then cut. "
+        "-1: as many as the context holds.",
+        low=1, high=2**24, unlimited=True, unit="tokens", flags=("-n",),
+        llama_cpp=("--n-predict", "--predict"), stored=True,
     )  # fmt: skip
     seed: int | None = parameter(
         None, "The same seed gives the same answer. -1, or none: a random one, which the answer names.",
@@ -237,6 +249,11 @@ def _check_together(params: Params) -> None:
         raise UsageError(f"{given} = {getattr(params, given)} needs {missing} > 0 as well", missing)
 
 
+def bounded(params: Params, context: int) -> Params:
+    """The params with a number for "no limit": the tokens that the context has."""
+    return params if params.max_new_tokens != NO_LIMIT else replace(params, max_new_tokens=context)
+
+
 def check_preset(name: str) -> dict[str, Any]:
     """The parameters that a preset sets. Raises UsageError for an unknown name."""
     if name not in PRESETS:
@@ -259,10 +276,12 @@ def nearest(name: str, known: Iterable[str] = tuple(PARAMETERS)) -> str | None:
 
 
 __all__ = [
+    "NO_LIMIT",
     "PARAMETERS",
     "PRESETS",
     "Parameter",
     "Params",
+    "bounded",
     "check_params",
     "check_preset",
     "nearest",

@@ -13,6 +13,7 @@ import torch
 
 from ..cache import PrefixCache
 from ..diffusion import Progress, RowParams, advance, check_params, progress, settle, start_canvas
+from ..diffusion.params import bounded
 from ..errors import CanvasError, EngineFailure, OutOfMemory, PromptTooLong, UsageError
 from ..model import Model
 from ..model.masks import block_of
@@ -94,7 +95,7 @@ class Engine:
 
     def submit(self, request: Request) -> int:
         """Queues a request and returns its id. Raises UsageError (PromptTooLong) for what can never run."""
-        params = check_params(request.params)
+        params = bounded(check_params(request.params), self.max_context)
         if params.seed is None:
             # 32 bits: readers of JSON that know only doubles round what is above 2^53.
             params = replace(params, seed=secrets.randbits(32))

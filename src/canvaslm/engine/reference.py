@@ -57,12 +57,12 @@ def generate(
     *,
     given: Mapping[int, int] | None = None,
 ) -> tuple[list[int], list[CanvasReport]]:
-    """Committed tokens (cut after the first EOS) and one report per canvas. `params.seed` must be set.
+    """Committed tokens (cut after the first EOS) and one report per canvas.
 
-    `given`: as in `Request`. For families whose context is encoded causally, and
-    whose logits are not shifted.
+    `params` must have a seed and a limit. `given`: as in `Request`. For families whose context is encoded
+    causally, and whose logits are not shifted.
     """
-    assert params.seed is not None
+    assert params.seed is not None and params.max_new_tokens > 0
     places, device = model.config.canvas_length, model.device
     row = RowParams.of(params, eos_token_ids, device)
     context, output, reports = list(prompt), [], []

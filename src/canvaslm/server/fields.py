@@ -32,7 +32,7 @@ _SHOWN = 16  # unknown fields named in the warnings
 def limits(name: str) -> Any:
     """The range and the description of a sampling parameter that is a number."""
     about = PARAMETERS[name]
-    return Field(ge=about.low, le=about.high, description=about.explained())
+    return Field(ge=about.least, le=about.high, description=about.explained())
 
 
 def _whole(value: Any) -> Any:

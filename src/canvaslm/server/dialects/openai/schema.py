@@ -3,7 +3,7 @@ get, as far as it is fixed."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -48,6 +48,9 @@ class Sampled(Truncated):
     stop: Stop | None = Field(None, description="Stop strings; they apply to committed text only.")
     temperature: Temperature | None = None
     max_tokens: Count | None = None
+    n_predict: Count | None = Field(
+        None, description="llama-server's name of max_tokens, which wins over it."
+    )
     stream: bool | None = None
     stream_options: ChatStreamOptions | None = None
     diffusing: bool | None = Field(
@@ -61,9 +64,11 @@ class Sampled(Truncated):
     presence_penalty: Annotated[Number, Field(ge=-2, le=2, description=_IGNORED)] | None = None
     logit_bias: dict[str, Any] | None = Field(None, description="Only an empty one.")
 
+    _limits: ClassVar[tuple[str, ...]] = ("max_tokens", "n_predict")  # the first that is given counts
+
     def params(self) -> dict[str, Any]:
         """Fields of `Params`."""
-        given = {**self.sampling(), "temperature": self.temperature, "max_new_tokens": self.max_tokens}
+        given = {**self.sampling(), "temperature": self.temperature, "max_new_tokens": self.limit[1]}
         return {name: value for name, value in given.items() if value is not None}
 
     def ignored(self) -> list[dict[str, str]]:
@@ -78,6 +83,12 @@ class Sampled(Truncated):
             raise unsupported("logit_bias", "logit_bias is not supported: leave it out")
         if self.diffusing and not self.stream:
             raise unsupported("diffusing", 'diffusing needs "stream": true')
+
+    @property
+    def limit(self) -> tuple[str, int | None]:
+        """The limit on tokens that counts, under the name that the client gave it."""
+        given = [(name, value) for name in self._limits if (value := getattr(self, name)) is not None]
+        return given[0] if given else ("max_tokens", None)
 
     @property
     def wants_usage(self) -> bool:
@@ -107,6 +118,7 @@ class ChatRequest(Sampled):
     max_completion_tokens: Count | None = Field(
         None, description="The newer name of max_tokens; wins over it."
     )
+    _limits: ClassVar[tuple[str, ...]] = ("max_completion_tokens", "max_tokens", "n_predict")
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20), WHOLE] | None = None
     tools: Tools | None = None
@@ -116,20 +128,10 @@ class ChatRequest(Sampled):
     response_format: dict[str, Any] | None = Field(None, description='Only {"type": "text"} so far.')
     modalities: Annotated[list[str], Field(fail_fast=True, max_length=MAX_STRINGS)] | None = None
 
-    def params(self) -> dict[str, Any]:
-        given = super().params()
-        return (
-            given
-            if self.max_completion_tokens is None
-            else {**given, "max_new_tokens": self.max_completion_tokens}
-        )
-
     @property
     def names(self) -> dict[str, str]:
         """Our names -> the client's."""
-        return {
-            "max_new_tokens": "max_tokens" if self.max_completion_tokens is None else "max_completion_tokens"
-        }
+        return {"max_new_tokens": self.limit[0]}
 
     def refuse(self) -> None:
         super().refuse()
@@ -167,7 +169,7 @@ class CompletionRequest(Sampled):
     @property
     def names(self) -> dict[str, str]:
         """Our names -> the client's."""
-        return {"max_new_tokens": "max_tokens", "messages": "prompt"}
+        return {"max_new_tokens": self.limit[0], "messages": "prompt"}
 
     def refuse(self) -> None:
         super().refuse()
