@@ -31,7 +31,7 @@ from canvaslm.model.diffusion_gemma import DiffusionGemma, DiffusionGemmaConfig
 from canvaslm.ops.predict import draw, predict
 from canvaslm.weights.synth import SYNTH_SHAPES
 
-FULL = SYNTH_SHAPES["26b"]
+FULL: Any = SYNTH_SHAPES["26b"]
 SHAPES = {
     "full": FULL,
     "slice": replace(FULL, num_layers=1, layer_types=("full_attention",)),
@@ -80,7 +80,7 @@ def median_ms(work: Callable[[], Any], device: str, repeats: int) -> float:
 def active_bytes(model: DiffusionGemma, tokens: int) -> int:
     """Bytes of weights that a step of `tokens` tokens reads once: with few tokens,
     not every expert is needed."""
-    config = model.config
+    config: Any = model.config
     whole = sum(p.numel() * p.element_size() for n, p in model.named_parameters() if ".experts." not in n)
     experts = sum(p.numel() * p.element_size() for n, p in model.named_parameters() if ".experts." in n)
     missed = (1 - config.top_k_experts / config.num_experts) ** tokens
@@ -98,7 +98,7 @@ class Ours:
         self.canvas = torch.randint(config.vocab_size, (1, config.canvas_length), generator=generator).to(
             device
         )
-        self.cache = KVCache(config, device, model.embed_tokens.weight.dtype)
+        self.cache = KVCache(config, device, model.dtype)
         self.positions = length + torch.arange(config.canvas_length, device=device)[None]
         self.draws = [draw(1, 0, 0, config.canvas_length, config.vocab_size, device)]
         self.soft = torch.randn(1, config.canvas_length, config.hidden_size, device=device).to(
@@ -118,7 +118,7 @@ class Ours:
         )
 
     def denoise(self) -> None:
-        weight = self.model.embed_tokens.weight
+        weight = self.model.embedding
         predict(
             self.hidden(),
             self.model.head,
@@ -145,6 +145,7 @@ def reference_of(model: DiffusionGemma, device: str) -> Any:
     for prefix in ("model.decoder.", "model.encoder.language_model."):
         mine = {k: v for k, v in ours.items() if not k.endswith("encoder_layer_scalar")}
         theirs.get_submodule(prefix.rstrip(".")).load_state_dict(mine, strict=False, assign=True)
+    assert isinstance(model.head, torch.Tensor)
     theirs.lm_head.weight = torch.nn.Parameter(model.head, requires_grad=False)
     for name, module in theirs.named_modules():
         if name.endswith("rotary_emb") and "vision" not in name:
@@ -154,7 +155,7 @@ def reference_of(model: DiffusionGemma, device: str) -> Any:
                 setattr(module, key, buffer.to(device))
         if name.endswith("embed_tokens"):
             module.embed_scale = torch.tensor(model.config.hidden_size**0.5, device=device)
-    return theirs.eval()
+    return theirs.eval()  # type: ignore[no-untyped-call]
 
 
 def compare(report: dict[str, Any], ours: Ours, device: str, repeats: int) -> None:
@@ -180,7 +181,7 @@ def compare(report: dict[str, Any], ours: Ours, device: str, repeats: int) -> No
         ).logits
         probabilities = torch.softmax(logits / 0.7, dim=-1, dtype=torch.float32)
         torch.multinomial(probabilities.view(-1, probabilities.shape[-1]), 1)
-        torch.distributions.Categorical(logits=logits / 0.7).entropy()
+        torch.distributions.Categorical(logits=logits / 0.7).entropy()  # type: ignore[no-untyped-call]
 
     report["reference_encode_ms"] = median_ms(encode, device, repeats)
     report["reference_denoise_ms"] = median_ms(step, device, repeats)
@@ -189,7 +190,7 @@ def compare(report: dict[str, Any], ours: Ours, device: str, repeats: int) -> No
 
 def graphed(ours: Ours) -> Callable[[], None]:
     """The denoise step captured as a CUDA graph."""
-    stream = torch.cuda.Stream()
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     with torch.cuda.stream(stream):
         for _ in range(3):
             ours.hidden()

@@ -18,6 +18,8 @@ import ctypes
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -60,7 +62,7 @@ def product_cases() -> Iterator[Case]:
                 continue
             weight, x, out = matrix(kind, n, k), torch.randn(PLACES, k), torch.empty(PLACES, n)
             work = 2 * PLACES * n * k
-            yield f"{name} {kind}", work, lambda w=weight, x=x, out=out: products.matmul(w, x, out)
+            yield f"{name} {kind}", work, partial(products.matmul, weight, x, out)
 
 
 def mixtures() -> Iterator[Case]:
@@ -72,7 +74,7 @@ def mixtures() -> Iterator[Case]:
         down = RepackedExperts(kind, EXPERTS, HIDDEN, INNER)
         randomise(down)
         work = 2 * PLACES * TOP * 3 * INNER * HIDDEN
-        yield f"experts Q4_K + {kind}", work, lambda d=down: products.experts(x, index, weights, gate_up, d)
+        yield f"experts Q4_K + {kind}", work, partial(products.experts, x, index, weights, gate_up, down)
 
 
 def dense_mlp() -> Iterator[Case]:
@@ -99,13 +101,13 @@ def attentions() -> Iterator[Case]:
                 keys = packed_keys(kv_heads, width, context, dtype)
                 work = 4 * 16 * PLACES * (context + PLACES) * width
                 label = f"attention {name}, {context} {str(dtype)[6:]} keys and the canvas"
-                yield label, work, lambda q=q, k=keys, own=own: attention(q, k, own)
+                yield label, work, partial(attention, q, keys, own)
     fresh = torch.randn(2, 8, 512, 256)
     keys = packed_keys(8, 256, 512, torch.int16)
     yield (
         "packing 512 tokens, sliding",
         0,
-        lambda k=keys, f=fresh: append_blocks(f[0], f[1], k.dtype, k.table, 0),
+        partial(append_blocks, fresh[0], fresh[1], keys.dtype, keys.table, 0),
     )
 
 
@@ -120,7 +122,7 @@ def packed_keys(kv_heads: int, width: int, tokens: int, dtype: torch.dtype) -> K
 
 def vocabulary(columns: int) -> Iterator[Case]:
     drawn = draw(1, 0, 1, PLACES, columns, "cpu")
-    options = {
+    options: dict[str, Any] = {
         "softcap": 30.0, "temperature": torch.full((PLACES,), 0.7), "gumbel": drawn.gumbel,
         "uniform": drawn.uniform,
     }  # fmt: skip
@@ -128,16 +130,17 @@ def vocabulary(columns: int) -> Iterator[Case]:
     work = 2 * PLACES * columns * HIDDEN
     for kind in ("Q6_K", "INT8"):
         weight = matrix(kind, columns, HIDDEN)
-        yield f"head {kind} [{columns}]", work, lambda w=weight: head(states, w, **options)
+        yield f"head {kind} [{columns}]", work, partial(head, states, weight, **options)
     top_k = torch.full((PLACES,), 256, dtype=torch.int32)
     yield f"head {kind}, top-k 256 [{columns}]", work, lambda: head(states, weight, top_k=top_k, **options)
     raw = torch.randint(0, 60, (columns * 2310,), dtype=torch.uint8)
     table = SoftTable.build(RowTable("Q6_K", raw, columns, HIDDEN))
     for name, sharp, cut in (("flat", 1e-3, None), ("peaked", 0.3, None), ("flat, top-k 256", 1e-3, top_k)):
         logits = head(states * sharp, weight, top_k=cut, **options).logits
+        assert logits is not None
         _, how = soft_embed(logits, table)
         label = f"soft embedding, {name}: {how.dense} dense rows, {how.gathered} tokens [{columns}]"
-        yield label, work if how.dense else 0, lambda kept=logits: soft_embed(kept, table)
+        yield label, work if how.dense else 0, partial(soft_embed, logits, table)
 
 
 def elementwise_steps() -> Iterator[Case]:

@@ -20,6 +20,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -27,9 +28,9 @@ from torch.nn import functional as F
 
 from canvaslm.cache import DenoiseContext, EncodeContext
 from canvaslm.engine.runner import Runner
-from canvaslm.model.diffusion_gemma import DiffusionGemma
-from canvaslm.ops.cpu import layers as layers
+from canvaslm.model import Model
 from canvaslm.ops.cpu import repacked as packed
+from canvaslm.ops.quantised import QuantVocabulary
 from canvaslm.weights.gguf.quantize import write_gguf
 from canvaslm.weights.gguf.source import open_source
 from canvaslm.weights.loading.load import load_model
@@ -43,20 +44,16 @@ PROMPT, CANVAS, TEMPERATURE = 64, 256, 0.6
 @contextmanager
 def exact_kinds() -> Iterator[None]:
     """While loading: every matrix in the format of the file."""
-    chosen = layers.dense_kind
-    layers.dense_kind = packed.repacked_kind
-    try:
+    with patch("canvaslm.ops.cpu.layers.dense_kind", packed.repacked_kind):
         yield
-    finally:
-        layers.dense_kind = chosen
 
 
-def load(path: Path, dtype: str | None = None) -> DiffusionGemma:
+def load(path: Path, dtype: str | None = None) -> Model:
     return load_model(resolve(path), dtype=dtype).model
 
 
 @torch.no_grad()
-def hidden(model: DiffusionGemma, tokens: Tensor) -> Tensor:
+def hidden(model: Model, tokens: Tensor) -> Tensor:
     """Final states [CANVAS, H] of a canvas's first step behind a prompt."""
     cache = Runner(model).new_cache(PROMPT + CANVAS)
     model.encode(tokens[None, :PROMPT], torch.arange(PROMPT)[None], EncodeContext(cache))
@@ -66,7 +63,8 @@ def hidden(model: DiffusionGemma, tokens: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def log_probabilities(states: Tensor, head: Tensor, softcap: float) -> Tensor:
+def log_probabilities(states: Tensor, head: Tensor | QuantVocabulary, softcap: float) -> Tensor:
+    assert isinstance(head, Tensor)
     return (torch.tanh(F.linear(states, head) / softcap) * softcap / TEMPERATURE).log_softmax(-1)
 
 
