@@ -8,7 +8,6 @@ tokenizer.json, the template.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +112,7 @@ class FolderSource:
         plan = make_plan(checkpoint, headers, self.config)
         self.notes = plan.notes
         self.paths = checkpoint.files
-        self._files = {header.path: TensorFile(header) for header in headers}
+        self._headers = {header.path: header for header in headers}
         self._infos: dict[str, SafetensorsInfo] = {}
         self._tables = table_values(self.config)
         self.shapes: dict[str, tuple[int, ...]] = {name: (len(t),) for name, t in self._tables.items()}
@@ -136,12 +135,8 @@ class FolderSource:
             yield self._tables[name].unsqueeze(0)
             return
         info = self._infos[name]
-        yield from _by_rows(self._files[info.path].slices(info.name), self.shapes[name][-1], rows)
-
-    def close(self) -> None:
-        for file in self._files.values():
-            with suppress(OSError):
-                file.__exit__(None, None, None)
+        with TensorFile(self._headers[info.path]) as file:
+            yield from _by_rows(file.slices(info.name), self.shapes[name][-1], rows)
 
 
 def _by_rows(pieces: Iterator[tuple[int, Tensor]], columns: int, rows: int) -> Iterator[Tensor]:
