@@ -290,11 +290,17 @@ class ModelFacts:
 class ChatMarkers:
     """The control tokens of a family's chat format that matter outside its template, by their text.
 
+    A thought stands between the two of `thought`, after `thought_name` and a line break; a tool call between
+    the two of `call`. A marker that a vocabulary does not hold is never found.
     `control` are further texts that are control tokens even where a tokenizer file does not say so, or where
     they do not look like markers: text from users never becomes one of these.
     """
 
+    turn_start: str = "<|turn>"
     turn_end: str = "<turn|>"
+    thought: tuple[str, str] = ("<|channel>", "<channel|>")
+    thought_name: str = "thought"
+    call: tuple[str, str] = ("<|tool_call>", "<tool_call|>")
     ends: tuple[str, ...] = ("<turn|>", "<|tool_response>")  # the model's turn ends with these, besides EOS
     control: tuple[str, ...] = ()
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from canvaslm.text.markers import MARKER, Special
 from canvaslm.text.parse import Delta, ReplyParser
 from canvaslm.text.tokenizer import Tokenizer
-from canvaslm.types import ToolCall
+from canvaslm.types import ChatMarkers, ToolCall
 from tests.text.tiny_text import MARKERS, gguf_fields, tiny_tokens, write_folder
 
 TOKENIZER = Tokenizer.from_gguf(gguf_fields())
@@ -80,6 +80,14 @@ def test_eos_ends_the_turn() -> None:
 
 def test_prompt_that_opened_the_thought() -> None:
     assert parse(ids_of("hmm\n<channel|>hello"), thinking=True) == Delta("hello", "hmm")
+
+
+def test_another_familys_markers_part_thoughts_and_calls() -> None:
+    markers = ChatMarkers(thought=("<|tool>", "<tool|>"), thought_name="plan", call=("<|image>", "<image|>"))
+    parser = ReplyParser(Tokenizer.from_gguf(gguf_fields(), markers=markers))
+    call = '<|image>call:f{a:<|"|>x<|"|>}<image|>'
+    found = parser.feed(ids_of(f"<|tool>plan\nhm<tool|>hello<|channel>thought {call}<|image>no<image|>"))
+    assert found == Delta("hellothought <|image>no<image|>", "hm", (ToolCall("f", {"a": "x"}),))
 
 
 CALL = '<|tool_call>call:f{a:<|"|>x<|"|>,b:[1,true]}<tool_call|>'

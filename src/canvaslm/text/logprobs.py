@@ -7,9 +7,6 @@ from collections import deque
 from ..types import Committed, Event, Settled, TokenLogprob
 from .tokenizer import Tokenizer
 
-# Between these markers stands what is not the answer's text.
-_ASIDE = {"<|channel>": "<channel|>", "<|tool_call>": "<tool_call|>"}
-
 
 class AnswerLogprobs:
     """Picks the tokens of the answer out of committed canvases and hands them out as
@@ -19,8 +16,12 @@ class AnswerLogprobs:
         """`raw`: everything but control tokens is text."""
         self._tokenizer = tokenizer
         self._ended = False
-        self._ends: set[int | None] = set() if raw else {*tokenizer.eos_ids, tokenizer.marker_id("<|turn>")}
-        ids = {tokenizer.marker_id(a): tokenizer.marker_id(b) for a, b in _ASIDE.items()}
+        markers = tokenizer.markers
+        turn = tokenizer.marker_id(markers.turn_start)
+        self._ends: set[int | None] = set() if raw else {*tokenizer.eos_ids, turn}
+        # Between these stands what is not the answer's text.
+        asides = (markers.thought, markers.call)
+        ids = {tokenizer.marker_id(opens): tokenizer.marker_id(closes) for opens, closes in asides}
         self._asides = {} if raw else {a: b for a, b in ids.items() if a is not None}
         self._until: int | None = None  # the marker that ends an aside
         self._settled: list[int] = []  # tokens sent before their canvas was done

@@ -1,8 +1,8 @@
 """From committed token ids to answer, thoughts and tool calls, as a stream.
 
-A model's turn may hold thought channels (`<|channel>thought\\n ... <channel|>`), calls
-(`<|tool_call> ... <tool_call|>`) and the answer between and after them. Only control *ids* steer the parser:
-text that merely looks like a marker is text.
+A model's turn may hold thoughts (Gemma's: `<|channel>thought\\n ... <channel|>`), tool calls
+(`<|tool_call> ... <tool_call|>`) and the answer between and after them; which tokens say so the tokenizer's
+`markers` tell. Only control *ids* steer the parser: text that merely looks like a marker is text.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from .tokenizer import Tokenizer
 from .toolcalls import QUOTE, Quote, parse_call
 
 State = Literal["answer", "thinking", "call", "ended"]
-_HEADER = "thought"
 
 
 @dataclass(frozen=True)
@@ -70,10 +69,12 @@ class ReplyParser:
         self._break = ""  # a line break that may end the thought
         self._call: list[str | Quote] = []
         self.counts = Counts()
-        names = ("<|channel>", "<channel|>", "<|tool_call>", "<tool_call|>", QUOTE)
-        ids = {name: tokenizer.marker_id(name) for name in names}
+        markers = tokenizer.markers
+        self._thought_open, self._header_text = markers.thought[0], markers.thought_name
+        self._call_open, self._call_close = markers.call
+        ids = {name: tokenizer.marker_id(name) for name in (*markers.thought, *markers.call, QUOTE)}
         self._markers = {i: name for name, i in ids.items() if i is not None}
-        turn = tokenizer.marker_id("<|turn>")
+        turn = tokenizer.marker_id(markers.turn_start)
         self._ends = frozenset(tokenizer.eos_ids) | ({turn} if turn is not None else set())
 
     @property
@@ -121,12 +122,12 @@ class ReplyParser:
         if name == QUOTE:
             self._quote(out)
             return
-        if self._state == "call" and name != "<tool_call|>":
+        if self._state == "call" and name != self._call_close:
             self._spill(out)
-        self._leave(out, closed=name == "<tool_call|>")
-        if name == "<|channel>":
+        self._leave(out, closed=name == self._call_close)
+        if name == self._thought_open:
             self._state, self._header = "thinking", ""
-        elif name == "<|tool_call>":
+        elif name == self._call_open:
             self._state, self._call = "call", []
         # A stray closing marker closes nothing and is dropped like other control tokens.
 
@@ -151,9 +152,9 @@ class ReplyParser:
         """Drops the channel's name and its line break, then holds back one line break at the end."""
         if self._header is not None:
             self._header += text
-            if _may_become_header(self._header):
+            if _may_become_header(self._header, self._header_text):
                 return
-            text, self._header = _without_header(self._header), None
+            text, self._header = _without_header(self._header, self._header_text), None
         text = self._break + text
         self._break = "\n" if text.endswith("\n") else ""
         out.thinking.append(text.removesuffix("\n"))
@@ -166,7 +167,7 @@ class ReplyParser:
         if self._state == "call":
             self._finish_call(out, closed=closed)
         elif self._state == "thinking" and self._header is not None:
-            out.thinking.append(_without_header(self._header))
+            out.thinking.append(_without_header(self._header, self._header_text))
         self._state, self._header, self._break = "answer", "", ""
 
     def _finish_call(self, out: _Output, *, closed: bool) -> None:
@@ -174,7 +175,7 @@ class ReplyParser:
         if call is None:
             self._spill(out)
             if closed:
-                out.text.append("<tool_call|>")
+                out.text.append(self._call_close)
         else:
             out.tool_calls.append(call)
         self._call = []
@@ -183,7 +184,7 @@ class ReplyParser:
         """A malformed call becomes text, its markers written out."""
         self._text(self._decoder.close(), out)
         written = (QUOTE if isinstance(piece, Quote) else piece for piece in self._call)
-        out.text.append("<|tool_call>" + "".join(written))
+        out.text.append(self._call_open + "".join(written))
         self._call, self._state = [], "answer"
 
     def _end(self, out: _Output) -> None:
@@ -192,14 +193,14 @@ class ReplyParser:
             self._state = "ended"
 
 
-def _may_become_header(text: str) -> bool:
+def _may_become_header(text: str, name: str) -> bool:
     """Whether a channel's first characters are still undecided: part of its name, or the name without
     more."""
-    return (_HEADER + "\n").startswith(text) and text != _HEADER + "\n"
+    return (name + "\n").startswith(text) and text != name + "\n"
 
 
-def _without_header(text: str) -> str:
-    rest = text.removeprefix(_HEADER)
+def _without_header(text: str, name: str) -> str:
+    rest = text.removeprefix(name)
     return rest.removeprefix("\n") if rest != text and (not rest or rest[0].isspace()) else text
 
 

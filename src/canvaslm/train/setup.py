@@ -18,8 +18,6 @@ from .settings import Settings
 from .sft import Export, Trainer
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
-# The marker that closes a turn, by name; its id comes from the tokenizer.
-TURN_END = "<turn|>"
 
 
 def make_trainer(settings: Settings) -> Trainer:
@@ -69,12 +67,13 @@ def _source(settings: Settings, folder: Path) -> Source:
     from ..text.chat import ChatTemplate
     from ..text.tokenizer import Tokenizer
 
-    tokenizer = Tokenizer.from_folder(folder)
+    family = registry.family_of(registry.read_config(read_json(folder / "config.json")))
+    tokenizer = Tokenizer.from_folder(folder, family.markers)
     template = ChatTemplate.from_folder(folder, tokenizer)
-    turn_end = tokenizer.marker_id(TURN_END)
+    turn_end = tokenizer.marker_id(tokenizer.markers.turn_end)
     if turn_end is None:
         raise UsageError(
-            f"data.files: the tokenizer in {folder} has no {TURN_END}, which closes a turn",
+            f"data.files: the tokenizer in {folder} has no {tokenizer.markers.turn_end}, which closes a turn",
             param="data.files",
         )
     return read_chats(settings.data.files, chat_encoder(tokenizer, template, turn_end))
