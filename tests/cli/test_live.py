@@ -283,7 +283,8 @@ def _has(text: str) -> Callable[[list[str]], bool]:
     return lambda rows: any(text in row for row in rows)
 
 
-SLOW = {"answers": ["The quick brown fox jumps."], "places": 6, "steps": 200, "pause": 0.05}
+# Far longer than any test: it ends by what the test does to it.
+SLOW = {"answers": ["The quick brown fox jumps."], "places": 6, "steps": 100_000, "pause": 0.05}
 
 
 def test_an_answer_denoises_on_the_terminal_and_stays_as_plain_text(pty: Callable[..., Pty]) -> None:

@@ -83,11 +83,13 @@ def test_prompt_that_opened_the_thought() -> None:
 
 
 def test_another_familys_markers_part_thoughts_and_calls() -> None:
-    markers = ChatMarkers(thought=("<|tool>", "<tool|>"), thought_name="plan", call=("<|image>", "<image|>"))
+    markers = ChatMarkers(
+        thought=("<|tool_call>", "<tool_call|>"), thought_name="plan", call=("<|tool>", "<tool|>")
+    )
     parser = ReplyParser(Tokenizer.from_gguf(gguf_fields(), markers=markers))
-    call = '<|image>call:f{a:<|"|>x<|"|>}<image|>'
-    found = parser.feed(ids_of(f"<|tool>plan\nhm<tool|>hello<|channel>thought {call}<|image>no<image|>"))
-    assert found == Delta("hellothought <|image>no<image|>", "hm", (ToolCall("f", {"a": "x"}),))
+    call = '<|tool>call:f{a:<|"|>x<|"|>}<tool|>'
+    found = parser.feed(ids_of(f"<|tool_call>plan\nhm<tool_call|>hello<|channel>{call}<|tool>no<tool|>"))
+    assert found == Delta("hello<|tool>no<tool|>", "hm", (ToolCall("f", {"a": "x"}),))
 
 
 CALL = '<|tool_call>call:f{a:<|"|>x<|"|>,b:[1,true]}<tool_call|>'
