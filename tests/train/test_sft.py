@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -15,7 +16,7 @@ import pytest
 import torch
 
 from canvaslm.engine.reference import generate
-from canvaslm.errors import BadModelFile, UsageError
+from canvaslm.errors import BadModelFile, UsageError, WriteFailed
 from canvaslm.model import Model
 from canvaslm.train.checkpoint import checkpoints
 from canvaslm.train.data import Source
@@ -25,6 +26,7 @@ from canvaslm.train.setup import initialise
 from canvaslm.train.sft import Trainer
 from canvaslm.types import Params
 from canvaslm.weights.loading.load import load_model
+from tests.full_disk import full_disk
 from tests.tiny import tiny_model
 
 EOS = 1
@@ -245,3 +247,48 @@ def test_from_scratch_to_a_folder_that_loads(tmp_path: Path) -> None:
         )
     )
     assert all(torch.equal(v, again.model.state_dict()[n]) for n, v in loaded.model.state_dict().items())
+
+
+def test_a_full_disk_leaves_the_checkpoints_that_were_there(tmp_path: Path) -> None:
+    made = trainer(tmp_path)
+    made.train_step()
+    first = made.checkpoint()
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    made.train_step()
+    for _ in range(2):  # the second time over a checkpoint of the same step
+        with full_disk(), pytest.raises(WriteFailed, match=r"step-0000000\d: cannot be written \(File too"):
+            made.checkpoint()
+        assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+        assert checkpoints(tmp_path) == [first]
+        made.step = 1
+    assert trainer(tmp_path).resume()
+
+
+def test_a_checkpoint_of_the_same_step_is_replaced_only_by_a_whole_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = trainer(tmp_path)
+    made.train_step()
+    first = made.checkpoint()
+    real = Path.rename
+
+    def refuse(self: Path, target: Path) -> Path:
+        if self.name.endswith(".part"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(self))
+        return real(self, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", refuse)
+        with pytest.raises(OSError, match="Input/output"):
+            made.checkpoint()
+    assert checkpoints(tmp_path) == [first]
+    assert [path.name for path in tmp_path.iterdir()] == [first.name]
+    assert made.checkpoint() == first
+    assert [path.name for path in tmp_path.iterdir()] == [first.name]
+
+
+def test_metrics_that_do_not_fit_are_one_error(tmp_path: Path) -> None:
+    made = trainer(tmp_path, run__log_every=1)
+    refused = pytest.raises(WriteFailed, match=r"metrics\.jsonl: cannot be written")
+    with full_disk(10), refused, Reporter(tmp_path / "metrics.jsonl", io.StringIO()) as reporter:
+        made.run(reporter)

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from canvaslm.errors import BadModelFile, NotFound
 from canvaslm.weights.gguf.file import Array, GGUFFile, part_paths
 
+from ...tiny import tiny_model, write_tiny_gguf
 from ...work import calls_of
 from ..gguf_files import (
     ARRAY,
@@ -355,3 +356,23 @@ def test_mutated_files_open_or_are_refused(edits: list[tuple[int, bytes]], cut: 
     except BadModelFile as error:
         message = str(error)
     assert not message or str(path) in message
+
+
+def test_a_file_cut_short_after_it_was_opened_is_refused_not_touched(tmp_path: Path) -> None:
+    """Touching what is gone would kill the process. A new file under the old name harms nothing."""
+    path = write_tiny_gguf(tiny_model(vocab_size=1024), tmp_path / "m.gguf", "F32")
+    with GGUFFile(path) as file:
+        name = next(iter(file.tensors))
+        key, whole = next(iter(file.metadata)), file.raw_tensor(name)
+        other = tmp_path / "other"
+        other.write_bytes(b"short")
+        kept = tmp_path / "kept.gguf"
+        kept.hardlink_to(path)
+        other.replace(path)
+        assert file.raw_tensor(name) == whole
+        os.truncate(kept, 4096)
+        for read in (file.tensor, file.raw_tensor):
+            with pytest.raises(BadModelFile, match="was cut short after it was opened"):
+                read(name)
+        with pytest.raises(BadModelFile, match="was cut short after it was opened"):
+            file.raw_value(key)

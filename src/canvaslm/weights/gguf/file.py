@@ -90,10 +90,11 @@ class GGUFFile:
 
     def tensor(self, name: str) -> QuantTensor:
         """The packed tensor, a view of the mapped file: never write to it. Raises
-        BadModelFile if there is none."""
+        BadModelFile if there is none, or the file has been cut short since it was opened."""
         from ...ops.formats.quant_tensor import QuantTensor
 
         info = self.info(name)
+        self._check_size(self._part_of[name])
         return QuantTensor(info.format, info.shape, self._part(self._part_of[name])[info.start : info.end])
 
     def info(self, name: str) -> GGUFInfo:
@@ -103,12 +104,14 @@ class GGUFFile:
 
     def raw_value(self, key: str) -> bytes:
         """A key's value as it stands in the file, type included: what `GGUFWriter` takes."""
+        self._check_size(0)
         start, end = self.headers[0].spans[key]
         return self._maps[0][start:end]
 
     def raw_tensor(self, name: str) -> bytes:
         """A copy of a tensor's packed bytes, without torch: for small tables."""
         info = self.info(name)
+        self._check_size(self._part_of[name])
         return self._maps[self._part_of[name]][info.start : info.end]
 
     def release(self, name: str, *, start: int = 0, stop: int | None = None, cache: bool = False) -> None:
@@ -213,6 +216,12 @@ class GGUFFile:
     def _wrong(self, key: str, expected: str, value: Value) -> BadModelFile:
         found = "an array" if isinstance(value, Array) else shown(value)
         return BadModelFile(f"{self.path}: key {shown(key)} should be {expected}, found {found}")
+
+    def _check_size(self, part: int) -> None:
+        """To touch pages of a map that the file has no longer kills the process (SIGBUS). A file replaced by
+        a rename is another one: the one that is mapped keeps its bytes."""
+        if self._maps[part].size() < self.headers[part].size:
+            raise BadModelFile(f"{self.paths[part]}: was cut short after it was opened; download it again")
 
     def _join(self) -> None:
         _check_split(self.headers)
