@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fastapi import APIRouter
-from pydantic import BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field, WithJsonSchema
+from pydantic_core import PydanticCustomError
 from starlette.responses import Response
 
 from ...bodies import BodyRoute
@@ -121,10 +122,20 @@ def _rows(engine: Engine) -> list[Slot]:
     ]
 
 
+def _bounded(text: str) -> str:
+    """pydantic's own bound reads a text as UTF-8: it would refuse lone surrogates, which JSON may carry."""
+    if len(text) > MAX_TEXT:
+        bound = {"max_length": MAX_TEXT}
+        raise PydanticCustomError("string_too_long", "at most {max_length} characters", bound)
+    return text
+
+
 class TokenizeRequest(Open):
     """A text. Markers in it stay text."""
 
-    content: str = Field(max_length=MAX_TEXT)
+    content: Annotated[
+        str, AfterValidator(_bounded), WithJsonSchema({"type": "string", "maxLength": MAX_TEXT})
+    ]
     add_special: bool = Field(False, description="Put BOS in front.")
     with_pieces: bool = False
 
