@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 
+import httpx
 import pytest
 
 from canvaslm.cli.main import _EPILOG, COMMANDS, load_command
 from canvaslm.ops import cpu
 
-from ..waiting import HUNG
+from ..waiting import HUNG, wait_for
 
 # What an example needs that a user must have already.
 NEEDS = ("model.gguf", "org/name", "--url", "questions.txt", "recipe.toml", "a.json b.json")
@@ -70,22 +71,27 @@ def test_examples_run(name: str, tmp_path: Path) -> None:
         assert "error" not in done.stderr, line
 
 
+def _is_ready(said: str) -> bool:
+    """Whether the server whose words these are has loaded its model."""
+    found = re.search(r"canvaslm listens at (http://127\.0\.0\.1:[0-9]+)\n", said)
+    try:
+        return found is not None and httpx.get(f"{found[1]}/health", timeout=HUNG).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
 @pytest.mark.slow
-def test_examples_of_serve_serve(tmp_path: Path) -> None:
-    for line in ready(examples("serve")):
-        errors = tmp_path / "errors"
-        with errors.open("w") as stream:
-            server = subprocess.Popen(
-                ["/bin/sh", "-c", f"exec {line}"],
-                cwd=tmp_path, env={**environment(tmp_path), "CANVASLM_PORT": "0"}, stderr=stream,
-            )  # fmt: skip
-            try:
-                waited_until = time.monotonic() + HUNG
-                while "canvaslm listens at http://127.0.0.1:" not in errors.read_text():
-                    assert server.poll() is None, errors.read_text()
-                    assert time.monotonic() < waited_until
-                    time.sleep(0.05)
-                server.send_signal(signal.SIGTERM)
-                assert server.wait(HUNG) == 0, errors.read_text()
-            finally:
-                server.kill()
+@pytest.mark.parametrize("line", ready(examples("serve")))
+def test_examples_of_serve_serve(line: str, tmp_path: Path) -> None:
+    errors = tmp_path / "errors"
+    with errors.open("w") as stream:
+        server = subprocess.Popen(
+            ["/bin/sh", "-c", f"exec {line}"],
+            cwd=tmp_path, env={**environment(tmp_path), "CANVASLM_PORT": "0"}, stderr=stream,
+        )  # fmt: skip
+        try:
+            wait_for(lambda: _is_ready(errors.read_text()) or server.poll() is not None)
+            server.send_signal(signal.SIGTERM)
+            assert server.wait(HUNG) == 0, errors.read_text()
+        finally:
+            server.kill()
