@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..text.stop import MAX_LENGTH, MAX_STOPS
+
 MAX_MESSAGES = 16_384  # turns of a conversation, and items of a Responses `input`
 MAX_BLOCKS = 4096  # content parts, or calls, of one message
 MAX_TOOLS = 1024
@@ -37,6 +39,33 @@ class Limits:
     keep_alive: float = 15.0  # between signs of life in a silent stream
 
 
+def table() -> list[tuple[str, int | float, str]]:
+    """What is limited, the most of it by default, and what answers to more."""
+    given = Limits()
+    conversation = "400, `context_length_exceeded`"
+    field, whole = "400, `invalid_value` and the field's name", "400, `invalid_value`"
+    return [
+        ("bytes of a body (`max_body`)", given.max_body, "413, `request_too_large`"),
+        ("bytes of bodies held at a time (`max_bodies`)", given.max_bodies, "429"),
+        ("seconds for a body to arrive (`read_timeout`)", given.read_timeout, "408"),
+        ("seconds without a client taking anything (`write_timeout`)", given.write_timeout, "the end"),
+        ("requests that wait (`max_queue`)", given.max_queue, "429, `queue_full`"),
+        ("answers of one request (`max_n`)", given.max_n, "400"),
+        ("levels of lists and objects in a body", MAX_DEPTH, "400, `invalid_json`"),
+        ("lists and objects of a body", MAX_CONTAINERS, whole),
+        ("values of a body, about", MAX_VALUES, whole),
+        ("`messages`; items of `input`", MAX_MESSAGES, conversation),
+        ("content parts, or tool calls, of a message; `system`; `images`", MAX_BLOCKS, field),
+        ("`tools`", MAX_TOOLS, field),
+        ("prompts of one request to `/v1/completions`", MAX_PROMPTS, field),
+        ("token ids in one list", MAX_TOKENS, field),
+        ("characters of `content` for `/tokenize`", MAX_TEXT, field),
+        ("`modalities`", MAX_STRINGS, field),
+        ("stop strings", MAX_STOPS, field),
+        ("characters of a stop string", MAX_LENGTH, field),
+    ]
+
+
 __all__ = [
     "INLINE_BODY",
     "MAX_BLOCKS",
@@ -50,4 +79,5 @@ __all__ = [
     "MAX_TOOLS",
     "MAX_VALUES",
     "Limits",
+    "table",
 ]

@@ -10,6 +10,7 @@ import html
 from typing import Any
 
 from ..diffusion.params import plain
+from .limits import table
 
 PAGE_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 _STYLE = (
@@ -52,6 +53,11 @@ The same request with the same `seed` gives the same answer, whatever else the s
 answer number i of `n` has
 the seed plus i. An answer names the seed it was made with."""
 
+_LIMITS = """\
+A body is JSON in UTF-8. Of keys that are there twice, the last counts; NaN and Infinity are refused; whatever
+is not JSON is answered with 400 and the code `invalid_json`. Names in brackets are options of `create_app`,
+whose defaults are shown."""
+
 
 def markdown(schema: dict[str, Any]) -> str:
     """The reference as Markdown."""
@@ -62,6 +68,7 @@ def markdown(schema: dict[str, Any]) -> str:
         "",
         _INTRO,
         "",
+        *_limits(),
     ]
     for method, path, operation in operations(schema):
         lines += [f"## {method} {path}", "", operation.get("description", ""), ""]
@@ -75,6 +82,12 @@ def markdown(schema: dict[str, Any]) -> str:
             lines.append("")
         lines += [f"Answers: {', '.join(sorted(operation['responses']))}.", ""]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _limits() -> list[str]:
+    rows = [f"| {what} | {most:,.10g} | {answer} |" for what, most, answer in table()]
+    head = ["## Limits", "", _LIMITS, "", "| what | at most | more is answered with |", "|---|---|---|"]
+    return [*head, *rows, ""]
 
 
 def page(schema: dict[str, Any]) -> str:

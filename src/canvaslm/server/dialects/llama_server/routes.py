@@ -154,7 +154,8 @@ def _tokens(body: TokenizeRequest, tokenizer: Tokenizer) -> bytes:
     if body.add_special and tokenizer.bos_id is not None:
         ids = [tokenizer.bos_id, *ids]
     if body.with_pieces:
-        written = [json_bytes({"id": i, "piece": _piece(tokenizer.token_bytes(i))}) for i in ids]
+        known = {i: json_bytes({"id": i, "piece": _piece(tokenizer.token_bytes(i))}) for i in set(ids)}
+        written = [known[i] for i in ids]
     else:
         written = [b"%d" % i for i in ids]
     return b'{"tokens":[' + b",".join(written) + b"]}"
