@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
+import socket
 
 import httpx
 import pytest
 
-from ..waiting import wait_for
+from ..waiting import StepGate, wait_for
 from .test_guard import routes
-from .world import HELLO, Running
+from .world import HELLO, Running, orders_to_the_engine, request_bytes, serving, tiny_session
 
 CHAT = "/v1/chat/completions"
 OLLAMA = {
@@ -175,6 +176,23 @@ def test_two_lengths_of_a_body_are_refused_and_the_connection_closed(server: Run
     status, whole = raw_answer(server, head, chunked + smuggled)
     assert status == 400 and whole.count(b"HTTP/1.1 ") == 1
     assert b"ambiguous_length" in whole and b"connection: close" in whole.lower()
+
+
+def test_who_closes_the_sending_side_has_gone() -> None:
+    """As docs/http.md says: nothing tells it from a client that left, whose request must not run on."""
+    session = tiny_session()
+    session.eos_token_ids = ()
+    gate = StepGate(session, free=2)
+    with serving(session) as server, server.connect() as raw:
+        raw.sendall(request_bytes({"messages": HELLO, "max_tokens": -1}))
+        gate.wait_held()
+        posted = orders_to_the_engine(server)
+        raw.shutdown(socket.SHUT_WR)
+        wait_for(lambda: posted)
+        gate.open()
+        assert raw.recv(65536) == b""
+        wait_for(lambda: server.app.state.service.bridge.reserved == 0)
+        assert gate.steps == 3  # the one in progress was the last
 
 
 # -- what is not here ----------------------------------------------------------------------------------------

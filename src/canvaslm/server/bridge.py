@@ -207,7 +207,9 @@ class Bridge:
         group = RequestGroup(self, requests)
         self._groups.add(group)
         try:
-            await self._on_thread(lambda driver: self._submit(driver, group))
+            await self._on_thread(
+                lambda driver: self._submit(driver, group), lambda: self.release(len(requests))
+            )
         except asyncio.CancelledError:
             group.close()  # the thread submits it all the same, and then sees this
             raise
@@ -217,13 +219,17 @@ class Bridge:
         """What a function says of the engine, run on its thread between two steps."""
         return await self._on_thread(lambda driver: question(driver.engine))
 
-    async def _on_thread(self, question: Callable[[Driver], T]) -> T:
+    async def _on_thread(
+        self, question: Callable[[Driver], T], refused: Callable[[], None] = lambda: None
+    ) -> T:
+        """What a function says of the driver; where the thread has ended, `refused` is called instead."""
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[T] = loop.create_future()
 
         def run(driver: Driver | None) -> None:
             try:
                 if driver is None:
+                    refused()
                     raise self._refusal()
                 result = question(driver)
             except BaseException as error:
