@@ -33,8 +33,9 @@ closed. A client that closes its sending side before the answer has come counts 
 is cancelled: on the wire nothing tells it from one that has left, whose answer would go on for nobody. Keep
 the connection open until the answer is there (`nc` without `-N`).
 
-A server that is told to end finishes its answers for `--drain-seconds`; then a whole answer becomes a 503 and
-a stream ends with an error, code `shutting_down`. If the engine itself stops, `/health` is 503 with the reason.
+A server that is told to end finishes its answers for `--drain-seconds`; then a whole answer becomes a 503
+and a stream ends with an error, code `shutting_down`. If the engine itself stops, `/health` is 503 and says
+why.
 
 Embeddings: there are none, and `/v1/embeddings`, `/api/embed` and the like are 404. The model was trained to
 write, not to place texts near each other; a mean of its states would look like an embedding and rank badly.
