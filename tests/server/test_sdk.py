@@ -112,7 +112,7 @@ def test_models(sdk: openai.OpenAI) -> None:
 
 def test_errors_are_the_packages_own(known: Running, sdk: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError) as bad:
-        chat(sdk, max_tokens=-1)
+        chat(sdk, max_tokens=-2)
     assert bad.value.param == "max_tokens" and "greater" in bad.value.message
     assert bad.value.type == "invalid_request_error" and bad.value.code == "invalid_value"
     with pytest.raises(openai.BadRequestError) as long:

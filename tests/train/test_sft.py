@@ -212,6 +212,7 @@ def test_a_model_without_eos_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # the compiler touches whatever it finds, and warns of it
 def test_compiling_changes_speed_only(tmp_path: Path) -> None:
     losses = []
     for fast in (False, True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import os
 import socket
@@ -208,7 +209,13 @@ def run(opening: Opening, listening: Listening, **options: Any) -> None:
             if self.should_exit:
                 os._exit(130)
             self.should_exit = True
-            log("finishing the answers being written; once more to stop at once")
+            # Not from here: the signal may have come in the middle of a line of the log, and a stream that is
+            # written to cannot be entered again.
+            finishing = "finishing the answers being written; once more to stop at once"
+            try:
+                asyncio.get_running_loop().call_soon_threadsafe(log, finishing)
+            except RuntimeError:  # before the loop runs, or after
+                log(finishing)
 
     log_to_stderr(listening.access_log)
     app = create_app(opening, **options)
