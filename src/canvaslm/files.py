@@ -48,8 +48,7 @@ def check_output(path: Path, *, force: bool, sources: Iterable[Path] = (), param
     try:
         found = _kind(path)
     except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) else str(error)
-        raise UsageError(f"{path}: cannot be written ({why}); name another file", param) from error
+        raise UsageError(f"{path}: cannot be written ({_why(error)}); name another file", param) from error
     if found is None:
         if not path.parent.is_dir():
             raise UsageError(f"{path.parent}: there is no such folder to write into", param)
@@ -72,8 +71,7 @@ def check_output_folder(path: Path, *, force: bool, param: str = "out") -> None:
             return
         raise UsageError(f"{path}: is a link to nothing; remove it, or name a folder", param) from None
     except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) else str(error)
-        raise UsageError(f"{path}: cannot be written into ({why}); name a folder", param) from error
+        raise UsageError(f"{path}: cannot be written into ({_why(error)}); name a folder", param) from error
     if filled and not force:
         raise UsageError(
             f"{path}: is there already; name an empty folder (--force replaces the model in it)", param
@@ -153,10 +151,13 @@ def written_as(path: Path) -> Iterator[None]:
 
 def write_failed(path: Path, error: OSError) -> WriteFailed:
     """The error for a file that the system would not take: which, why, and what to do."""
-    why = error.strerror or str(error)
     return WriteFailed(
-        f"{path}: cannot be written ({why}); {_REMEDIES.get(error.errno or 0, 'write elsewhere')}"
+        f"{path}: cannot be written ({_why(error)}); {_REMEDIES.get(error.errno or 0, 'write elsewhere')}"
     )
+
+
+def _why(error: OSError | ValueError) -> str:
+    return getattr(error, "strerror", None) or str(error)
 
 
 __all__ = ["atomic", "check_output", "check_output_folder", "write_failed", "write_text", "written_as"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -29,8 +28,8 @@ PLAIN: tuple[Any, ...] = (chunk("Hello"), chunk(" there"), chunk(finish="stop"),
 
 @dataclass
 class Fake:
-    """`script`: objects or strings to stream, numbers are pauses in seconds, functions are states
-    to wait for; `knows`: stream options it takes."""
+    """`script`: objects or strings to stream, functions are states to wait
+    for; `knows`: stream options it takes."""
 
     script: tuple[Any, ...] = PLAIN
     knows: frozenset[str] = frozenset({"include_usage", "include_diffusion"})
@@ -86,9 +85,6 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("content-type", "text/event-stream")
         self.end_headers()
         for part in fake.script:
-            if isinstance(part, int | float):
-                time.sleep(part)
-                continue
             if callable(part):
                 wait_for(part)
                 continue

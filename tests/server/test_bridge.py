@@ -6,7 +6,6 @@ import asyncio
 import json
 import socket
 import threading
-import time
 from typing import Any
 
 import httpx
@@ -27,23 +26,19 @@ from canvaslm.types import (
 )
 
 from ..waiting import HUNG, StepGate, wait_for
-from .world import HELLO, Running, leave_during_a_step, request_bytes, request_head, serving, tiny_session
+from .world import (
+    HELLO,
+    Running,
+    leave_during_a_step,
+    paced,
+    request_bytes,
+    request_head,
+    serving,
+    tiny_session,
+)
 
 CHAT = "/v1/chat/completions"
 LONG = {"messages": HELLO, "seed": 1, "max_tokens": 480, "confidence_threshold": 0.0}
-
-
-def paced(seconds: float, **options: Any) -> Any:
-    """A tiny session whose steps take their time."""
-    session = tiny_session(**options)
-    run = session.engine.runner.run
-
-    def slow(rows: Any) -> Any:
-        time.sleep(seconds)
-        return run(rows)
-
-    session.engine.runner.run = slow  # type: ignore[method-assign]
-    return session
 
 
 def idle(server: Running) -> bool:

@@ -12,8 +12,7 @@ import pytest
 from langchain_openai import ChatOpenAI
 
 from .dialects.openai.test_chat import CALL, TOOL
-from .test_bridge import paced
-from .world import HELLO, Running, scripted_session, serving, tiny_session
+from .world import HELLO, Running, paced, scripted_session, serving, tiny_session
 
 WORDS = "Paris is the capital of France."
 

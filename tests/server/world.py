@@ -13,6 +13,7 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -76,6 +77,19 @@ def scripted_session(*answers: str | list[str], max_rows: int = 8) -> Session:
         return canvas, replace(prediction, argmax=torch.stack(drafts))
 
     engine.runner.run = scripted  # type: ignore[method-assign]
+    return session
+
+
+def paced(seconds: float, **options: Any) -> Any:
+    """A tiny session whose steps take their time."""
+    session = tiny_session(**options)
+    run = session.engine.runner.run
+
+    def slow(rows: Any) -> Any:
+        time.sleep(seconds)
+        return run(rows)
+
+    session.engine.runner.run = slow  # type: ignore[method-assign]
     return session
 
 
@@ -242,6 +256,6 @@ def leave_during_a_step(server: Running, gate: StepGate, request: bytes, *, seen
 
 
 __all__ = [
-    "HELLO", "Running", "chunks_of", "leave_during_a_step", "program", "request_bytes", "request_head",
-    "scripted_session", "serving", "tiny_folder", "tiny_session",
+    "HELLO", "Running", "chunks_of", "leave_during_a_step", "paced", "program", "request_bytes",
+    "request_head", "scripted_session", "serving", "tiny_folder", "tiny_session",
 ]  # fmt: skip

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import UsageError
-from ...files import atomic, check_output_folder, write_text
+from ...files import atomic, write_text
 from ...model.config import ModelConfig
 from ...model.names import WeightNames
 from ...model.registry import family_of, family_of_type
@@ -48,7 +48,6 @@ def save_folder(
     Raises UsageError if `out` is not empty and `overwrite` is false, and else as `folder.new_folder`.
     """
     out = Path(out)
-    check_output_folder(out, force=overwrite)
     fields = dict(config if isinstance(config, Mapping) else config.to_dict())
     names = (
         family_of_type(fields.get("model_type")) if isinstance(config, Mapping) else family_of(config)

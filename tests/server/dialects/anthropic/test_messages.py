@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,6 +18,7 @@ from ...world import (
     HELLO,
     Running,
     leave_during_a_step,
+    paced,
     request_bytes,
     scripted_session,
     serving,
@@ -351,20 +351,6 @@ def endless_session(max_rows: int = 8) -> Session:
     return session
 
 
-def slow_session(max_rows: int = 8) -> Session:
-    """Each step takes 30 ms, and no token ends an answer."""
-    session = endless_session(max_rows)
-    engine: Any = session.engine
-    run = engine.runner.run
-
-    def slowly(rows: list[Any]) -> Any:
-        time.sleep(0.03)
-        return run(rows)
-
-    engine.runner.run = slowly
-    return session
-
-
 def metrics(running: Running) -> str:
     return httpx.get(f"{running.url}/metrics", timeout=HUNG).text
 
@@ -383,6 +369,8 @@ def test_a_client_that_goes_stops_its_request_within_a_step(streamed: bool) -> N
 
 
 def test_a_silent_stream_pings() -> None:
-    with serving(slow_session(), keep_alive=0.02) as running, running.client() as client:
+    session = paced(0.03)
+    session.eos_token_ids = ()
+    with serving(session, keep_alive=0.02) as running, running.client() as client:
         events = stream(client, seed=5)
     assert [event["type"] for event in events].count("ping") > 2

@@ -9,8 +9,8 @@ import httpx
 import pytest
 
 from ....waiting import HUNG, wait_for
-from ...test_bridge import LONG, paced
-from ...world import HELLO, Running, request_bytes, serving, tiny_session
+from ...test_bridge import LONG
+from ...world import HELLO, Running, paced, request_bytes, serving, tiny_session
 
 
 def test_health_and_props(client: httpx.Client) -> None:

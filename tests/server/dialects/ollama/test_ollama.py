@@ -15,13 +15,13 @@ import pytest
 from canvaslm.bench.parts import is_denoising
 from canvaslm.server.dialects.ollama.models import is_ours, named, tag_of
 from canvaslm.server.dialects.ollama.schema import GenerateRequest, OllamaChatRequest, OllamaOptions
-from canvaslm.session import Session
 
 from ....waiting import HUNG, StepGate, wait_for
 from ...world import (
     HELLO,
     Running,
     leave_during_a_step,
+    paced,
     request_bytes,
     scripted_session,
     serving,
@@ -378,15 +378,7 @@ def test_a_client_that_goes_stops_its_request_within_a_step(streamed: bool) -> N
 
 
 def test_a_silent_stream_has_no_empty_lines() -> None:
-    session: Session = tiny_session()
-    run = session.engine.runner.run
-
-    def slowly(rows: list[Any]) -> Any:
-        time.sleep(0.03)
-        return run(rows)
-
-    session.engine.runner.run = slowly  # type: ignore[method-assign]
-    with serving(session, keep_alive=0.01) as running:
+    with serving(paced(0.03), keep_alive=0.01) as running:
         parts = list(sdk(running).chat("tiny", HELLO, options={"seed": 5}, stream=True))
     assert parts[-1].done
 
