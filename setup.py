@@ -1,7 +1,8 @@
 """Adds the compiled kernels to a built package; everything else is in pyproject.toml.
 
-The kernels are optional: without a C++ compiler, or when it fails, the package installs without them and compiles them
-on first use if a compiler has appeared by then (see `canvaslm/ops/cpu/build.py`), else runs on plain PyTorch.
+The kernels are optional: without a C++ compiler, or when it fails, the package installs without them and
+compiles them on first use if a compiler has appeared by then (see `canvaslm/ops/cpu/build.py`), else runs
+on plain PyTorch.
 """
 
 from __future__ import annotations

@@ -29,6 +29,7 @@ KNOWS = {
     "diffusion": "schedule, accept rules, stopping; never the vocabulary axis",
     "text": "strings ↔ tokens; no torch",
     "weights": "checkpoints: finding, checking, reading, writing",
+    "constrain": "what a canvas may say: languages and readouts; no torch, no strings of a chat format",
     "cache": "keys and values of sequences, and shared prefixes",
     "engine": "requests in, events out; never a string",
     "session": "text in, text out",
@@ -48,6 +49,7 @@ IMPORTS: dict[str, tuple[str, ...]] = {
     "diffusion": ("ops",),
     "text": (),
     "weights": ("diffusion", "files", "model", "ops"),
+    "constrain": (),
     "cache": ("model", "ops"),
     "engine": ("cache", "diffusion", "model", "ops"),
     "session": ("diffusion", "engine", "model", "ops", "text", "weights"),
@@ -62,7 +64,7 @@ IMPORTS: dict[str, tuple[str, ...]] = {
     ),
 }  # fmt: skip
 APPLICATIONS = ("server", "evals", "bench")  # they do not import each other, nor `cli`
-NO_TORCH = ("text",)
+NO_TORCH = ("constrain", "text")
 
 
 @cache

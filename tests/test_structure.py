@@ -68,7 +68,7 @@ def test_applications_do_not_import_each_other() -> None:
 
 
 @pytest.mark.parametrize("package", structure.NO_TORCH)
-def test_text_never_imports_torch(package: str) -> None:
+def test_what_knows_no_tensors_never_imports_torch(package: str) -> None:
     for module in MODULES:
         if structure.package_of(module) == package:
             named = {name.partition(".")[0] for name in structure.imports(module, typing_too=True)}

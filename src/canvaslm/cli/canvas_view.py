@@ -30,7 +30,7 @@ _TAIL = -1  # the place number of committed text that the canvas continues
 _BAR_CELLS = 12
 
 
-class Vocabulary(Protocol):
+class TokenTexts(Protocol):
     """What the view needs of a tokenizer."""
 
     def token_bytes(self, token_id: int) -> bytes: ...
@@ -113,7 +113,7 @@ class FrameState:
     floor: int = 0
 
     def drafted(
-        self, draft: Draft, vocabulary: Vocabulary, ends: Collection[int], elapsed: float
+        self, draft: Draft, vocabulary: TokenTexts, ends: Collection[int], elapsed: float
     ) -> FrameState:
         """The state after one more step."""
         return replace(
@@ -137,7 +137,7 @@ class FrameState:
         return replace(known, breaks=laid.breaks, floor=max(known.floor, rows)), laid
 
 
-def cells_of(draft: Draft, vocabulary: Vocabulary, ends: Collection[int] = ()) -> tuple[Cell, ...]:
+def cells_of(draft: Draft, vocabulary: TokenTexts, ends: Collection[int] = ()) -> tuple[Cell, ...]:
     """The draft's places as text. A character made of several byte tokens stands at the last of them."""
     utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
     cells: list[Cell] = []
@@ -263,7 +263,7 @@ __all__ = [
     "Status",
     "Style",
     "StyledText",
-    "Vocabulary",
+    "TokenTexts",
     "cells_of",
     "render",
     "status_line",

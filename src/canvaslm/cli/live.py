@@ -26,7 +26,7 @@ from ..types import (
     Finished,
     ToolCall,
 )
-from .canvas_view import FrameState, Line, Style, Vocabulary, render
+from .canvas_view import FrameState, Line, Style, TokenTexts, render
 from .glyphs import visible
 from .output import call_line
 from .terminal import Screen
@@ -63,7 +63,7 @@ class LiveCanvas:
     def __init__(
         self,
         screen: Screen,
-        vocabulary: Vocabulary,
+        vocabulary: TokenTexts,
         ends: Collection[int] = (),
         *,
         pace: float = 0.0,
