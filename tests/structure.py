@@ -21,7 +21,7 @@ FREE = ("errors", "types", "version")  # everyone may import these
 # What these import in turn: the parameters' own modules, which import no torch and nothing but `errors`.
 FREE_IMPORTS = {"types": {"diffusion.options", "diffusion.params"}, "diffusion.params": {"errors"}}
 
-# What each package knows, for the page. `session` is the one file that joins text and engine.
+# What each package knows, for the page. `session` alone joins text and engine.
 KNOWS = {
     "files": "where may be written, and files whole or not at all",
     "ops": "tensors, formats, devices; kernels and their plain twins",

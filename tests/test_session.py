@@ -14,12 +14,11 @@ import pytest
 import torch
 
 import canvaslm
-from canvaslm import session as session_module
 from canvaslm.cli.python_docs import OPTIONS, PAGE, options_module, python_page
 from canvaslm.diffusion import PARAMETERS
 from canvaslm.diffusion.options import SamplingOptions
 from canvaslm.errors import UsageError
-from canvaslm.session import Session
+from canvaslm.session import Session, loading
 from canvaslm.types import Committed, Draft, Finished
 from canvaslm.weights.loading.load import load_model
 
@@ -192,10 +191,10 @@ def test_quantised_weights_count_in_a_models_size(tmp_path: Path, monkeypatch: p
     model = tiny_model(seed=2, **sizes)
     count = sum(parameter.numel() for parameter in model.parameters())
     loaded = load_model(write_tiny_gguf(model, tmp_path / "m.gguf", "Q8_0"))
-    monkeypatch.setattr(session_module, "ONE_THREAD_BELOW", count + 1)
-    assert session_module._is_tiny(loaded)
-    monkeypatch.setattr(session_module, "ONE_THREAD_BELOW", count)
-    assert not session_module._is_tiny(loaded)
+    monkeypatch.setattr(loading, "ONE_THREAD_BELOW", count + 1)
+    assert loading._is_tiny(loaded)
+    monkeypatch.setattr(loading, "ONE_THREAD_BELOW", count)
+    assert not loading._is_tiny(loaded)
 
 
 def test_a_closed_session_has_let_go() -> None:
