@@ -75,11 +75,14 @@ class Progress:
     settled: int = 0  # places at the start that were frozen early
 
 
-def progress(canvas: Canvas) -> list[Progress]:
-    """Each row's, after a step at least: one read from the device for all rows together."""
-    assert canvas.entropy is not None
-    numbers = (canvas.step, canvas.stop, canvas.entropy.mean(-1), canvas.settled)
-    table = torch.stack([column.double() for column in numbers], dim=-1).tolist()
+def progress(*canvases: Canvas) -> list[Progress]:
+    """Each row's, after a step at least: one read from the device for the rows of all canvases together."""
+    tables = []
+    for canvas in canvases:
+        assert canvas.entropy is not None
+        numbers = (canvas.step, canvas.stop, canvas.entropy.mean(-1), canvas.settled)
+        tables.append(torch.stack([column.double() for column in numbers], dim=-1))
+    table = torch.cat(tables).tolist()
     return [Progress(int(step), STOPS[int(stop)], mean, int(settled)) for step, stop, mean, settled in table]
 
 

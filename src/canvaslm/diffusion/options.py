@@ -12,6 +12,7 @@ class SamplingOptions(TypedDict, total=False):
     """A field for each of `Params`; None takes the checkpoint's default."""
 
     max_new_tokens: int | None
+    canvas_length: int | None
     seed: int | None
     max_denoising_steps: int | None
     temperature: float | None

@@ -135,6 +135,10 @@ class Params:
         low=1, high=2**24, unlimited=True, unit="tokens", flags=("-n",),
         llama_cpp=("--n-predict", "--predict"), stored=True,
     )  # fmt: skip
+    canvas_length: int = parameter(
+        0, "Places of a canvas, 16 or more; 0: as many as the model has. A short answer need not pay for all.",
+        low=0, high=65_536, unit="places",
+    )  # fmt: skip
     seed: int | None = parameter(
         None, "The same seed gives the same answer. -1, or none: a random one, which the answer names.",
         low=-1, high=2**63 - 1, flags=("-s",),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import math
 import secrets
 import time
 from dataclasses import replace
@@ -12,9 +11,9 @@ from dataclasses import replace
 import torch
 
 from ..cache import PrefixCache
-from ..diffusion import Progress, RowParams, advance, check_params, progress, settle, start_canvas
+from ..diffusion import Canvas, Progress, RowParams, advance, check_params, progress, settle
 from ..diffusion.params import bounded
-from ..errors import CanvasError, EngineFailure, OutOfMemory, PromptTooLong, UsageError
+from ..errors import CanvasError, EngineFailure, OutOfMemory, UsageError
 from ..model import Model
 from ..model.masks import block_of
 from ..types import (
@@ -25,8 +24,9 @@ from ..types import (
     Request,
     Settled,
 )
+from .canvases import answer_places, canvas_length, expected_tokens, next_canvas, prompt_end
 from .commit import committed_event, draft_event, project
-from .runner import Runner
+from .runner import Denoised, Runner
 from .scheduler import Row, Scheduler
 from .sequence import Sequence, State
 
@@ -96,6 +96,7 @@ class Engine:
     def submit(self, request: Request) -> int:
         """Queues a request and returns its id. Raises UsageError (PromptTooLong) for what can never run."""
         params = bounded(check_params(request.params), self.max_context)
+        params = replace(params, canvas_length=canvas_length(params, self.config))
         if params.seed is None:
             # 32 bits: readers of JSON that know only doubles round what is above 2^53.
             params = replace(params, seed=secrets.randbits(32))
@@ -110,22 +111,13 @@ class Engine:
             params = replace(params, settle_steps=0)  # what is sent early could not be projected any more
         self._check_tokens(request)
         lead = len(request.tokens) % self.block
-        wanted = math.ceil((lead + params.max_new_tokens) / self.config.canvas_length)
-        fits = (self.max_context - (len(request.tokens) - lead)) // self.config.canvas_length
-        if fits < 1:
-            raise PromptTooLong(
-                f"the prompt has {len(request.tokens)} tokens; "
-                f"with a canvas of {self.config.canvas_length} it does "
-                f"not fit the context of {self.max_context}: shorten it",
-                "messages",
-            )
-        places = min(wanted, fits) * self.config.canvas_length - lead
+        places = answer_places(len(request.tokens), lead, params, self.max_context)
         self._check_given(request, places)
         symbols = self.prefixes.symbols_of(request.tokens, request.content_keys)
         state = constraint.start() if constraint is not None else None
         limit = min(params.max_new_tokens, places)
         sequence = Sequence(next(self._ids), request, params, limit, lead, symbols, constraint_state=state)
-        sequence.kv_bytes = self.runner.cache_bytes(self._expected(sequence))
+        sequence.kv_bytes = self.runner.cache_bytes(expected_tokens(sequence))
         self._check_memory(sequence)
         self.scheduler.add(sequence)
         return sequence.id
@@ -144,12 +136,6 @@ class Engine:
         """What has happened since events were last taken, as `step` returns it."""
         events, self._events = self._events, []
         return events
-
-    def _expected(self, sequence: Sequence) -> int:
-        """Tokens the sequence's cache may come to hold, the last canvas included."""
-        places = self.config.canvas_length
-        canvases = math.ceil((sequence.lead + sequence.max_tokens) / places)
-        return len(sequence.request.tokens) - sequence.lead + places * canvases
 
     def _check_memory(self, sequence: Sequence) -> None:
         limit = self.scheduler.kv_memory
@@ -187,7 +173,7 @@ class Engine:
         """Gives an admitted sequence its cache, with as much of its prompt as is remembered."""
         sequence.clock.mark("admitted")
         tokens = sequence.request.tokens
-        identity, expected = sequence.request.identity, self._expected(sequence)
+        identity, expected = sequence.request.identity, expected_tokens(sequence)
         live = [
             (s.encoded, s.cache)
             for s in self.scheduler.running
@@ -208,21 +194,8 @@ class Engine:
 
     def _start_canvas(self, sequence: Sequence) -> None:
         """Lays out the next canvas, to be denoised as soon as nothing is left to encode before it."""
-        index, places = len(sequence.reports), self.config.canvas_length
-        first = index * places - sequence.lead
-        given = {p - first: t for p, t in sequence.request.given.items() if first <= p < first + places}
-        if index == 0:
-            given |= dict(enumerate(self._lead(sequence)))
-        sequence.canvas = start_canvas(
-            sequence.seed, index, places, self.config.vocab_size, self.runner.device, given,
-            self.config.facts.mask_token_id,
-        )  # fmt: skip
+        sequence.canvas = next_canvas(sequence, self.config, self.runner.device)
         sequence.progress, sequence.sent, sequence.state = Progress(), 0, State.ENCODE
-
-    def _lead(self, sequence: Sequence) -> tuple[int, ...]:
-        """The end of the prompt that is no whole block."""
-        tokens = sequence.request.tokens
-        return tokens[len(tokens) - sequence.lead :]
 
     def _run(self, rows: list[Row]) -> list[Row]:
         """One pass; returns the rows whose canvases took a step. If it fails, each row runs by itself, so
@@ -250,15 +223,19 @@ class Engine:
         """Runs the model and moves the canvases on; returns their rows. If it raises,
         no sequence has changed."""
         said = self.runner.run(rows)
-        if said is None:
+        if not said:
             return []
-        denoised = [row for row in rows if row.denoise]
-        params = RowParams.join([_row_params(row.sequence) for row in denoised])
-        canvas = advance(*said, params, self.config.vocab_size, self.config.facts)
-        canvas = settle(canvas, params)
-        for index, (row, known) in enumerate(zip(denoised, progress(canvas), strict=True)):
-            row.sequence.canvas, row.sequence.progress = canvas.row(index), known
+        moved = [self._move(one) for one in said]
+        denoised = [row for one in said for row in one.rows]
+        each = [canvas.row(index) for canvas in moved for index in range(len(canvas))]
+        for row, canvas, known in zip(denoised, each, progress(*moved), strict=True):
+            row.sequence.canvas, row.sequence.progress = canvas, known
         return denoised
+
+    def _move(self, said: Denoised) -> Canvas:
+        params = RowParams.join([_row_params(row.sequence) for row in said.rows])
+        moved = advance(said.canvas, said.prediction, params, self.config.vocab_size, self.config.facts)
+        return settle(moved, params)
 
     @torch.inference_mode()
     def _count_in(self, rows: list[Row], seconds: float) -> None:
@@ -267,7 +244,7 @@ class Engine:
             row.sequence.advance(row.count)
             if not row.sequence.pending:
                 row.sequence.state = State.DENOISE
-            row.sequence.clock.share(seconds, row.count, self.config.canvas_length if row.denoise else 0)
+            row.sequence.clock.share(seconds, row.count, row.sequence.places if row.denoise else 0)
 
     def _report(self, sequence: Sequence) -> None:
         """Tells what a step has made of a canvas, as far as anybody wants to know before it is committed."""
@@ -299,13 +276,13 @@ class Engine:
         elif not sequence.room or not self._fits_canvas(sequence):
             self._finish(sequence, "length")
         else:
-            sequence.pending = kept if len(sequence.reports) > 1 else [*self._lead(sequence), *kept]
+            sequence.pending = kept if len(sequence.reports) > 1 else [*prompt_end(sequence), *kept]
             self._start_canvas(sequence)
 
     def _fits_canvas(self, sequence: Sequence) -> bool:
         """Whether the context has places for one more canvas."""
         context = len(sequence.request.tokens) + len(sequence.output)
-        return context + self.config.canvas_length <= self.max_context
+        return context + sequence.places <= self.max_context
 
     def _finish(self, sequence: Sequence, reason: FinishReason) -> None:
         self.scheduler.remove(sequence)

@@ -63,7 +63,7 @@ def generate(
     causally, and whose logits are not shifted.
     """
     assert params.seed is not None and params.max_new_tokens > 0
-    places, device = model.config.canvas_length, model.device
+    places, device = params.canvas_length or model.config.canvas_length, model.device
     row = RowParams.of(params, eos_token_ids, device)
     context, output, reports = list(prompt), [], []
     for index in range(math.ceil(params.max_new_tokens / places)):
@@ -95,7 +95,7 @@ def _denoise(
     model.encode(
         torch.tensor([context], device=device), torch.arange(len(context), device=device)[None], memory
     )
-    positions = len(context) + torch.arange(model.config.canvas_length, device=device)[None]
+    positions = len(context) + torch.arange(canvas.tokens.shape[1], device=device)[None]
     step = 0
     while True:
         hidden = model.denoise(canvas.tokens, positions, memory, canvas.soft)[0]

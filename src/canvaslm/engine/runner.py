@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -15,6 +17,15 @@ from .sequence import Sequence
 # Shorter chunks are padded: below 16 rows the matrix library picks other kernels (and attention below 4
 # queries), whose sums differ in the last bit.
 SMALLEST_CHUNK = 16
+
+
+@dataclass(frozen=True)
+class Denoised:
+    """What a pass says of its canvases of one length."""
+
+    rows: list[Row]
+    canvas: Canvas  # of these rows, as the model read them
+    prediction: Prediction
 
 
 class Runner:
@@ -38,7 +49,6 @@ class Runner:
         """
         self.model = model.eval().requires_grad_(False)
         self.deterministic, self.exact, self.mixed = deterministic, exact, mixed
-        self.places = model.config.canvas_length
         self.device, self.dtype = model.device, model.dtype
         self.facts = model.config.facts
         self.kv_type = storage_type(kv_type or self.dtype, model.store)
@@ -64,31 +74,35 @@ class Runner:
         return [rows] if rows else []
 
     @torch.inference_mode()
-    def run(self, rows: list[Row]) -> tuple[Canvas, Prediction] | None:
+    def run(self, rows: list[Row]) -> list[Denoised]:
         """One pass: encodes what the rows have to encode, denoises the canvases of those that denoise.
 
-        Returns the canvases of the latter, in order, and what the model says of them; None where there are
-        none. No sequence changes: what was encoded is written to its cache, not counted in.
+        Returns what the model says of the latter, canvases of equal length together. No sequence changes:
+        what was encoded is written to its cache, not counted in.
         """
-        encode, denoise = [row for row in rows if row.count], [row for row in rows if row.denoise]
+        encode, groups = [row for row in rows if row.count], _by_length(rows)
+        denoise = [row for group in groups for row in group]
         chunks = [self._chunk(row) for row in encode]
-        canvas = Canvas.join([_canvas(row) for row in denoise]) if denoise else None
-        tokens = torch.cat([*chunks, *([] if canvas is None else [canvas.tokens.flatten()])])
+        canvases = [Canvas.join([_canvas(row) for row in group]) for group in groups]
+        tokens = torch.cat([*chunks, *(canvas.tokens.flatten() for canvas in canvases)])
         positions = torch.cat(
             [
                 *(self._positions(row, 0, len(chunk)) for row, chunk in zip(encode, chunks, strict=True)),
-                *(self._positions(row, row.count, self.places) for row in denoise),
+                *(self._positions(row, row.count, row.sequence.places) for row in denoise),
             ]
         )
         context = RowsContext(
             [(EncodeContext(_cache(row)), len(chunk)) for row, chunk in zip(encode, chunks, strict=True)],
-            [(DenoiseContext(_cache(row), row.count), self.places) for row in denoise],
+            [(DenoiseContext(_cache(row), row.count), row.sequence.places) for row in denoise],
         )
-        soft = None if canvas is None or canvas.soft is None else canvas.soft.flatten(0, 1)[None]
-        hidden = self.model(tokens[None], positions[None], context, sum(map(len, chunks)), soft)
-        if canvas is None:
-            return None
-        return canvas, self._predict([row.sequence for row in denoise], canvas, hidden)
+        hidden = self.model(tokens[None], positions[None], context, sum(map(len, chunks)), _soft(canvases))
+        if not groups:
+            return []
+        parts = hidden[0].split([canvas.tokens.numel() for canvas in canvases])
+        return [
+            Denoised(group, canvas, self._predict([row.sequence for row in group], canvas, part))
+            for group, canvas, part in zip(groups, canvases, parts, strict=True)
+        ]
 
     def _chunk(self, row: Row) -> Tensor:
         """The tokens a row encodes, padded to the smallest chunk."""
@@ -103,9 +117,9 @@ class Runner:
         return _cache(row).length + ahead + torch.arange(count, device=self.device)
 
     def _predict(self, sequences: list[Sequence], canvas: Canvas, hidden: Tensor) -> Prediction:
-        """What the model says of R canvases, of their states end to end [1, R * C, H]."""
+        """What the model says of R canvases, of their states end to end [R * C, H]."""
         params = [(s.params, s.progress.step) for s in sequences]
-        hidden = hidden.view(len(canvas), self.places, -1)
+        hidden = hidden.view(*canvas.tokens.shape, -1)
         if self.facts.logit_shift:
             hidden = torch.cat((hidden[:, :1], hidden[:, :-1]), dim=1)
         more_steps = any(step + 1 < p.max_denoising_steps for p, step in params)
@@ -117,12 +131,34 @@ class Runner:
             temperature=[temperature(p, step) for p, step in params],
             top_k=[top_k(p, step) for p, step in params],
             tail_correction=[p.top_k_tail_correction for p, _ in params],
-            draws=draws_of(canvas.key, canvas.step, self.places, self.model.config.vocab_size),
+            draws=draws_of(canvas.key, canvas.step, canvas.tokens.shape[1], self.model.config.vocab_size),
             exact=self.exact,
             top=[s.top_wanted for s in sequences],
             soft=self.facts.self_conditioning and more_steps,
             forbidden=self.facts.mask_token_id,
         )
+
+
+def _by_length(rows: list[Row]) -> list[list[Row]]:
+    """Those that denoise, canvases of equal length together; in their order otherwise."""
+    groups: dict[int, list[Row]] = {}
+    for row in rows:
+        if row.denoise:
+            groups.setdefault(row.sequence.places, []).append(row)
+    return list(groups.values())
+
+
+def _soft(canvases: list[Canvas]) -> Tensor | None:
+    """The soft embeddings of all canvases end to end [1, T, H], zeros for those before their first step."""
+    known = next((canvas.soft for canvas in canvases if canvas.soft is not None), None)
+    if known is None:
+        return None
+    width = known.shape[-1]
+    parts = (
+        known.new_zeros(canvas.tokens.numel(), width) if canvas.soft is None else canvas.soft.flatten(0, 1)
+        for canvas in canvases
+    )
+    return torch.cat(list(parts))[None]
 
 
 def _cache(row: Row) -> KVCache:
@@ -135,4 +171,4 @@ def _canvas(row: Row) -> Canvas:
     return row.sequence.canvas
 
 
-__all__ = ["Runner"]
+__all__ = ["Denoised", "Runner"]

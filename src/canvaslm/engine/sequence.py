@@ -52,6 +52,11 @@ class Sequence:
         return self.params.seed
 
     @property
+    def places(self) -> int:
+        """Of each of its canvases."""
+        return self.params.canvas_length
+
+    @property
     def top_wanted(self) -> int:
         """How many of each place's most probable tokens are asked for."""
         constraint = self.request.constraint

@@ -1,0 +1,88 @@
+"""How long a request's canvases are, how many it may have, and what each begins as."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from ..diffusion import Canvas, start_canvas
+from ..errors import PromptTooLong, UsageError
+from ..model import ModelConfig
+from ..types import Params
+from .sequence import Sequence
+
+# Below 16 rows the matrix library picks other kernels, whose sums differ in the last bit: a shorter canvas
+# would be one thing alone and another in a crowd. Also the shortest chunk of a context that is encoded.
+SHORTEST = 16
+
+
+def canvas_length(params: Params, config: ModelConfig) -> int:
+    """The places of each canvas: those asked for, or the model's.
+
+    Raises UsageError for lengths that the model cannot have. A family whose context is cut into blocks of a
+    canvas, or whose logits belong to the place after, was trained for its own length alone.
+    """
+    whole, wanted = config.canvas_length, params.canvas_length
+    if wanted in (0, whole):
+        return whole
+    if config.facts.commit_attention == "block" or config.facts.logit_shift:
+        raise UsageError(
+            f"models of type {config.family} have canvases of {whole} places and no others: leave out "
+            f"canvas_length = {wanted}",
+            "canvas_length",
+        )
+    least = min(SHORTEST, whole)
+    if not least <= wanted <= whole:
+        raise UsageError(
+            f"canvas_length = {wanted} is out of range for this model: {least} to {whole}, or 0 for {whole}",
+            "canvas_length",
+        )
+    return wanted
+
+
+def answer_places(prompt: int, lead: int, params: Params, max_context: int) -> int:
+    """Places of all canvases that an answer may take: as many as it wants, or the context holds.
+
+    prompt: tokens. lead: those of them that stand on the first canvas. Raises PromptTooLong if not even one
+    canvas fits.
+    """
+    length = params.canvas_length
+    wanted = math.ceil((lead + params.max_new_tokens) / length)
+    fits = (max_context - (prompt - lead)) // length
+    if fits < 1:
+        raise PromptTooLong(
+            f"the prompt has {prompt} tokens; with a canvas of {length} it does "
+            f"not fit the context of {max_context}: shorten it",
+            "messages",
+        )
+    return min(wanted, fits) * length - lead
+
+
+def expected_tokens(sequence: Sequence) -> int:
+    """Tokens the sequence's cache may come to hold, the last canvas included."""
+    canvases = math.ceil((sequence.lead + sequence.max_tokens) / sequence.places)
+    return len(sequence.request.tokens) - sequence.lead + sequence.places * canvases
+
+
+def prompt_end(sequence: Sequence) -> tuple[int, ...]:
+    """The end of the prompt that is no whole block."""
+    tokens = sequence.request.tokens
+    return tokens[len(tokens) - sequence.lead :]
+
+
+def next_canvas(sequence: Sequence, config: ModelConfig, device: torch.device) -> Canvas:
+    """The canvas after those that are done, with what is given on it."""
+    index, places = len(sequence.reports), sequence.places
+    first = index * places - sequence.lead
+    given = {p - first: t for p, t in sequence.request.given.items() if first <= p < first + places}
+    if index == 0:
+        given |= dict(enumerate(prompt_end(sequence)))
+    return start_canvas(
+        sequence.seed, index, places, config.vocab_size, device, given, config.facts.mask_token_id
+    )
+
+
+__all__ = [
+    "SHORTEST", "answer_places", "canvas_length", "expected_tokens", "next_canvas", "prompt_end",
+]  # fmt: skip
