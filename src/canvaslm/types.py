@@ -67,9 +67,9 @@ class Constraint(Protocol):
 class Request:
     """One prompt for the engine, as token ids.
 
-    `given` fixes places: {canvas * canvas length + place: token id}, with canvases counted from
-    0. `top_logprobs` None wants no log-probabilities; k >= 0 those of the committed tokens and
-    of the k best per place.
+    `given` fixes places: {canvas * canvas length + place: token id}, with canvases counted from 0, of
+    `Params.canvas_length` places or the model's. `top_logprobs` None wants no log-probabilities; k >= 0 those
+    of the committed tokens and of the k best per place.
 
     Keys and values are shared only between requests of equal `identity`, as far as tokens and their
     `content_keys` are equal.
@@ -89,11 +89,12 @@ class Request:
 
 @dataclass(frozen=True)
 class CanvasReport:
-    """How one canvas went: denoise steps taken and why it ended."""
+    """How one canvas went: denoise steps taken, why it ended, how many places it had."""
 
     steps: int
     stop: CanvasStop
     mean_entropy: float
+    places: int = 0
 
 
 @dataclass(frozen=True)

@@ -66,18 +66,18 @@ def scripted_session(*answers: str | list[str], max_rows: int = 8) -> Session:
 
     def scripted(rows: list[Any]) -> Any:
         said = run(rows)
-        if said is None:
-            return None
-        canvas, prediction = said
-        sequences = [row.sequence for row in rows if row.denoise]
-        drafts = [
-            _script(scripts[sequence.seed % len(scripts)], sequence, argmax)
-            for sequence, argmax in zip(sequences, prediction.argmax, strict=True)
-        ]
-        return canvas, replace(prediction, argmax=torch.stack(drafts))
+        return [_scripted(part, scripts) for part in said]
 
     engine.runner.run = scripted  # type: ignore[method-assign]
     return session
+
+
+def _scripted(said: Any, scripts: list[list[int]]) -> Any:
+    drafts = [
+        _script(scripts[row.sequence.seed % len(scripts)], row.sequence, argmax)
+        for row, argmax in zip(said.rows, said.prediction.argmax, strict=True)
+    ]
+    return replace(said, prediction=replace(said.prediction, argmax=torch.stack(drafts)))
 
 
 def paced(seconds: float, **options: Any) -> Any:

@@ -136,7 +136,8 @@ class Params:
         llama_cpp=("--n-predict", "--predict"), stored=True,
     )  # fmt: skip
     canvas_length: int = parameter(
-        0, "Places of a canvas, 16 or more; 0: as many as the model has. A short answer need not pay for all.",
+        0, "Places of a canvas, at least 16; 0: as many as the model has. A short answer need not pay for "
+        "them all.",
         low=0, high=65_536, unit="places",
     )  # fmt: skip
     seed: int | None = parameter(

@@ -104,7 +104,9 @@ def _denoise(
         (known,) = progress(canvas)
         step = known.step
         if known.stop is not None:
-            return canvas.argmax[0].tolist(), CanvasReport(step, known.stop, known.mean_entropy)
+            return canvas.argmax[0].tolist(), CanvasReport(
+                step, known.stop, known.mean_entropy, positions.shape[1]
+            )
 
 
 __all__ = ["generate", "predict_plainly"]

@@ -100,7 +100,7 @@ class Sequence:
     def report(self) -> CanvasReport:
         """How the canvas just finished went."""
         assert self.progress.stop is not None
-        return CanvasReport(self.progress.step, self.progress.stop, self.progress.mean_entropy)
+        return CanvasReport(self.progress.step, self.progress.stop, self.progress.mean_entropy, self.places)
 
 
 @dataclass

@@ -86,7 +86,7 @@ def openai_usage(tokens: Tokens) -> dict[str, Any]:
     }
 
 
-def timings(ends: Sequence[Finished], canvas_length: int) -> dict[str, Any]:
+def timings(ends: Sequence[Finished]) -> dict[str, Any]:
     """llama-server's `timings`, its times in milliseconds, with a part on diffusion.
 
     `predicted_per_second` is committed tokens over wall time (without queueing), never places times steps.
@@ -98,7 +98,7 @@ def timings(ends: Sequence[Finished], canvas_length: int) -> dict[str, Any]:
     wall = max(end.timings.total - end.timings.queued for end in ends)
     denoise = max(end.timings.denoise for end in ends)
     reports = [report for end in ends for report in end.canvases]
-    steps, places = sum(report.steps for report in reports), len(reports) * canvas_length
+    steps, places = sum(report.steps for report in reports), sum(report.places for report in reports)
     return {
         "cache_n": sum(end.usage.cached_tokens for end in ends),
         "prompt_n": prompt,

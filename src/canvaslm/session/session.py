@@ -11,6 +11,7 @@ from typing import Any, Self, Unpack
 from ..diffusion import PARAMETERS, check_params
 from ..diffusion.params import bounded, check_preset
 from ..engine import Driver, Engine
+from ..engine.canvases import canvas_length
 from ..errors import UsageError
 from ..ops.threads import Threads
 from ..text.chat import ChatTemplate
@@ -235,6 +236,7 @@ class Session:
         chosen = check_preset(preset) if preset is not None else {}
         given = {name: value for name, value in params.items() if value is not None}
         merged = check_params(replace(self.params, **{**chosen, **given}))
+        canvas_length(merged, self.engine.config)  # raises for one that the model cannot have
         return bounded(merged, self.engine.max_context)
 
     def token_text(self, token: int) -> str:

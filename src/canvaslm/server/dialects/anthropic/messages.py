@@ -99,7 +99,6 @@ class MessageWriter:
 
     def __init__(self, body: MessagesRequest, answers: Answers, service: Service) -> None:
         self._answers = answers
-        self._canvas_length = service.session.engine.config.canvas_length
         self._blocks = Blocks(thoughts=body.shows_thinking)
         self._message: dict[str, Any] = {
             "id": f"msg_{secrets.token_hex(12)}",
@@ -149,7 +148,7 @@ class MessageWriter:
                 "output_tokens": tokens.answer,
                 "output_tokens_details": {"thinking_tokens": tokens.reasoning},
             },
-            "timings": timings([end], self._canvas_length),
+            "timings": timings([end]),
             **self._answers.warnings(()),
         }
 

@@ -69,7 +69,6 @@ class ChatWriter:
     def __init__(self, body: ChatRequest, answers: Answers, service: Service) -> None:
         self._body, self._answers = body, answers
         self._tokenizer = service.session.tokenizer
-        self._canvas_length = service.session.engine.config.canvas_length
         self._warnings = body.ignored()
         self._head = {
             "id": f"chatcmpl-{secrets.token_hex(12)}",
@@ -87,7 +86,7 @@ class ChatWriter:
             "object": "chat.completion",
             "choices": [self._choice(i, choice) for i, choice in enumerate(choices)],
             "usage": openai_usage(count_tokens(ends, len(ends))),
-            "timings": timings(ends, self._canvas_length),
+            "timings": timings(ends),
             **self._answers.warnings(self._warnings),
         }
 
@@ -131,7 +130,7 @@ class ChatWriter:
             made.append(self._chunk(at, {"tool_calls": [{"index": number, **tool_call(call)}]}))
         made += self._diffusion(piece)
         if isinstance(piece.event, Finished):
-            figures = timings([piece.event], self._canvas_length)
+            figures = timings([piece.event])
             told = self._answers.warnings((), at)
             made.append(self._chunk(at, {}, finish_reason=piece.event.reason, timings=figures, **told))
         return made

@@ -56,7 +56,6 @@ class CompletionWriter:
     def __init__(self, body: CompletionRequest, answers: Answers, service: Service) -> None:
         self._body, self._answers = body, answers
         self._tokenizer = service.session.tokenizer
-        self._canvas_length = service.session.engine.config.canvas_length
         self._echoes = self._echoed()
         self._warnings = body.ignored()
         self._head = {
@@ -79,7 +78,7 @@ class CompletionWriter:
             **self._head,
             "choices": made,
             "usage": openai_usage(count_tokens(ends, self._body.n or 1)),
-            "timings": timings(ends, self._canvas_length),
+            "timings": timings(ends),
             **self._answers.warnings(self._warnings),
         }
 
@@ -122,7 +121,7 @@ class CompletionWriter:
         if isinstance(piece.event, Finished):
             text = self._echoes[piece.choice] + whole.text if self._body.diffusing else ""
             ending = self._choice(piece.choice, text, piece.event.reason, None)
-            figures = timings([piece.event], self._canvas_length)
+            figures = timings([piece.event])
             made.append({"choices": [ending], "timings": figures, **self._answers.warnings((), piece.choice)})
         return made
 

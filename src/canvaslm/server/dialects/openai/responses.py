@@ -53,7 +53,6 @@ class ResponseWriter:
 
     def __init__(self, body: ResponsesRequest, answers: Answers, service: Service) -> None:
         self._answers = answers
-        self._canvas_length = service.session.engine.config.canvas_length
         self._number = 0
         self._items = Items()
         params = answers.requests[0].params
@@ -126,7 +125,7 @@ class ResponseWriter:
                 "output_tokens_details": {"reasoning_tokens": tokens.reasoning},
                 "total_tokens": tokens.prompt + tokens.answer,
             },
-            "timings": timings([end], self._canvas_length),
+            "timings": timings([end]),
             **self._answers.warnings(self._warnings),
         }
 
