@@ -6,7 +6,8 @@ from collections import Counter
 
 import pytest
 
-from canvaslm.demo.stream import WEIGHTS, DemoStream, Encoder, encode_example, example_at
+from canvaslm.demo.holes import TELLING
+from canvaslm.demo.stream import INFILL_SHARE, WEIGHTS, DemoStream, Encoder, encode_example, example_at
 from canvaslm.demo.tasks import TASKS, held_out
 
 ENCODER = Encoder()
@@ -34,7 +35,8 @@ def test_lengths_fit_the_model() -> None:
     for index in range(6000):
         example = example_at(4, index)
         prompt, response = encode_example(example, ENCODER)
-        assert len(prompt) <= 96, example
+        assert len(prompt) <= 96 or example.holes, example
+        assert len(prompt) <= 136, example
         if example.task == "long":
             assert 64 < len(response) <= 128, example
         else:
@@ -64,5 +66,49 @@ def test_prompt_and_response_markup() -> None:
 
 
 def test_source_of_the_trainer_gives_pairs() -> None:
-    source = DemoStream(weights={"sudoku": 1.0})
-    assert source.example(3, 9) == encode_example(example_at(3, 9, {"sudoku": 1.0}), ENCODER)
+    source = DemoStream(weights={"sudoku": 1.0}, infill=0.5)
+    for index in range(20):
+        example = example_at(3, index, {"sudoku": 1.0}, infill=0.5)
+        assert source.example(3, index) == (*encode_example(example, ENCODER), ENCODER.given(example))
+
+
+def test_holes_are_in_their_share_of_examples_and_half_of_them_have_no_question() -> None:
+    examples = [example_at(9, i) for i in range(20_000)]
+    holed = [e for e in examples if e.holes]
+    assert 0.1 <= INFILL_SHARE <= 0.15
+    assert len(holed) / len(examples) == pytest.approx(INFILL_SHARE, abs=0.01)
+    bare = [e for e in holed if e.messages[-1]["content"] == e.answer[: e.holes[0][0]].strip()]
+    assert len(bare) / len(holed) == pytest.approx(0.5, abs=0.04)
+    assert {e.task for e in bare} == TELLING
+    for example in bare:
+        assert 2 * sum(end - start for start, end in example.holes) <= len(example.answer)
+    assert 0.4 < sum(e.closed for e in holed) / len(holed) < 0.6
+    assert Counter(len(e.holes) for e in holed).keys() == {1, 2, 3}
+
+
+def test_an_example_without_holes_does_not_depend_on_their_share() -> None:
+    for index in range(200):
+        never = example_at(2, index, infill=0.0)
+        example = example_at(2, index)
+        assert not never.holes
+        assert example.holes or example == never
+        assert example_at(2, index, infill=1.0).answer == never.answer
+
+
+def test_the_canvas_of_an_example_with_holes_is_that_of_its_answer() -> None:
+    """Prefix, hole, suffix, end of the turn: the tokens of the whole answer, whatever is given of it."""
+    for index in range(1500):
+        example = example_at(8, index, infill=1.0)
+        response, given = ENCODER.response(example), ENCODER.given(example)
+        assert response == [*ENCODER.text(example.answer), ENCODER.end]
+        assert len(given) == len(response)
+        assert given[-1] == example.closed
+        assert not all(given[:-1])
+        shown, at = "", 0
+        for text, known in example.pieces():
+            size = len(ENCODER.text(text))
+            assert given[at : at + size] == [known] * size
+            shown, at = shown + text, at + size
+        assert shown == example.answer
+        assert example.holes == tuple(sorted(example.holes))
+    assert ENCODER.given(example_at(8, 0, infill=0.0)) == []

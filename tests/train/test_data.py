@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,14 @@ from canvaslm.train.data import (
     Shuffled,
     Source,
     TrainingExample,
+    as_example,
     chat_encoder,
     count_blocks,
     cut,
     load_source,
     make_batch,
     make_row,
+    open_blocks,
     read_chats,
 )
 
@@ -47,6 +50,60 @@ def batcher(source: Source | None = None, **changes: Any) -> Batcher:
 @pytest.mark.parametrize(("length", "blocks"), [(1, 1), (C - 1, 1), (C, 1), (C + 1, 2), (2 * C, 2)])
 def test_blocks_are_the_response_in_canvases(length: int, blocks: int) -> None:
     assert count_blocks(answer(length), C) == blocks
+
+
+def holed(given: Sequence[bool], truncated: bool = False) -> TrainingExample:
+    """A response as long as `given`."""
+    return replace(answer(len(given), truncated), given=tuple(given))
+
+
+def test_what_is_given_has_no_loss_on_the_canvas_and_none_in_the_encoder() -> None:
+    given = [True, True, False, False, True, True, False, False, True, False]
+    for block, places in ((0, given[:8]), (1, [*given[8:], *[False] * 6])):
+        batch = make_batch([make_row(holed(given), block, C, EOS), make_row(answer(3), 0, C, EOS)], C)
+        assert batch.given[0].tolist() == places
+        assert batch.supervised[0].tolist() == [not known for known in places]
+        targets = [IGNORE if known else token for known, token in zip(given, range(10, 20), strict=True)]
+        assert batch.encoder_targets[0, :10].tolist() == targets
+        assert batch.encoder_targets[0, 10:16].tolist() == [EOS] * 6
+        assert not batch.given[1].any()
+        assert batch.supervised[1].all()
+
+
+def test_the_fill_is_given_with_the_last_token_unless_the_response_was_cut() -> None:
+    closed = make_batch([make_row(holed([False, True, True]), 0, C, EOS)], C)
+    assert closed.given.tolist() == [[False, *[True] * 7]]
+    assert closed.canvas_count == closed.encoder_count == 1
+    short = make_batch([make_row(holed([True, False, True], truncated=True), 0, C, EOS)], C)
+    assert short.supervised.tolist() == [[False, True, *[False] * 6]]
+
+
+def test_a_block_without_a_hole_is_never_trained() -> None:
+    given = [True] * C + [False] + [True] * (2 * C - 1)
+    assert open_blocks(holed(given), C) == [1]
+    assert open_blocks(answer(2 * C + 1), C) == [0, 1, 2]
+
+    class Holed:
+        def example(self, seed: int, index: int) -> tuple[list[int], list[int], list[bool]]:
+            return [2], list(range(10, 10 + len(given))), given if index % 2 else [True] * len(given)
+
+    rows = [row for step in range(4) for row in batcher(Holed()).rows(step)]
+    assert [row.block for row in rows] == [1] * 8
+
+
+def test_a_response_that_is_cut_keeps_what_is_given_of_the_rest() -> None:
+    cut_short = cut(holed([True, False, True, True]), 5)
+    assert cut_short is not None
+    assert cut_short.given == (True, False)
+    assert cut_short.truncated
+
+
+def test_as_many_places_are_given_as_the_response_has() -> None:
+    assert as_example(([2], [3, 4], [True, False])).given == (True, False)
+    assert as_example(([2], [3, 4])).given == ()
+    with pytest.raises(UsageError, match="given has 1 places, its response 2") as caught:
+        as_example(([2], [3, 4], [True]))
+    assert caught.value.param == "data.source"
 
 
 def test_an_exact_canvas_has_no_fill() -> None:

@@ -180,6 +180,48 @@ def test_the_loss_equals_a_hand_computation() -> None:
     assert float(whole) == pytest.approx(canvas / 16 + 0.5 * encoder / (16 + 8), rel=1e-5)
 
 
+GIVEN = (False, True, True, False, True, False, False, True, True, False, True)
+
+
+def test_given_places_stay_clean_and_the_others_have_the_noise_they_would_have() -> None:
+    clean = torch.arange(4 * 50).view(4, 50) % V
+    given = torch.rand(4, 50, generator=generator(5, 0, 0)) < 0.5
+    plain, made = (draw(clean, V, ObjectiveSettings(), generator(1, 0, 0), g) for g in (None, given))
+    assert torch.equal(made.canvas[given], clean[given])
+    assert torch.equal(made.canvas[~given], plain.canvas[~given])
+    assert (plain.canvas[given] != clean[given]).any()
+    assert torch.equal(made.t, plain.t)
+    assert torch.equal(made.coin, plain.coin)
+
+
+@torch.no_grad()
+def test_a_filled_hole_has_the_loss_of_a_hand_computation() -> None:
+    """Only open places count, on the canvas and in the encoder; a row without given places is as it was."""
+    model, response = tiny_model(6), tuple(5 + (7 * i) % 50 for i in range(len(GIVEN)))
+    holed = make_row(TrainingExample(PROMPT, response, given=GIVEN), 1, C, EOS)
+    plain = make_row(TrainingExample(PROMPT, response), 1, C, EOS)
+    batch = make_batch([holed, plain], C)
+    made = objective(model).draw(batch, 0, 0, 0)
+    terms = objective(model).terms(batch, made)
+    canvas, encoder, count = 0.0, 0.0, 0
+    for row, given in ((0, (*GIVEN, *[True] * 5)), (1, (False,) * 16)):
+        context = PlainContext(model.config)
+        tokens = batch.tokens[row : row + 1]
+        states = model.encode(tokens, torch.arange(len(tokens[0]))[None], context, hidden=True)
+        logits = model.logits(present(states))[0].log_softmax(-1)
+        places = len(PROMPT) + C + torch.arange(C)[None]
+        denoised = model.logits(model.denoise(made.canvas[row : row + 1], places, context))[0].log_softmax(-1)
+        for place, known in enumerate(given):
+            token, at = int(tokens[0, len(PROMPT) + place]), place - C
+            encoder -= 0 if known else float(logits[len(PROMPT) + place - 1, token])
+            canvas -= 0 if known or at < 0 else float(denoised[at, token])
+            count += not known and at >= 0
+            assert not known or at < 0 or int(made.canvas[row, at]) == token
+    assert float(terms.canvas) == pytest.approx(canvas, rel=1e-5)
+    assert float(terms.encoder) == pytest.approx(encoder, rel=1e-5)
+    assert batch.canvas_count == count
+
+
 @torch.no_grad()
 def test_padding_rows_columns_and_neighbours_do_not_change_the_sums() -> None:
     model = tiny_model(6)

@@ -17,6 +17,7 @@ from random import Random
 from tokenizers import Tokenizer
 
 from .config import BOS, CANVAS_LENGTH, MODEL_FOLDER
+from .holes import with_holes
 from .tasks import TASKS, Example, Split
 
 WEIGHTS: Mapping[str, float] = {
@@ -31,6 +32,7 @@ WEIGHTS: Mapping[str, float] = {
     "two_turns": 0.05,
     "small_talk": 0.02,
 }
+INFILL_SHARE = 0.125  # examples whose answer is given but for holes
 SYSTEM_SHARE = 0.1
 THINKING_SHARE = 0.04
 SYSTEM_PROMPTS = (
@@ -45,13 +47,22 @@ THINKING_TASKS = frozenset({"sudoku", "reverse", "capitals", "sort", "blanks", "
 
 
 def example_at(
-    seed: int, index: int, weights: Mapping[str, float] = WEIGHTS, split: Split = "train"
+    seed: int,
+    index: int,
+    weights: Mapping[str, float] = WEIGHTS,
+    split: Split = "train",
+    infill: float = INFILL_SHARE,
 ) -> Example:
-    """Example `index` of the stream `seed`. `weights` are shares by task name; they need not add up to 1."""
+    """Example `index` of the stream `seed`. `weights` are shares by task name; they need not add up to 1.
+
+    `infill` is the share of examples with holes; the others are the same whatever it is.
+    """
     rng = Random(f"{seed}/{index}")
     names, steps = tuple(weights), tuple(accumulate(weights.values()))
     name = names[bisect(steps, rng.random() * steps[-1], hi=len(steps) - 1)]
-    return dress(TASKS[name].sample(rng, split), rng)
+    example = TASKS[name].sample(rng, split)
+    holes = Random(f"holes/{seed}/{index}")
+    return with_holes(example, holes) if holes.random() < infill else dress(example, rng)
 
 
 def dress(example: Example, rng: Random) -> Example:
@@ -103,7 +114,15 @@ class Encoder:
         thought = []
         if example.thought:
             thought = [self.channel, *self.piece(f"thought\n{example.thought}\n"), self.channel_end]
-        return [*thought, *self.text(example.answer), self.end]
+        answer = [token for text, _ in example.pieces() for token in self.text(text)]
+        return [*thought, *answer, self.end]
+
+    def given(self, example: Example) -> list[bool]:
+        """Per token of the response whether it is given; empty where the example has no holes."""
+        if not example.holes:
+            return []
+        known = [given for text, given in example.pieces() for _ in self.text(text)]
+        return [*known, example.closed]
 
 
 def encode_example(example: Example, encoder: Encoder) -> tuple[list[int], list[int]]:
@@ -113,15 +132,21 @@ def encode_example(example: Example, encoder: Encoder) -> tuple[list[int], list[
 
 class DemoStream:
     """The stream as the trainer's source: `data.source =
-    "canvaslm.demo.stream:DemoStream"`, `weights` an option."""
+    "canvaslm.demo.stream:DemoStream"`, `weights` and `infill` are options."""
 
-    def __init__(self, weights: Mapping[str, float] = WEIGHTS, folder: str | Path = MODEL_FOLDER) -> None:
-        self.weights = weights
+    def __init__(
+        self,
+        weights: Mapping[str, float] = WEIGHTS,
+        folder: str | Path = MODEL_FOLDER,
+        infill: float = INFILL_SHARE,
+    ) -> None:
+        self.weights, self.infill = weights, infill
         self.encoder = Encoder(Path(folder))
 
-    def example(self, seed: int, index: int) -> tuple[list[int], list[int]]:
-        """(prompt ids, response ids) of example `index`."""
-        return encode_example(example_at(seed, index, self.weights), self.encoder)
+    def example(self, seed: int, index: int) -> tuple[list[int], list[int], list[bool]]:
+        """(prompt ids, response ids, which of them are given) of example `index`."""
+        example = example_at(seed, index, self.weights, infill=self.infill)
+        return (*encode_example(example, self.encoder), self.encoder.given(example))
 
 
 def length_table(seed: int = 0, count: int = 20000) -> str:
@@ -152,6 +177,7 @@ if __name__ == "__main__":
     print(length_table())
 
 __all__ = [
+    "INFILL_SHARE",
     "SYSTEM_PROMPTS",
     "WEIGHTS",
     "DemoStream",

@@ -3,6 +3,9 @@
 An example is prompt `p` (up to and including the header of the model's turn) and response `r` (its text plus
 the marker that closes the turn). Blocks of `C` places start at the first response token; the last one is
 filled up with EOS. A step trains one block of each example, drawn uniformly.
+
+Places of a response may be given, as they are to a model that fills holes: they stay clean on the canvas and
+have no loss. A block without an open place is never trained.
 """
 
 from __future__ import annotations
@@ -24,29 +27,40 @@ IGNORE = -100
 
 @dataclass(frozen=True)
 class TrainingExample:
-    """Token ids of one prompt and its response. `truncated`: the response was cut for length."""
+    """Token ids of one prompt and its response. `truncated`: the response was cut for length.
+
+    `given` says of every token of the response whether it is given; empty when none is. The fill is given
+    where the response's last token is.
+    """
 
     prompt: tuple[int, ...]
     response: tuple[int, ...]
     truncated: bool = False
+    given: tuple[bool, ...] = ()
 
 
 class Source(Protocol):
     """Random access to examples: the same (seed, index) gives the same example, in any order."""
 
     def example(self, seed: int, index: int) -> Any:
-        """An Example, or anything with `prompt` and `response`, or a pair of id sequences."""
+        """An Example, or anything with `prompt` and `response` (and `given`), or a pair of id sequences, or
+        those and `given`.
+        """
 
 
 @dataclass(frozen=True)
 class TrainingRow:
-    """One block of one example. `tokens` = p + r + fill; `end` = first token that is not supervised."""
+    """One block of one example. `tokens` = p + r + fill; `end` = first token that is not supervised.
+
+    `given` says of every token after the prompt whether it is given; empty when none is.
+    """
 
     tokens: tuple[int, ...]
     prompt_length: int
     response_length: int
     block: int
     end: int
+    given: tuple[bool, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -55,7 +69,8 @@ class Batch:
 
     tokens, positions [B, L] int64 (position -1 = padding): what the encoder reads.
     encoder_places, encoder_targets [B, R] int64: places in [0, L) and the token after each (IGNORE = no
-    target). clean, canvas_positions [B, C] int64 and supervised [B, C] bool: the block.
+    target). clean, canvas_positions [B, C] int64 and supervised, given [B, C] bool: the block. What is given
+    is not supervised.
     """
 
     tokens: torch.Tensor
@@ -65,6 +80,7 @@ class Batch:
     clean: torch.Tensor
     canvas_positions: torch.Tensor
     supervised: torch.Tensor
+    given: torch.Tensor
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
@@ -92,15 +108,23 @@ class Batch:
 
 
 def as_example(item: Any) -> TrainingExample:
-    """Accepts an Example, an object with `prompt` and `response`, or a pair."""
+    """Accepts an Example, an object with `prompt` and `response`, or a pair, or a pair and what is given.
+
+    Raises UsageError where `given` is not as long as the response.
+    """
     if isinstance(item, TrainingExample):
         return item
     if hasattr(item, "prompt") and hasattr(item, "response"):
-        return TrainingExample(
-            tuple(item.prompt), tuple(item.response), bool(getattr(item, "truncated", False))
+        prompt, response, given = item.prompt, item.response, getattr(item, "given", ())
+    else:
+        prompt, response, given = item if len(item) == 3 else (*item, ())
+    if given and len(given) != len(response):
+        raise UsageError(
+            f"data.source: an example's given has {len(given)} places, its response {len(response)}",
+            param="data.source",
         )
-    prompt, response = item
-    return TrainingExample(tuple(prompt), tuple(response))
+    truncated = bool(getattr(item, "truncated", False))
+    return TrainingExample(tuple(prompt), tuple(response), truncated, tuple(map(bool, given)))
 
 
 def cut(example: TrainingExample, max_length: int) -> TrainingExample | None:
@@ -110,7 +134,7 @@ def cut(example: TrainingExample, max_length: int) -> TrainingExample | None:
         return None
     if len(example.response) <= room:
         return example
-    return replace(example, response=example.response[:room], truncated=True)
+    return replace(example, response=example.response[:room], given=example.given[:room], truncated=True)
 
 
 def count_blocks(example: TrainingExample, canvas_length: int) -> int:
@@ -118,12 +142,21 @@ def count_blocks(example: TrainingExample, canvas_length: int) -> int:
     return -(-len(example.response) // canvas_length)
 
 
+def open_blocks(example: TrainingExample, canvas_length: int) -> list[int]:
+    """The blocks with a place that is not given, in order; the fill is given where the last token is."""
+    blocks = range(count_blocks(example, canvas_length))
+    if not example.given:
+        return list(blocks)
+    return [b for b in blocks if not all(example.given[b * canvas_length : (b + 1) * canvas_length])]
+
+
 def make_row(example: TrainingExample, block: int, canvas_length: int, eos: int) -> TrainingRow:
     """Block `block` of an example, EOS-filled. The fill is supervised unless the response was cut."""
     fill = -len(example.response) % canvas_length
     tokens = example.prompt + example.response + (eos,) * fill
     end = len(tokens) - (fill if example.truncated else 0)
-    return TrainingRow(tokens, len(example.prompt), len(example.response), block, end)
+    given = example.given and example.given + (example.given[-1],) * fill
+    return TrainingRow(tokens, len(example.prompt), len(example.response), block, end, given)
 
 
 def make_batch(
@@ -167,6 +200,7 @@ def _empty_batch(size: int, length: int, width: int, canvas_length: int) -> Batc
         clean=whole(canvas_length, 0),
         canvas_positions=torch.arange(canvas_length).repeat(size, 1),
         supervised=torch.zeros(size, canvas_length, dtype=torch.bool),
+        given=torch.zeros(size, canvas_length, dtype=torch.bool),
     )
 
 
@@ -182,6 +216,17 @@ def _fill_row(
     batch.clean[i] = torch.tensor(row.tokens[start : start + canvas_length])
     batch.canvas_positions[i] = torch.arange(start, start + canvas_length)
     batch.supervised[i] = torch.arange(start, start + canvas_length) < row.end
+    if row.given:
+        _take_given(batch, i, row, places, canvas_length)
+
+
+def _take_given(batch: Batch, i: int, row: TrainingRow, places: range, canvas_length: int) -> None:
+    """Marks what is given of row `i`, and takes it out of both losses."""
+    given = torch.tensor(row.given)
+    batch.given[i] = given[row.block * canvas_length : (row.block + 1) * canvas_length]
+    batch.supervised[i] &= ~batch.given[i]
+    next_given = given[: len(places)]  # the target of the first place is the response's first token
+    batch.encoder_targets[i, : len(places)].masked_fill_(next_given, IGNORE)
 
 
 @dataclass(frozen=True)
@@ -206,10 +251,11 @@ class Batcher:
         rows = []
         for index in range(step * self.batch, (step + 1) * self.batch):
             example = cut(as_example(self.source.example(self.seed, index)), self.max_length)
-            if example is None:
+            blocks = open_blocks(example, self.canvas_length) if example else []
+            if example is None or not blocks:
                 continue
             draw = random.Random(f"block/{self.seed}/{index}")
-            block = draw.randrange(count_blocks(example, self.canvas_length))
+            block = blocks[draw.randrange(len(blocks))]
             rows.append(make_row(example, block, self.canvas_length, self.eos))
         return rows
 
@@ -368,5 +414,6 @@ __all__ = [
     "load_source",
     "make_batch",
     "make_row",
+    "open_blocks",
     "read_chats",
 ]

@@ -4,7 +4,8 @@ Per row: a time t, a block corrupted by uniform replacement, one causal encoder 
 and a denoise pass over the block against the keys and values *strictly before* it. Half of the rows first run
 a denoise pass without gradient whose softmax conditions the second. The loss is the mean cross-entropy over
 all places of the blocks, corrupted or not and without a 1/t weight, plus the encoder's next-token
-cross-entropy over the response. Source: Google's `gemma/diffusion/hackable_diffusion_adapter`, TRL's
+cross-entropy over the response. Places that are given (see `data`) stay clean on the canvas and have no loss,
+as when a hole is filled. Source: Google's `gemma/diffusion/hackable_diffusion_adapter`, TRL's
 trainer for the same model.
 """
 
@@ -77,11 +78,19 @@ def corrupt(clean: Tensor, t: Tensor, vocab_size: int, random: torch.Generator) 
     return torch.where(replaced, noise, clean)
 
 
-def draw(clean: Tensor, vocab_size: int, settings: ObjectiveSettings, random: torch.Generator) -> Draws:
-    """Draws time, noise and coin of every row of clean [B, C]."""
+def draw(
+    clean: Tensor,
+    vocab_size: int,
+    settings: ObjectiveSettings,
+    random: torch.Generator,
+    given: Tensor | None = None,
+) -> Draws:
+    """Draws time, noise and coin of every row of clean [B, C]. Places `given` [B, C] bool keep their tokens;
+    the draws of the others are the same with and without them."""
     rows = clean.shape[0]
     t = torch.rand(rows, generator=random) * (1 - settings.t_min) + settings.t_min
     canvas = corrupt(clean, t, vocab_size, random)
+    canvas = canvas if given is None else torch.where(given, clean, canvas)
     coin = torch.rand(rows, generator=random) < settings.self_conditioning
     return Draws(t, canvas, coin)
 
@@ -143,7 +152,8 @@ class Objective:
     def draw(self, batch: Batch, seed: int, step: int, micro: int) -> Draws:
         """The draws of a micro-batch, on its device."""
         random = generator(seed, step, micro)
-        draws = draw(batch.clean.cpu(), self.model.config.vocab_size, self.settings, random)
+        vocab = self.model.config.vocab_size
+        draws = draw(batch.clean.cpu(), vocab, self.settings, random, batch.given.cpu())
         device = batch.clean.device
         return Draws(draws.t.to(device), draws.canvas.to(device), draws.coin.to(device))
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from hashlib import blake2b
+from itertools import pairwise
 from random import Random
 from typing import ClassVar, Literal
 
@@ -18,7 +19,9 @@ class Example:
 
     `key` names the item in canonical form (the order or wording that does not matter is gone), so
     that two examples of one item share it. `thought`, when not empty, is what the model is to think
-    first: thinking is then on.
+    first: thinking is then on. `holes`, when there are any, are the parts of the answer to be written, as
+    (start, end) in its characters, in order and apart; all else of it is given, and where it is `closed`,
+    what ends it as well.
     """
 
     messages: tuple[dict[str, str], ...]
@@ -26,6 +29,15 @@ class Example:
     task: str
     key: str
     thought: str = ""
+    holes: tuple[tuple[int, int], ...] = ()
+    closed: bool = False
+
+    def pieces(self) -> list[tuple[str, bool]]:
+        """The answer from left to right, as (text, whether it is given). No piece is empty."""
+        edges = [0, *(edge for hole in self.holes for edge in hole), len(self.answer)]
+        if not self.holes:
+            return [(self.answer, False)]
+        return [(self.answer[a:b], i % 2 == 0) for i, (a, b) in enumerate(pairwise(edges)) if a < b]
 
 
 def held_out(key: str, one_in: int) -> bool:
