@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,6 +71,13 @@ class Vocabulary:
         return cls(
             tuple(token_bytes), byte_ids, tuple(ends), pad, dict(markers), tuple(names), tuple(controls)
         )
+
+    @cached_property
+    def ids(self) -> Mapping[bytes, int]:
+        """The token of each run of bytes; of several the last, as in `byte_ids`."""
+        return {
+            data: token for token, data in enumerate(self.token_bytes) if isinstance(data, bytes) and data
+        }
 
     @property
     def size(self) -> int:

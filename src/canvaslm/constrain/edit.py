@@ -1,0 +1,175 @@
+"""The valid text nearest to what a canvas says: places are kept or left out, and tokens are put between.
+
+A path that keeps every token at its place ruins all that follows where a key is longer or shorter than the
+model's. The text that leaves a canvas need not keep places; this aligns it with the language, exactly, at
+these prices.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .path import CanvasReading, Floats, Path
+from .steps import Ints, Steps
+
+_START, _DROP = -1, -2
+
+
+@dataclass(frozen=True)
+class Prices:
+    """Nats, as chosen on the demo's json task.
+
+    A backslash put in is dear, else strings swallow structure by escaping its quotes.
+    """
+
+    drop: float = 4.0  # a place that is left out
+    insert: float = 2.0  # a byte that is put in
+    backslash: float = 12.0
+    token: float = 1 / 1024  # each token put in, so that of equals the one in few tokens wins
+
+
+def best_edit(
+    steps: Steps, reading: CanvasReading, state: int, room: int, prices: Prices | None = None
+) -> Path | None:
+    """The best alignment from `state` on: ended on this canvas, or under way behind its last place.
+
+    It may have more or fewer tokens than places. None where that does not fit: it has more tokens than
+    `room`, or could not end in what is left, or says nothing and has not ended.
+    """
+    search = _Alignment(steps, reading, state, prices or Prices())
+    for layer in range(len(reading.tokens) + 1):
+        if layer:
+            search.advance(layer - 1)
+        search.insert()
+        search.close(layer)
+    return search.found(room)
+
+
+class _Alignment:
+    """Scores of all states behind a number of places, a layer; and how each was reached.
+
+    `_by` holds the token that leads there from the layer before, _DROP where the place was left out, or
+    `-3 - token` for one put in on the same layer.
+    """
+
+    def __init__(self, steps: Steps, reading: CanvasReading, state: int, prices: Prices) -> None:
+        self._steps, self._reading, self._prices = steps, reading, prices
+        self._price = np.where(steps.escape, prices.backslash, prices.insert * steps.length) + prices.token
+        self._tail = reading.tail(np.maximum(reading.rest, -prices.drop))
+        self._score = np.full(steps.automaton.states + 1, -np.inf)
+        self._score[state] = 0.0
+        self._changed = np.array([state])  # states from which something may be put in anew
+        self._layers: list[tuple[Ints, Ints]] = [self._nowhere()]
+        self._best = (-np.inf, 0, state)
+
+    def _nowhere(self) -> tuple[Ints, Ints]:
+        size = len(self._score)
+        return np.full(size, -1, np.int32), np.full(size, _START, np.int32)
+
+    def advance(self, place: int) -> None:
+        """Keeps one of the place's tokens, or leaves the place out."""
+        before, by = self._nowhere()
+        live = np.nonzero(self._score > -np.inf)[0]
+        score = self._score - self._prices.drop
+        before[live], by[live] = live, _DROP
+        source, target, value, token = self._kept(place)
+        np.maximum.at(score, target, value)
+        chosen = np.nonzero(value == score[target])[0][::-1]
+        before[target[chosen]], by[target[chosen]] = source[chosen], token[chosen]
+        self._changed = np.unique(target[chosen])
+        self._score = score
+        self._layers.append((before, by))
+
+    def _kept(self, place: int) -> tuple[Ints, Ints, Floats, Ints]:
+        named = zip(self._reading.tokens[place].tolist(), self._reading.logprobs[place].tolist(), strict=True)
+        none = np.zeros(0, np.int64)
+        parts = [(none, none, np.zeros(0), none)]
+        for token, logprob in named:
+            source, target = self._steps.walk(token)
+            parts.append((source, target, self._score[source] + logprob, np.full(len(source), token)))
+        source, target, value, tokens = (np.concatenate(column) for column in zip(*parts, strict=True))
+        alive = value > -np.inf
+        return source[alive], target[alive], value[alive], tokens[alive]
+
+    def insert(self) -> None:
+        """Puts tokens in as long as that makes some state cheaper. What was dropped to is closed already."""
+        steps, score = self._steps, self._score
+        before, by = self._layers[-1]
+        while len(self._changed):
+            edges = _edges_of(self._changed, steps.begin)
+            value = score[steps.source[edges]] - self._price[edges]
+            better = value > score[steps.target[edges]] + 1e-9
+            edges, value = edges[better], value[better]
+            target = steps.target[edges]
+            np.maximum.at(score, target, value)
+            chosen = edges[value == score[target]][::-1]
+            before[steps.target[chosen]], by[steps.target[chosen]] = (
+                steps.source[chosen],
+                -3 - steps.token[chosen],
+            )
+            self._changed = np.unique(steps.target[chosen])
+
+    def close(self, layer: int) -> None:
+        """Considers that the answer ends before the place of this number."""
+        closing = np.where(self._steps.automaton.ends, self._score, -np.inf)
+        state = int(closing.argmax())
+        if layer < len(self._reading.tokens):
+            end = self._reading.end[layer] + self._tail[layer + 1]
+        else:
+            end = -self._prices.drop
+        if closing[state] + end > self._best[0]:
+            self._best = (float(closing[state] + end), layer, state)
+
+    def found(self, room: int) -> Path | None:
+        """The better of ended and under way that fits."""
+        reach = np.where(self._steps.distance + 1 < room, self._score, -np.inf)
+        last = int(reach.argmax())
+        under_way = (float(reach[last]), len(self._layers) - 1, last)
+        candidates = [(self._best, True), (under_way, False)]
+        for (score, layer, state), ended in sorted(candidates, key=lambda c: -c[0][0]):
+            if score > -np.inf:
+                tokens, places = self._traced(layer, state)
+                if ended:
+                    self._end(layer, tokens, places)
+                need = 0 if ended else int(self._steps.distance[state]) + 1
+                if tokens and len(tokens) + need <= room:
+                    return Path(tuple(tokens), tuple(places), score, ended, state)
+        return None
+
+    def _end(self, layer: int, tokens: list[int], places: list[int | None]) -> None:
+        """Puts the end behind: the one that its place names first, else the usual one."""
+        ends = self._steps.vocabulary.ends
+        named = self._reading.tokens[layer].tolist() if layer < len(self._reading.tokens) else []
+        end = next((token for token in named if token in ends), None)
+        tokens.append(ends[0] if end is None else end)
+        places.append(None if end is None else layer)
+
+    def _traced(self, layer: int, state: int) -> tuple[list[int], list[int | None]]:
+        tokens: list[int] = []
+        places: list[int | None] = []
+        while True:
+            before, by = (int(column[state]) for column in self._layers[layer])
+            if by == _START:
+                return tokens[::-1], places[::-1]
+            if by <= -3:
+                tokens.append(-3 - by)
+                places.append(None)
+            else:
+                layer -= 1
+                if by != _DROP:
+                    tokens.append(by)
+                    places.append(layer)
+            state = before
+
+
+def _edges_of(states: Ints, begin: Ints) -> Ints:
+    """The edges that lead out of some states, `begin` as in `Steps`."""
+    first, count = begin[states], begin[states + 1] - begin[states]
+    offset = np.repeat(np.cumsum(count) - count, count)
+    edges: Ints = np.arange(len(offset)) - offset + np.repeat(first, count)
+    return edges
+
+
+__all__ = ["Prices", "best_edit"]
