@@ -63,6 +63,21 @@ class Constraint(Protocol):
         """What to commit for one canvas. An exception ends the request, and no other."""
 
 
+MAX_BIASES = 1024  # tokens with a bias in one request
+
+
+@dataclass(frozen=True)
+class TokenRules:
+    """Which tokens an answer favours, and which it may have. They hold in every step and at every place, but
+    not where a token is given.
+    """
+
+    # (token, what is added to its logit after the division by temperature); -inf: the token never comes.
+    biases: tuple[tuple[int, float], ...] = ()
+    # None: all may come. Otherwise the first token is one of these, and what follows one of these or an EOS.
+    allowed: tuple[int, ...] | None = None
+
+
 @dataclass(frozen=True)
 class Request:
     """One prompt for the engine, as token ids.
@@ -85,6 +100,7 @@ class Request:
     # {index in `tokens`: key of what stands there}, where the token alone does not say it: an image's digest
     content_keys: Mapping[int, str] = field(default_factory=dict)
     constraint: Constraint | None = None
+    rules: TokenRules = TokenRules()
 
 
 @dataclass(frozen=True)
@@ -320,6 +336,8 @@ class GenerateOptions(SamplingOptions, total=False):
     stop: str | Sequence[str] | None  # texts before which the answer ends
     logprobs: int | None  # log-probabilities of the tokens, and of so many others at each place
     given: Mapping[int, int] | None  # {place of the answer: token id}
+    logit_bias: Mapping[int, float] | None  # {token id: what is added to its logit, -100 or less: never}
+    allowed_token_ids: Sequence[int] | None  # the only tokens that may come
 
 
 class StreamOptions(GenerateOptions, total=False):
@@ -345,6 +363,7 @@ class LoadingOptions(TypedDict, total=False):
 
 
 __all__ = [
+    "MAX_BIASES",
     "CanvasReport",
     "CanvasStop",
     "ChatMarkers",
@@ -370,6 +389,7 @@ __all__ = [
     "StreamOptions",
     "Timings",
     "TokenLogprob",
+    "TokenRules",
     "ToolCall",
     "Usage",
 ]

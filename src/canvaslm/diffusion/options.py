@@ -13,6 +13,7 @@ class SamplingOptions(TypedDict, total=False):
 
     max_new_tokens: int | None
     canvas_length: int | None
+    min_new_tokens: int | None
     seed: int | None
     max_denoising_steps: int | None
     temperature: float | None

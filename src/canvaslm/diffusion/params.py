@@ -140,6 +140,10 @@ class Params:
         "them all.",
         low=0, high=65_536, unit="places",
     )  # fmt: skip
+    min_new_tokens: int = parameter(
+        0, "Tokens that the answer has at least: no end of turn comes before.",
+        low=0, high=2**24, unit="tokens", stored=True,
+    )  # fmt: skip
     seed: int | None = parameter(
         None, "The same seed gives the same answer. -1, or none: a random one, which the answer names.",
         low=-1, high=2**63 - 1, flags=("-s",),
@@ -249,6 +253,11 @@ def _check_together(params: Params) -> None:
     """What several parameters must fulfil together."""
     if params.t_max < params.t_min:
         raise UsageError(f"t_max = {params.t_max} is below t_min = {params.t_min}", "t_max")
+    if 0 <= params.max_new_tokens < params.min_new_tokens:
+        raise UsageError(
+            f"min_new_tokens = {params.min_new_tokens} is above max_new_tokens = {params.max_new_tokens}",
+            "min_new_tokens",
+        )
     if bool(params.top_k_start) != bool(params.top_k_end):
         given, missing = ("top_k_start", "top_k_end")[:: 1 if params.top_k_start else -1]
         raise UsageError(f"{given} = {getattr(params, given)} needs {missing} > 0 as well", missing)

@@ -26,6 +26,7 @@ from ..types import (
 )
 from .canvases import answer_places, canvas_length, expected_tokens, next_canvas, prompt_end
 from .commit import committed_event, draft_event, project
+from .rules import RowRules, check_rules
 from .runner import Denoised, Runner
 from .scheduler import Row, Scheduler
 from .sequence import Sequence, State
@@ -110,6 +111,7 @@ class Engine:
         if constraint is not None:
             params = replace(params, settle_steps=0)  # what is sent early could not be projected any more
         self._check_tokens(request)
+        check_rules(request, params.min_new_tokens, self.config)
         lead = len(request.tokens) % self.block
         places = answer_places(len(request.tokens), lead, params, self.max_context)
         self._check_given(request, places)
@@ -189,6 +191,9 @@ class Engine:
         sequence.pending = list(tokens[sequence.cached_tokens : whole])
         sequence.row_params = RowParams.of(
             sequence.params, sequence.request.eos_token_ids, self.runner.device
+        )
+        sequence.rules = RowRules.of(
+            sequence.request, sequence.params.min_new_tokens, self.config, self.runner.device
         )
         self._start_canvas(sequence)
 

@@ -24,19 +24,30 @@ from ..diffusion import (
 )
 from ..model import Model, PlainContext
 from ..ops.predict import Prediction, draws_of, sample
+from ..ops.restrict import Biases
 from ..ops.top_k import keep_top
-from ..types import CanvasReport, Params
+from ..types import CanvasReport, Params, TokenRules
 
 
 def predict_plainly(
-    model: Model, hidden: torch.Tensor, params: Params, canvas: Canvas, step: int
+    model: Model,
+    hidden: torch.Tensor,
+    params: Params,
+    canvas: Canvas,
+    step: int,
+    biases: Biases = (),
+    possible: torch.Tensor | None = None,
 ) -> Prediction:
     """Prediction [1, C] for one canvas's hidden states [C, H] at its 0-based step, from
-    its whole logits [C, V]."""
+    its whole logits [C, V]. possible: bool [C, V], which tokens each place may take."""
     facts = model.config.facts
     logits = model.logits(hidden) / temperature(params, step)
     if facts.mask_token_id is not None:
         logits[:, facts.mask_token_id] = -torch.inf
+    for token, value in biases:
+        logits[:, token] += value
+    if possible is not None:
+        logits[~possible] = -torch.inf
     kept = keep_top(logits, top_k(params, step))
     (random,) = draws_of(canvas.key, canvas.step, *logits.shape)
     judged = logits if params.top_k_tail_correction else kept
@@ -56,11 +67,12 @@ def generate(
     eos_token_ids: Sequence[int] = (),
     *,
     given: Mapping[int, int] | None = None,
+    rules: TokenRules = TokenRules(),
 ) -> tuple[list[int], list[CanvasReport]]:
     """Committed tokens (cut after the first EOS) and one report per canvas.
 
-    `params` must have a seed and a limit. `given`: as in `Request`. For families whose context is encoded
-    causally, and whose logits are not shifted.
+    `params` must have a seed and a limit. `given`, `rules`: as in `Request`. For families whose context is
+    encoded causally, and whose logits are not shifted.
     """
     assert params.seed is not None and params.max_new_tokens > 0
     places, device = params.canvas_length or model.config.canvas_length, model.device
@@ -77,7 +89,8 @@ def generate(
             fixed,
             model.config.facts.mask_token_id,
         )
-        draft, report = _denoise(model, context, canvas, params, row)
+        possible = _possible(model, params, eos_token_ids, rules, index * places)
+        draft, report = _denoise(model, context, canvas, params, row, rules.biases, possible)
         reports.append(report)
         ends = [i for i, token in enumerate(draft) if token in eos_token_ids]
         output += draft[: ends[0] + 1] if ends else draft
@@ -87,8 +100,28 @@ def generate(
     return output[: params.max_new_tokens], reports
 
 
+def _possible(
+    model: Model, params: Params, ends: Sequence[int], rules: TokenRules, written: int
+) -> torch.Tensor:
+    """Bool [C, V]: the tokens that each place of the canvas may take, of an answer with `written` tokens."""
+    vocabulary, endings = model.config.vocab_size, [*ends, model.config.pad_token_id]
+    rows = []
+    for place in range(written, written + (params.canvas_length or model.config.canvas_length)):
+        row = torch.full((vocabulary,), rules.allowed is None)
+        row[list(rules.allowed or ())] = True
+        row[endings] = place >= max(params.min_new_tokens, rules.allowed is not None)
+        rows.append(row)
+    return torch.stack(rows).to(model.device)
+
+
 def _denoise(
-    model: Model, context: list[int], canvas: Canvas, params: Params, row: RowParams
+    model: Model,
+    context: list[int],
+    canvas: Canvas,
+    params: Params,
+    row: RowParams,
+    biases: Biases,
+    possible: torch.Tensor,
 ) -> tuple[list[int], CanvasReport]:
     """One canvas, from noise to its end: the tokens of all places, and how it went."""
     memory, device = PlainContext(model.config), canvas.tokens.device
@@ -99,7 +132,7 @@ def _denoise(
     step = 0
     while True:
         hidden = model.denoise(canvas.tokens, positions, memory, canvas.soft)[0]
-        prediction = predict_plainly(model, hidden, params, canvas, step)
+        prediction = predict_plainly(model, hidden, params, canvas, step, biases, possible)
         canvas = settle(advance(canvas, prediction, row, model.config.vocab_size, model.config.facts), row)
         (known,) = progress(canvas)
         step = known.step

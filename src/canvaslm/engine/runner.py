@@ -11,6 +11,7 @@ from ..cache import DenoiseContext, EncodeContext, KVCache, storage_type
 from ..diffusion import Canvas, temperature, top_k
 from ..model import Model, RowsContext
 from ..ops.predict import Prediction, draws_of, predict
+from .rules import joined
 from .scheduler import Row
 from .sequence import Sequence
 
@@ -136,6 +137,7 @@ class Runner:
             top=[s.top_wanted for s in sequences],
             soft=self.facts.self_conditioning and more_steps,
             forbidden=self.facts.mask_token_id,
+            **joined([(s.rules, s.rule_places()) for s in sequences], self.device),
         )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from ..cache import KVCache
 from ..diffusion import Canvas, Progress, RowParams
 from ..types import CanvasReport, Params, Request, Timings, Usage
+from .rules import RowRules
 
 
 class State(enum.Enum):
@@ -38,6 +39,7 @@ class Sequence:
     canvas: Canvas | None = None  # one row; the next one, while there are tokens to encode before it
     progress: Progress = field(default_factory=Progress)  # the live canvas's
     row_params: RowParams | None = None  # `params` where the canvas is
+    rules: RowRules | None = None  # which tokens may come, where the canvas is
     constraint_state: Any = None
     sent: int = 0  # tokens of the live canvas that were sent early
     output: list[int] = field(default_factory=list)  # committed tokens
@@ -71,6 +73,12 @@ class Sequence:
     def first_place(self) -> int:
         """The live canvas's first place that belongs to the answer."""
         return 0 if self.reports else self.lead
+
+    def rule_places(self) -> list[int]:
+        """Which row of its rules' bits each place of the live canvas has; -1: none."""
+        if self.rules is None:
+            return [-1] * self.places
+        return self.rules.places(len(self.output), self.first_place, self.places)
 
     def draft(self) -> list[int]:
         """The argmax of the answer's places, copied from where it is."""

@@ -23,6 +23,8 @@ from pydantic import (
 
 from ..diffusion.params import PARAMETERS, PRESETS, Parameter, old_names
 from ..text.stop import MAX_STOPS
+from ..text.token_rules import NEVER_AT, rules_of
+from ..types import MAX_BIASES, TokenRules
 from .limits import MAX_BLOCKS, MAX_TOKENS, MAX_TOOLS
 from .problems import unsupported
 
@@ -129,6 +131,13 @@ class Diffusion(_Sampling):
     chat_template_kwargs: dict[str, Any] | None = Field(
         None, description="Only `enable_thinking` has an effect."
     )
+    logit_bias: Annotated[dict[str, Number], Field(max_length=MAX_BIASES)] | None = Field(
+        None, description="{token id: added to its logit, -100 to 100}; -100: the token never comes."
+    )
+    allowed_token_ids: Tokens | None = Field(None, description="The only tokens that may come.")
+    min_tokens: Annotated[int, limits("min_new_tokens"), WHOLE] | None = Field(
+        None, description="vLLM's name of min_new_tokens, which wins over it."
+    )
     chat_template: Any = Field(None, description="Refused: templates come with the model alone.")
 
     _old_names: dict[str, str] = PrivateAttr(default_factory=dict)
@@ -147,7 +156,20 @@ class Diffusion(_Sampling):
 
     def sampling(self) -> dict[str, Any]:
         """Fields of `Params` that the client set."""
-        return {name: getattr(self, name) for name in _SAMPLING if getattr(self, name) is not None}
+        given = {name: getattr(self, name) for name in _SAMPLING if getattr(self, name) is not None}
+        return given if self.min_tokens is None else {"min_new_tokens": self.min_tokens, **given}
+
+    def rules(self) -> TokenRules:
+        """The tokens that the client favours and forbids. Raises Problem for keys that are no token ids."""
+        biases = self.logit_bias or {}
+        for token, value in biases.items():
+            if not (token.isascii() and token.isdigit() and len(token) < 10):
+                raise unsupported("logit_bias", f"logit_bias: {token[:64]!r} is no token id")
+            if not NEVER_AT <= value <= -NEVER_AT:
+                raise unsupported(
+                    "logit_bias", f"logit_bias of token {token} is {value:g}: it must be in -100 to 100"
+                )
+        return rules_of({int(token): value for token, value in biases.items()}, self.allowed_token_ids)
 
     def thinks(self) -> bool:
         """Whether the model is to think first: the most explicit of three fields decides."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..text.stop import MAX_LENGTH, MAX_STOPS
+from ..types import MAX_BIASES
 
 MAX_MESSAGES = 16_384  # turns of a conversation, and items of a Responses `input`
 MAX_BLOCKS = 4096  # content parts, or calls, of one message
@@ -59,6 +60,7 @@ def table() -> list[tuple[str, int | float, str]]:
         ("`tools`", MAX_TOOLS, field),
         ("prompts of one request to `/v1/completions`", MAX_PROMPTS, field),
         ("token ids in one list", MAX_TOKENS, field),
+        ("tokens of `logit_bias`", MAX_BIASES, field),
         ("characters of `content` for `/tokenize`", MAX_TEXT, field),
         ("`modalities`", MAX_STRINGS, field),
         ("stop strings", MAX_STOPS, field),

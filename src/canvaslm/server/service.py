@@ -25,7 +25,7 @@ from starlette.requests import Request as HttpRequest
 
 from ..errors import CanvasError, PromptTooLong
 from ..text.transcript import Transcript
-from ..types import Failed, Finished, Request
+from ..types import Failed, Finished, Request, TokenRules
 from .bridge import Bridge, RequestGroup
 from .choices import ChoiceEvent
 from .limits import Limits
@@ -59,6 +59,7 @@ class GenerationRequest:
     stop: str | Sequence[str] | None = None
     drafts: bool = False
     top_logprobs: int | None = None
+    rules: TokenRules = field(default_factory=TokenRules)
     names: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -223,6 +224,7 @@ class Service:
                 self.session.eos_token_ids,
                 drafts=wanted.drafts,
                 top_logprobs=wanted.top_logprobs,
+                rules=wanted.rules,
             )
             for tokens in self._tokens(wanted)
             for i in range(wanted.n)

@@ -15,6 +15,7 @@ from ..engine.canvases import canvas_length
 from ..errors import UsageError
 from ..ops.threads import Threads
 from ..text.chat import ChatTemplate
+from ..text.token_rules import rules_of
 from ..text.tokenizer import Tokenizer
 from ..text.transcript import ReplyBuilder, Transcript
 from ..types import (
@@ -96,8 +97,10 @@ class Session:
         messages: a prompt, or Messages / OpenAI-style dicts. Options: `system`; `thinking`; `tools`
         (OpenAI-style definitions); `raw` (the prompt is not put through the chat template); `stop` (a text,
         or several, before which the answer ends); `logprobs` (log-probabilities of the answer's tokens and of
-        so many others at each place, 0 to 20); `given` ({place of the answer: token id}, fixed); `drafts`;
-        `preset`; and every field of `Params`. Raises UsageError naming the option at fault.
+        so many others at each place, 0 to 20); `given` ({place of the answer: token id}, fixed);
+        `logit_bias` ({token id: what is added to its logit}, -100 and less forbids it); `allowed_token_ids`
+        (no others come); `drafts`; `preset`; and every field of `Params`. Raises UsageError naming the option
+        at fault.
 
         >>> for event in session.stream("capital of France", seed=0):
         ...     print(type(event).__name__, repr(event.text))
@@ -209,6 +212,7 @@ class Session:
             given=given_places(options.get("given")),
             drafts=options.get("drafts", False),
             top_logprobs=best,
+            rules=rules_of(options.get("logit_bias"), options.get("allowed_token_ids")),
         )
         return request, transcript
 

@@ -76,6 +76,7 @@ def generation_request(body: MessagesRequest) -> GenerationRequest:
         params=body.params(),
         preset=body.preset,
         stop=body.stop_sequences,
+        rules=body.rules(),
     )
 
 

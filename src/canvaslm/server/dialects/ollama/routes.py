@@ -79,6 +79,7 @@ def generation_request(body: OllamaBody, service: Service, **prompt: Any) -> Gen
         preset=options.preset,
         stop=options.stop,
         top_logprobs=body.best,
+        rules=options.rules(),
         names=body.names,
     )
 

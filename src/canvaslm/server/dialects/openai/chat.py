@@ -54,6 +54,7 @@ def generation_request(body: ChatRequest) -> GenerationRequest:
         stop=body.stop,
         drafts=bool(body.stream and (body.diffusing or body.wants_diffusion)),
         top_logprobs=(body.top_logprobs or 0) if body.logprobs else None,
+        rules=body.rules(),
         names=body.names,
     )
 

@@ -46,6 +46,7 @@ def generation_request(body: CompletionRequest) -> GenerationRequest:
         stop=body.stop,
         drafts=bool(body.stream and (body.diffusing or body.wants_diffusion)),
         top_logprobs=body.logprobs,
+        rules=body.rules(),
         names=body.names,
     )
 

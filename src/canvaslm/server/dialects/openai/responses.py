@@ -44,6 +44,7 @@ def generation_request(body: ResponsesRequest) -> GenerationRequest:
         thinking=body.thinks(),
         params=body.params(),
         preset=body.preset,
+        rules=body.rules(),
         names=body.names,
     )
 

@@ -62,7 +62,6 @@ class Sampled(Truncated):
     top_p: Annotated[Number, Field(ge=0, le=1, description=_IGNORED)] | None = None
     frequency_penalty: Annotated[Number, Field(ge=-2, le=2, description=_IGNORED)] | None = None
     presence_penalty: Annotated[Number, Field(ge=-2, le=2, description=_IGNORED)] | None = None
-    logit_bias: dict[str, Any] | None = Field(None, description="Only an empty one.")
 
     _limits: ClassVar[tuple[str, ...]] = ("max_tokens", "n_predict")  # the first that is given counts
 
@@ -79,8 +78,6 @@ class Sampled(Truncated):
     def refuse(self) -> None:
         """Raises Problem for what is understood and cannot be."""
         self.refuse_templates()
-        if self.logit_bias:
-            raise unsupported("logit_bias", "logit_bias is not supported: leave it out")
         if self.diffusing and not self.stream:
             raise unsupported("diffusing", 'diffusing needs "stream": true')
 

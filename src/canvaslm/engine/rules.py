@@ -1,0 +1,120 @@
+"""The tokens that a request favours or forbids, as the biases and bit rows that `ops.predict` reads.
+
+A canvas never lacks a token for a place: `check_rules` sees to it before the request is taken, so that
+nothing of it need be read back from the device.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import UsageError
+from ..model import ModelConfig
+from ..ops.restrict import Biases, bit_rows
+from ..types import MAX_BIASES, Request
+
+_EVERYTHING = -1  # what `ops.predict` calls a place that may take any token
+
+
+@dataclass(frozen=True)
+class RowRules:
+    """Of one request, where the model is. `bits` int32 [n, words]: its first row is for places where the
+    answer must not end yet, the second, where there is one, for all that follow."""
+
+    biases: Biases
+    bits: Tensor | None
+    least: int  # tokens that the first row is for
+
+    @classmethod
+    def of(cls, request: Request, least: int, config: ModelConfig, device: torch.device) -> RowRules | None:
+        """None where nothing is restricted. least: tokens that the answer has before its end."""
+        rules = request.rules
+        if rules.allowed is not None:
+            least = max(least, 1)
+        if not least:
+            return cls(rules.biases, None, 0) if rules.biases else None
+        rows = [_before_the_end(request, config)]
+        if rules.allowed is not None:
+            rows.append(rows[0].clone())
+            rows[1][list(_endings(request, config))] = True
+        return cls(rules.biases, bit_rows(torch.stack(rows)).to(device), least)
+
+    def places(self, written: int, first: int, length: int) -> list[int]:
+        """Each place's row of `bits` on a canvas of `length` places, or -1: of an answer that has `written`
+        tokens before it, and begins at its place `first`."""
+        if self.bits is None:
+            return [_EVERYTHING] * length
+        after = 1 if len(self.bits) > 1 else _EVERYTHING
+        return [0 if written + place - first < self.least else after for place in range(length)]
+
+
+def _before_the_end(request: Request, config: ModelConfig) -> Tensor:
+    """Bool [V]: tokens of which an answer can consist."""
+    allowed = request.rules.allowed
+    row = torch.full((config.vocab_size,), allowed is None)
+    if allowed is not None:
+        row[list(allowed)] = True
+    row[list(_endings(request, config))] = False
+    return row
+
+
+def _endings(request: Request, config: ModelConfig) -> set[int]:
+    """Tokens that end an answer, and the one that stands behind its end."""
+    return {*request.eos_token_ids, config.pad_token_id}
+
+
+def check_rules(request: Request, least: int, config: ModelConfig) -> None:
+    """Raises UsageError for tokens that are none, and for rules that leave a place without any token."""
+    rules, vocabulary = request.rules, config.vocab_size
+    if len(rules.biases) > MAX_BIASES:
+        raise UsageError(f"logit_bias has {len(rules.biases)} tokens: at most {MAX_BIASES}", "logit_bias")
+    for token, value in rules.biases:
+        _check_token(token, vocabulary, "logit_bias")
+        if math.isnan(value) or value == math.inf:
+            raise UsageError(f"logit_bias of token {token} is {value}: give a number or -inf", "logit_bias")
+    never = {token for token, value in rules.biases if value == -math.inf}
+    never.add(-1 if config.facts.mask_token_id is None else config.facts.mask_token_id)
+    for token in rules.allowed or ():
+        _check_token(token, vocabulary, "allowed_token_ids")
+    if rules.allowed is not None and not set(rules.allowed) - never - _endings(request, config):
+        raise UsageError(
+            "allowed_token_ids names no token that an answer can have: give at least one that is neither "
+            "forbidden nor an end of turn",
+            "allowed_token_ids",
+        )
+    closed = never | (_endings(request, config) if least else set())
+    if rules.allowed is None and len(closed - {-1}) >= vocabulary:
+        raise UsageError("logit_bias forbids every token: leave some", "logit_bias")
+
+
+def _check_token(token: int, vocabulary: int, name: str) -> None:
+    if not 0 <= token < vocabulary:
+        raise UsageError(f"{name}: token {token} is not in 0 .. {vocabulary - 1}", name)
+
+
+def joined(rows: Sequence[tuple[RowRules | None, list[int]]], device: torch.device) -> dict[str, Any]:
+    """What `ops.predict` needs to know of the rules of R rows: biases, bits, and allowed [R, C]. rows: each
+    row's rules, and the rows of their bits that its places have (-1 everywhere without rules)."""
+    known = [rules for rules, _ in rows if rules is not None]
+    if not known:
+        return {}
+    made: dict[str, Any] = {
+        "biases": [() if rules is None else rules.biases for rules, _ in rows], "check": False
+    }  # fmt: skip
+    tables = [rules.bits for rules in known if rules.bits is not None]
+    if not tables:
+        return made
+    allowed, start = [], 0
+    for rules, places in rows:
+        allowed.append([place + start if place >= 0 else place for place in places])
+        start += 0 if rules is None or rules.bits is None else len(rules.bits)
+    return {**made, "bits": torch.cat(tables), "allowed": torch.tensor(allowed, device=device)}
+
+
+__all__ = ["RowRules", "check_rules", "joined"]
