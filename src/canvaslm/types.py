@@ -137,10 +137,14 @@ class Timings:
 
 @dataclass(frozen=True)
 class ToolCall:
-    """A call the model wrote: `arguments` is the decoded object."""
+    """A call the model wrote: `arguments` is the decoded object.
+
+    `healed`: it was damaged (a brace or a marker was missing, a string had no quotes) and says this evidently.
+    """
 
     name: str
     arguments: dict[str, Any]
+    healed: bool = False
 
 
 @dataclass(frozen=True)

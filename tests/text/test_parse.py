@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -32,12 +34,15 @@ def ids_of(markup: str) -> list[int]:
 
 def join(deltas: list[Delta]) -> Delta:
     calls = tuple(itertools.chain.from_iterable(d.tool_calls for d in deltas))
-    return Delta("".join(d.text for d in deltas), "".join(d.thinking for d in deltas), calls)
+    unknown = tuple(itertools.chain.from_iterable(d.unknown for d in deltas))
+    return Delta("".join(d.text for d in deltas), "".join(d.thinking for d in deltas), calls, unknown)
 
 
-def parse(ids: list[int], **options: bool) -> Delta:
-    parser = ReplyParser(TOKENIZER, **options)
-    return join([parser.feed(ids), parser.close()])
+def parse(
+    ids: list[int], *, thinking: bool = False, tools: tuple[str, ...] | None = None, cut: bool = False
+) -> Delta:
+    parser = ReplyParser(TOKENIZER, thinking=thinking, tools=tools)
+    return join([parser.feed(ids), parser.close(cut=cut)])
 
 
 @pytest.mark.parametrize(
@@ -99,7 +104,35 @@ def test_tool_calls() -> None:
     call = ToolCall("f", {"a": "x", "b": [1, True]})
     assert parse(ids_of(f"hello {CALL}{CALL}<|tool_response>")) == Delta("hello ", "", (call, call))
     assert parse(ids_of(f"<|channel>thought\nhm{CALL}")) == Delta("", "hm", (call,))
-    assert parse(ids_of(CALL.removesuffix("<tool_call|>"))) == Delta("", "", (call,))
+    assert parse(ids_of(CALL.removesuffix("<tool_call|>"))) == Delta("", "", (replace(call, healed=True),))
+
+
+def test_damaged_calls_are_healed_where_they_stand() -> None:
+    open_brace = ids_of('a<|tool_call>call:f{a:[1,{b:<|"|>x<|"|><tool_call|>b')
+    healed = ToolCall("f", {"a": [1, {"b": "x"}]}, healed=True)
+    assert parse(open_brace) == Delta("ab", "", (healed,))
+    whole = ToolCall("f", {"a": "x", "b": [1, True]})
+    bare = CALL.removesuffix("<tool_call|>")
+    two = Delta("y", "", (replace(whole, healed=True), whole))
+    assert parse(ids_of(f"{bare}{CALL}y")) == two
+    assert parse(ids_of(f"{bare}<|channel>thought\nx<channel|>{CALL}y")) == replace(two, thinking="x")
+
+
+def test_a_call_that_is_cut_off_is_no_call_unless_only_its_marker_is_missing() -> None:
+    """At the token limit an argument may be half of what it was to be."""
+    short = 'a<|tool_call>call:f{a:<|"|>x'
+    assert parse(ids_of(short)).tool_calls == (ToolCall("f", {"a": "x"}, healed=True),)
+    assert parse(ids_of(short), cut=True) == Delta(short)
+    unmarked = parse(ids_of(CALL.removesuffix("<tool_call|>")), cut=True)
+    assert unmarked.tool_calls == (ToolCall("f", {"a": "x", "b": [1, True]}, healed=True),)
+
+
+def test_calls_of_unknown_tools_are_text_and_named() -> None:
+    known, other = ToolCall("f", {"a": "x", "b": [1, True]}), "<|tool_call>call:g{a:1}<tool_call|>"
+    assert parse(ids_of(f"x{CALL}{other}y"), tools=("f",)) == Delta(f"x{other}y", "", (known,), ("g",))
+    assert parse(ids_of(CALL), tools=()) == Delta(CALL, "", (), ("f",))
+    damaged = other.replace("}", "")
+    assert parse(ids_of(damaged), tools=("f",)) == Delta(damaged, "", (), ("g",))
 
 
 def test_a_call_is_emitted_when_it_closes() -> None:
@@ -112,7 +145,7 @@ def test_a_call_is_emitted_when_it_closes() -> None:
     ("markup", "text"),
     [
         ("<|tool_call>nonsense<tool_call|>.", "<|tool_call>nonsense<tool_call|>."),
-        ('<|tool_call>call:f{a:<|"|>x}<tool_call|>', '<|tool_call>call:f{a:<|"|>x}<tool_call|>'),
+        ("<|tool_call>call:f{a:}<tool_call|>", "<|tool_call>call:f{a:}<tool_call|>"),
         ("a<|tool_call>call:f{", "a<|tool_call>call:f{"),
         ("a<|tool_call>call:f{<turn|>b", "a<|tool_call>call:f{"),
         ("<|tool_call>call:f{<|channel>thought\nx<channel|>y", "<|tool_call>call:f{y"),
@@ -155,12 +188,46 @@ SCRIPT = st.lists(
 ).map(lambda parts: ids_of("".join(parts)))
 
 
-@given(ids=ANY_IDS | SCRIPT, cuts=st.lists(st.integers(0, 50), max_size=10))
-def test_any_cutting_gives_the_same(ids: list[int], cuts: list[int]) -> None:
+TOOLS = st.sampled_from([None, (), ("f",)])
+
+
+@given(ids=ANY_IDS | SCRIPT, cuts=st.lists(st.integers(0, 50), max_size=10), tools=TOOLS, cut=st.booleans())
+def test_any_cutting_gives_the_same(
+    ids: list[int], cuts: list[int], tools: tuple[str, ...] | None, cut: bool
+) -> None:
     edges = [0, *sorted(min(c, len(ids)) for c in cuts), len(ids)]
-    parser = ReplyParser(TOKENIZER)
-    deltas = [parser.feed(ids[a:b]) for a, b in itertools.pairwise(edges)] + [parser.close()]
-    assert join(deltas) == parse(ids)
+    parser = ReplyParser(TOKENIZER, tools=tools)
+    deltas = [parser.feed(ids[a:b]) for a, b in itertools.pairwise(edges)] + [parser.close(cut=cut)]
+    assert join(deltas) == parse(ids, tools=tools, cut=cut)
+
+
+# Pieces of calls, whole and broken, without thoughts: what is not a call must come out as it is.
+PLAIN = ("hello", "😀", "call:f{", "a:", "1", ",", "}", "{", "[", "]", ":", "b", " ", '"')
+WRECKS = st.lists(st.sampled_from(["<|tool_call>", "<tool_call|>", '<|"|>', CALL, *PLAIN]), max_size=25)
+
+
+@given(parts=WRECKS, cut=st.booleans())
+def test_nothing_is_lost_of_what_is_no_call(parts: list[str], cut: bool) -> None:
+    """Where no tool is known, the text has every character of every call; only closing markers that close
+    nothing are dropped, and quote markers outside of calls are quotes."""
+    written, inside = "", False
+    for part in parts:
+        inside = inside or part == "<|tool_call>"
+        if part == "<tool_call|>" and not inside:
+            continue
+        written += '"' if part == '<|"|>' and not inside else part
+        inside = inside and part not in ("<tool_call|>", CALL)
+    assert parse(ids_of("".join(parts)), tools=(), cut=cut).text == written
+
+
+@given(parts=WRECKS)
+def test_healing_keeps_every_letter_and_digit(parts: list[str]) -> None:
+    found = parse(ids_of("".join(["<|tool_call>call:f{", *parts])))
+    kept = "".join([found.text, *(f"call{call.name}{call.arguments}" for call in found.tool_calls)])
+    markup = "".join(["call:f{", *parts])
+    assert Counter(filter(str.isalnum, kept.replace("True", "true").replace("tool_call", ""))) == Counter(
+        filter(str.isalnum, markup.replace("tool_call", "").replace("True", "true"))
+    )
 
 
 @given(ids=SCRIPT, cut=st.integers(0, 50))

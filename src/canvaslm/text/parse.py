@@ -8,12 +8,13 @@ A model's turn may hold thoughts (Gemma's: `<|channel>thought\\n ... <channel|>`
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from ..types import ToolCall
 from .decoding import StreamDecoder
+from .healing import heal_call
 from .tokenizer import Tokenizer
 from .toolcalls import QUOTE, Quote, parse_call
 
@@ -22,11 +23,13 @@ State = Literal["answer", "thinking", "call", "ended"]
 
 @dataclass(frozen=True)
 class Delta:
-    """What some ids added: answer text, thinking, finished tool calls."""
+    """What some ids added: answer text, thinking, finished tool calls. `unknown` names tools that were called
+    and that there are none of: such calls are text."""
 
     text: str = ""
     thinking: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
+    unknown: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
         return bool(self.text or self.thinking or self.tool_calls)
@@ -47,22 +50,27 @@ class _Output:
     text: list[str] = field(default_factory=list)
     thinking: list[str] = field(default_factory=list)
     tool_calls: list[ToolCall] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
 
     def delta(self) -> Delta:
-        return Delta("".join(self.text), "".join(self.thinking), tuple(self.tool_calls))
+        return Delta("".join(self.text), "".join(self.thinking), tuple(self.tool_calls), tuple(self.unknown))
 
 
 class ReplyParser:
     """Reads one turn. The deltas joined are the same however the ids were cut into `feed` calls.
 
     Held back until decided: half characters, the channel's name, a line break that may be the last of a
-    thought, a whole tool call. A malformed call comes out as the text it is, its markers written out. The
+    thought, a whole tool call. A call with small damage is healed (see `healing`); one that is malformed
+    beyond that, or calls what is not among `tools`, comes out as the text it is, its markers written out. The
     turn ends at an id of `tokenizer.eos_ids` or at the start of another turn; nothing after it is emitted.
     """
 
-    def __init__(self, tokenizer: Tokenizer, *, thinking: bool = False) -> None:
-        """`thinking=True` when the prompt itself opened the thought channel and wrote its name."""
-        self._tokenizer = tokenizer
+    def __init__(
+        self, tokenizer: Tokenizer, *, thinking: bool = False, tools: Collection[str] | None = None
+    ) -> None:
+        """`thinking=True` when the prompt itself opened the thought channel and wrote its name. `tools`: the
+        names that may be called; None: any."""
+        self._tokenizer, self._tools = tokenizer, tools
         self._decoder = StreamDecoder(tokenizer)
         self._state: State = "thinking" if thinking else "answer"
         self._header: str | None = None if thinking else ""
@@ -97,10 +105,11 @@ class ReplyParser:
                 self._plain(token_id, out)
         return out.delta()
 
-    def close(self) -> Delta:
-        """The end of the stream: what was held back."""
+    def close(self, *, cut: bool = False) -> Delta:
+        """The end of the stream: what was held back. `cut`: the answer was to go on, so that a call which is
+        not complete is text."""
         out = _Output()
-        self._end(out)
+        self._end(out, cut=cut)
         return out.delta()
 
     def copy(self) -> ReplyParser:
@@ -122,8 +131,6 @@ class ReplyParser:
         if name == QUOTE:
             self._quote(out)
             return
-        if self._state == "call" and name != self._call_close:
-            self._spill(out)
         self._leave(out, closed=name == self._call_close)
         if name == self._thought_open:
             self._state, self._header = "thinking", ""
@@ -161,35 +168,40 @@ class ReplyParser:
 
     # -- leaving a state -------------------------------------------------------------------------------------
 
-    def _leave(self, out: _Output, *, closed: bool) -> None:
+    def _leave(self, out: _Output, *, closed: bool, cut: bool = False) -> None:
         """Back to the answer. `closed`: by the marker that closes a call."""
         self._text(self._decoder.close(), out)
         if self._state == "call":
-            self._finish_call(out, closed=closed)
+            self._finish_call(out, closed=closed, cut=cut)
         elif self._state == "thinking" and self._header is not None:
             out.thinking.append(_without_header(self._header, self._header_text))
         self._state, self._header, self._break = "answer", "", ""
 
-    def _finish_call(self, out: _Output, *, closed: bool) -> None:
+    def _finish_call(self, out: _Output, *, closed: bool, cut: bool) -> None:
         call = parse_call(self._call)
+        if call is not None and not closed:
+            call = replace(call, healed=True)
+        if call is None and not cut:
+            call = heal_call(self._call, closed=closed)
+        if call is not None and self._tools is not None and call.name not in self._tools:
+            out.unknown.append(call.name)
+            call = None
         if call is None:
             self._spill(out)
-            if closed:
-                out.text.append(self._call_close)
+            out.text.append(self._call_close if closed else "")
         else:
             out.tool_calls.append(call)
         self._call = []
 
     def _spill(self, out: _Output) -> None:
         """A malformed call becomes text, its markers written out."""
-        self._text(self._decoder.close(), out)
         written = (QUOTE if isinstance(piece, Quote) else piece for piece in self._call)
         out.text.append(self._call_open + "".join(written))
         self._call, self._state = [], "answer"
 
-    def _end(self, out: _Output) -> None:
+    def _end(self, out: _Output, *, cut: bool = False) -> None:
         if self._state != "ended":
-            self._leave(out, closed=False)
+            self._leave(out, closed=False, cut=cut)
             self._state = "ended"
 
 

@@ -174,4 +174,18 @@ def _number(match: re.Match[str]) -> int | float:
     return value
 
 
-__all__ = ["MAX_DEPTH", "QUOTE", "Quote", "parse_call"]
+def as_number(text: str) -> int | float | None:
+    """The number that `text` is and nothing else; None where it is none that JSON has."""
+    match = _NUMBER.fullmatch(text)
+    try:
+        return None if match is None else _number(match)
+    except ValueError:  # too large
+        return None
+
+
+def as_word(text: str) -> Any:
+    """`true`, `false` or `null` as values; any other text as it is."""
+    return _WORDS.get(text, text)
+
+
+__all__ = ["MAX_DEPTH", "QUOTE", "Quote", "as_number", "as_word", "parse_call"]

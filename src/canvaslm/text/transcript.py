@@ -11,7 +11,7 @@ Session, server, command line, evals and bench all go through here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -50,11 +50,17 @@ class Transcript:
         stop: str | Sequence[str] | None = None,
         raw: bool = False,
         logprobs: bool = False,
+        tools: Collection[str] | None = None,
     ) -> None:
         """`raw`: text as it is decoded, without thoughts and tool calls. `logprobs`: events carry the
-        `token_logprobs` of their text. Raises UsageError for stop strings that are none.
+        `token_logprobs` of their text. `tools`: what may be called; calls of anything else are text. None: all
+        may. Raises UsageError for stop strings that are none.
         """
-        self._parser: ReplyParser | PlainParser = PlainParser(tokenizer) if raw else ReplyParser(tokenizer)
+        self._parser: ReplyParser | PlainParser = (
+            PlainParser(tokenizer) if raw else ReplyParser(tokenizer, tools=tools)
+        )
+        self.unknown_tools: list[str] = []  # called so far, and none of `tools`
+        self.healed_calls: list[str] = []  # calls so far that were damaged, by the names of their tools
         self._stops = StopStrings([] if stop is None else stop)
         self._logprobs = AnswerLogprobs(tokenizer, raw=raw) if logprobs else None
         self._text: list[str] = []  # the answer so far
@@ -86,7 +92,8 @@ class Transcript:
         return read
 
     def _ending(self, event: Finished) -> Finished:
-        read = self._fill(event, self._parser.close(), last=True)
+        cut = event.reason in ("length", "cancelled") and not self.stopped
+        read = self._fill(event, self._parser.close(cut=cut), last=True)
         reason: FinishReason = event.reason
         if self.stopped:
             reason = "stop"
@@ -112,6 +119,8 @@ class Transcript:
         text = self._stops.feed(delta.text)
         calls = () if self.stopped else delta.tool_calls
         self._calls = self._calls or bool(calls)
+        self.unknown_tools += delta.unknown
+        self.healed_calls += (call.name for call in calls if call.healed)
         if last:
             text += self._stops.close()
         if text:
@@ -139,7 +148,7 @@ class PlainParser:
         """What these ids add."""
         return Delta(self._decoder.feed(ids))
 
-    def close(self) -> Delta:
+    def close(self, *, cut: bool = False) -> Delta:
         """The end of the stream: what was held back."""
         return Delta(self._decoder.close())
 
