@@ -24,6 +24,7 @@ from fastapi import Depends
 from starlette.requests import Request as HttpRequest
 
 from ..errors import CanvasError, PromptTooLong
+from ..text.toolcalls import tool_names
 from ..text.transcript import Transcript
 from ..types import Failed, Finished, Request, TokenRules
 from .bridge import Bridge, RequestGroup
@@ -118,9 +119,14 @@ class Answers:
 
     def warnings(self, told: Sequence[dict[str, str]], choice: int | None = None) -> dict[str, Any]:
         """The field `warnings` of an answer, or nothing: what is told anyway, and the
-        choices that are empty (or only the one given, if it is)."""
-        empty = sorted(self.empty if choice is None else self.empty & {choice})
-        made = [*told, *(_emptiness(index, len(self.requests)) for index in empty)]
+        choices (or only the one given) that are empty, have damaged tool calls or call
+        tools that there are not."""
+        choices = range(len(self.requests)) if choice is None else (choice,)
+        made = [*told]
+        for index in choices:
+            if index in self.empty:
+                made.append(_emptiness(index, len(self.requests)))
+            made += _of_calls(self._transcripts[index])
         return {"warnings": made} if made else {}
 
     def stop_string(self, choice: int = 0) -> str | None:
@@ -211,6 +217,7 @@ class Service:
             stop=wanted.stop,
             raw=wanted.messages is None,
             logprobs=wanted.top_logprobs is not None,
+            tools=tool_names(wanted.tools),
         )
 
     def _prepare(self, wanted: GenerationRequest) -> list[Request]:
@@ -266,6 +273,21 @@ def _emptiness(index: int, count: int) -> dict[str, str]:
         "message": f"{which} is empty: the model ended it without any text; ask again with another seed, or "
         "say more in the prompt",
     }
+
+
+def _of_calls(transcript: Transcript) -> list[dict[str, str]]:
+    """What is to be told of a choice's tool calls."""
+    healed = {
+        name: f"a call of {name!r} was damaged and has been healed: check its arguments"
+        for name in transcript.healed_calls
+    }
+    unknown = {
+        name: f"the model called {name[:80]!r}, which is no tool of this request: the call is in the text"
+        for name in transcript.unknown_tools
+    }
+    told = [("healed_tool_call", message) for message in healed.values()]
+    told += [("unknown_tool", message) for message in unknown.values()]
+    return [{"param": "tools", "code": code, "message": message} for code, message in told]
 
 
 def _text_of(turn: Any) -> str:

@@ -17,6 +17,7 @@ from ..ops.threads import Threads
 from ..text.chat import ChatTemplate
 from ..text.token_rules import rules_of
 from ..text.tokenizer import Tokenizer
+from ..text.toolcalls import tool_names
 from ..text.transcript import ReplyBuilder, Transcript
 from ..types import (
     Event,
@@ -197,12 +198,18 @@ class Session:
         check_names(options, StreamOptions.__annotations__)
         params = {name: options.get(name) for name in PARAMETERS}
         best = best_wanted(options.get("logprobs"))
-        transcript = Transcript(self.tokenizer, stop=options.get("stop"), logprobs=best is not None)
+        tools = options.get("tools")
+        transcript = Transcript(
+            self.tokenizer,
+            stop=options.get("stop"),
+            logprobs=best is not None,
+            tools=None if tools is None else tool_names(tools),
+        )
         tokens = self.encode(
             messages,
             system=options.get("system"),
             thinking=options.get("thinking", False),
-            tools=options.get("tools"),
+            tools=tools,
             raw=options.get("raw", False),
         )
         request = Request(

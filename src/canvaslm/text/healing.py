@@ -127,8 +127,8 @@ class _HealingCursor:
         return text
 
     def _string(self) -> str:
-        """A quoted string up to the next quote, of its own kind if there is one, else of the other, else to the
-        end: what then closes the braces around it does not belong to it."""
+        """A quoted string up to the next quote, of its own kind if there is one, else of the other, else to
+        the end: what then closes the braces around it does not belong to it."""
         own, start = self._next(), self._place + 1
         other = _QUOTES[own == _QUOTES[0]]
         end = next((e for e in (self._find(own, start), self._find(other, start)) if e >= 0), -1)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..types import ToolCall
@@ -23,6 +23,13 @@ _NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?(?![\w.])")
 _WORD = re.compile(r"[A-Za-z]+")
 _WORDS: dict[str, Any] = {"true": True, "false": False, "null": None, "None": None}
 _SPACE = re.compile(r"\s*")
+
+
+def tool_names(tools: Sequence[Mapping[str, Any]] | None) -> frozenset[str]:
+    """The names of OpenAI-style definitions; what is malformed in them has none."""
+    functions = [tool.get("function") for tool in tools or () if isinstance(tool, Mapping)]
+    names = [function.get("name") for function in functions if isinstance(function, Mapping)]
+    return frozenset(name for name in names if isinstance(name, str))
 
 
 class Quote:
@@ -188,4 +195,4 @@ def as_word(text: str) -> Any:
     return _WORDS.get(text, text)
 
 
-__all__ = ["MAX_DEPTH", "QUOTE", "Quote", "as_number", "as_word", "parse_call"]
+__all__ = ["MAX_DEPTH", "QUOTE", "Quote", "as_number", "as_word", "parse_call", "tool_names"]

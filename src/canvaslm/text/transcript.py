@@ -53,8 +53,8 @@ class Transcript:
         tools: Collection[str] | None = None,
     ) -> None:
         """`raw`: text as it is decoded, without thoughts and tool calls. `logprobs`: events carry the
-        `token_logprobs` of their text. `tools`: what may be called; calls of anything else are text. None: all
-        may. Raises UsageError for stop strings that are none.
+        `token_logprobs` of their text. `tools`: what may be called; calls of anything else are text. None:
+        all may. Raises UsageError for stop strings that are none.
         """
         self._parser: ReplyParser | PlainParser = (
             PlainParser(tokenizer) if raw else ReplyParser(tokenizer, tools=tools)

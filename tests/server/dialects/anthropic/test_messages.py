@@ -29,6 +29,7 @@ URL = "/v1/messages"
 BODY: dict[str, Any] = {"model": "any", "max_tokens": 16, "messages": HELLO}
 ADD: Any = {"name": "add", "description": "Adds.", "input_schema": {"type": "object", "properties": {}}}
 THOUGHTFUL = "<|channel>thought\nSix.\n<channel|>It is six."
+TOOLS: Any = [ADD, {"name": "now", "input_schema": {"type": "object"}}]
 CALLING = "I add.<|tool_call>call:add{a:1,b:[2,3]}<tool_call|><|tool_call>call:now{}<tool_call|>"
 
 
@@ -83,7 +84,7 @@ def test_the_client_gets_the_sessions_answer(server: Running) -> None:
 def test_the_clients_stream_adds_up_to_the_whole(scripted: Running) -> None:
     client = sdk(scripted)
     for seed in range(3):
-        request: Any = {**BODY, "max_tokens": 200, "tools": [ADD], "extra_body": seeded(seed)}
+        request: Any = {**BODY, "max_tokens": 200, "tools": TOOLS, "extra_body": seeded(seed)}
         whole = client.messages.create(**request)
         with client.messages.stream(**request) as events:
             text = "".join(events.text_stream)
@@ -121,7 +122,7 @@ def test_thoughts_can_be_left_out(scripted: Running) -> None:
 
 def test_a_round_with_tools(scripted: Running) -> None:
     client = sdk(scripted)
-    request: Any = {**BODY, "max_tokens": 200, "tools": [ADD]}
+    request: Any = {**BODY, "max_tokens": 200, "tools": TOOLS}
     first = client.messages.create(**request, extra_body=seeded(1))
     assert first.stop_reason == "tool_use"
     text, add, now = first.content
@@ -139,8 +140,24 @@ def test_a_round_with_tools(scripted: Running) -> None:
     last = client.messages.create(**{**request, "messages": [*greeting, *more]}, extra_body=seeded(2))
     assert last.stop_reason == "end_turn"
     read = last.usage.cache_read_input_tokens or 0
-    counted = client.messages.count_tokens(model="any", messages=[*greeting, *more], tools=[ADD])
+    counted = client.messages.count_tokens(model="any", messages=[*greeting, *more], tools=TOOLS)
     assert counted.input_tokens == last.usage.input_tokens + read
+
+
+def test_calls_of_what_is_no_tool_are_text(scripted: Running) -> None:
+    with scripted.client() as client:
+        for streamed in (False, True):
+            body = {
+                **BODY,
+                "messages": HELLO,
+                "max_tokens": 200,
+                "tools": [ADD],
+                "seed": 1,
+                "stream": streamed,
+            }
+            answer = client.post("/v1/messages", json=body).text
+            assert "<tool_call|>" in answer and '"unknown_tool"' in answer
+            assert answer.count('"tool_use"') == 2  # the call of `add`, and why the turn ended
 
 
 def test_tokens_are_counted_as_the_session_counts_them(server: Running) -> None:
@@ -187,7 +204,7 @@ def test_the_clients_errors(server: Running) -> None:
 
 def test_events_come_in_order(scripted: Running) -> None:
     with scripted.client() as client:
-        events = stream(client, max_tokens=200, seed=1, tools=[ADD])
+        events = stream(client, max_tokens=200, seed=1, tools=TOOLS)
     kinds = [event["type"] for event in events]
     assert kinds[:2] == ["message_start", "ping"]
     assert kinds[-2:] == ["message_delta", "message_stop"]

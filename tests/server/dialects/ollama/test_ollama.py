@@ -35,6 +35,7 @@ ADD: Any = {
     "type": "function",
     "function": {"name": "add", "parameters": {"type": "object", "properties": {}}},
 }
+TOOLS: Any = [ADD, {"type": "function", "function": {"name": "now", "parameters": {}}}]
 ROUTES = [("/api/generate", {"prompt": "Hello"}), ("/api/chat", {"messages": HELLO})]
 
 
@@ -102,8 +103,8 @@ def test_durations_are_nanoseconds() -> None:
 def test_the_clients_stream_adds_up_to_the_whole(scripted: Running) -> None:
     client = sdk(scripted)
     for seed in range(3):
-        whole = client.chat("tiny", HELLO, tools=[ADD], options=options(seed))
-        parts = list(client.chat("tiny", HELLO, tools=[ADD], options=options(seed), stream=True))
+        whole = client.chat("tiny", HELLO, tools=TOOLS, options=options(seed))
+        parts = list(client.chat("tiny", HELLO, tools=TOOLS, options=options(seed), stream=True))
         assert "".join(part.message.content or "" for part in parts) == whole.message.content
         assert "".join(part.message.thinking or "" for part in parts) == (whole.message.thinking or "")
         calls = [call for part in parts for call in part.message.tool_calls or ()]
@@ -128,7 +129,7 @@ def test_thoughts_have_a_field_of_their_own(scripted: Running) -> None:
 
 def test_a_round_with_tools(scripted: Running) -> None:
     client = sdk(scripted)
-    first = client.chat("tiny", HELLO, tools=[ADD], options=options(1))
+    first = client.chat("tiny", HELLO, tools=TOOLS, options=options(1))
     assert first.message.content == "I add." and first.done_reason == "stop"
     calls = list(first.message.tool_calls or ())
     assert [(c.function.name, dict(c.function.arguments)) for c in calls] == [
@@ -139,10 +140,19 @@ def test_a_round_with_tools(scripted: Running) -> None:
         {"role": "tool", "tool_name": "add", "content": "6"},
         {"role": "tool", "tool_name": "now", "content": "noon"},
     ]
-    last = client.chat("tiny", [*HELLO, first.message, *results], tools=[ADD], options=options(2))
+    last = client.chat("tiny", [*HELLO, first.message, *results], tools=TOOLS, options=options(2))
     assert last.message.content == COUNTING
     assert last.prompt_eval_count and first.prompt_eval_count
     assert last.prompt_eval_count > first.prompt_eval_count
+
+
+def test_calls_of_what_is_no_tool_are_text(scripted: Running) -> None:
+    with scripted.client() as client:
+        body = {"messages": HELLO, "tools": [ADD], "stream": False, "options": options(1)}
+        answer = client.post("/api/chat", json={"model": "tiny", **body}).json()
+    assert answer["message"]["content"] == "I add.<|tool_call>call:now{}<tool_call|>"
+    assert [call["function"]["name"] for call in answer["message"]["tool_calls"]] == ["add"]
+    assert [told["code"] for told in answer["warnings"]] == ["unknown_tool"]
 
 
 def test_log_probabilities(scripted: Running) -> None:

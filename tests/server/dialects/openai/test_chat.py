@@ -359,6 +359,26 @@ def test_thinking_is_asked_for_in_four_ways(client: httpx.Client) -> None:
     assert not thinks(chat_template_kwargs={"enable_thinking": False}, reasoning_effort="high")
 
 
+DAMAGED = "<|tool_call>call:add{a:1,b:one<tool_call|>"
+OTHER = "<|tool_call>call:nothing{}<tool_call|>"
+
+
+def test_damaged_calls_and_calls_of_what_is_no_tool_are_told() -> None:
+    with serving(scripted_session(f"So:{DAMAGED}{OTHER}")) as server, server.client() as client:
+        answer = ask(client, max_tokens=200, tools=[TOOL])
+        message = answer["choices"][0]["message"]
+        (call,) = message["tool_calls"]
+        assert json.loads(call["function"]["arguments"]) == {"a": 1, "b": "one"}
+        assert message["content"] == f"So:{OTHER}"
+        assert [told["code"] for told in answer["warnings"]] == ["healed_tool_call", "unknown_tool"]
+        assert "'add'" in answer["warnings"][0]["message"] and "'nothing'" in answer["warnings"][1]["message"]
+        last = stream(client, max_tokens=200, tools=[TOOL])[-1]
+        assert last["warnings"] == answer["warnings"]
+        toolless = ask(client, max_tokens=200)
+        assert toolless["choices"][0]["message"]["content"] == f"So:{DAMAGED}{OTHER}"
+        assert [told["code"] for told in toolless["warnings"]] == ["unknown_tool"] * 2
+
+
 def test_no_tools_are_shown_where_none_may_be_chosen(client: httpx.Client) -> None:
     with_tools = ask(client, tools=[TOOL])["usage"]["prompt_tokens"]
     without = ask(client)["usage"]["prompt_tokens"]
