@@ -139,7 +139,7 @@ class Timings:
 class ToolCall:
     """A call the model wrote: `arguments` is the decoded object.
 
-    `healed`: it was damaged (a brace or a marker was missing, a string had no quotes), but not in what it says.
+    `healed`: it was damaged (a brace or a marker was missing, a string had no quotes), yet it is clear.
     """
 
     name: str

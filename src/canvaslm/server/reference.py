@@ -47,7 +47,8 @@ word errors as Anthropic and Ollama do. A field that is not known is ignored and
 `warnings`, as is an answer without any text (`"code": "empty_answer"`; in a stream, with what ends it), a
 tool call that was damaged and has been healed (`healed_tool_call`), and one of what is no tool of the
 request, which stays in the text as the model wrote it (`unknown_tool`); a field that is known and cannot be
-served is refused with 400 and its name in `param`. With a key set, send it as `Authorization: Bearer KEY` or `x-api-key: KEY`.
+served is refused with 400 and its name in `param`. With a key set, send it as `Authorization: Bearer KEY` or
+`x-api-key: KEY`.
 
 Streams hold committed text only, so that it can be appended. Drafts are asked for: with `"diffusing": true`
 each content delta is the whole text so far, drafts included, and replaces what came before; with
