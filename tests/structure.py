@@ -52,7 +52,7 @@ IMPORTS: dict[str, tuple[str, ...]] = {
     "constrain": (),
     "cache": ("model", "ops"),
     "engine": ("cache", "diffusion", "model", "ops"),
-    "session": ("diffusion", "engine", "model", "ops", "text", "weights"),
+    "session": ("constrain", "diffusion", "engine", "model", "ops", "text", "weights"),
     "server": ("diffusion", "engine", "session", "text", "weights"),
     "evals": ("demo", "engine", "files", "session", "text"),
     "bench": ("demo", "engine", "files", "model", "ops", "session"),

@@ -86,6 +86,11 @@ class Request:
     `Params.canvas_length` places or the model's. `top_logprobs` None wants no log-probabilities; k >= 0 those
     of the committed tokens and of the k best per place.
 
+    `allowed` says what places may take, by the same numbers, whatever `rules` say of all places: bit t % 8
+    of byte t // 8 is that of token t.
+    `draft` is a guess of places, likewise: canvases begin with it but for a share `draft_noise` of the
+    places, which are noise.
+
     Keys and values are shared only between requests of equal `identity`, as far as tokens and their
     `content_keys` are equal.
     """
@@ -101,6 +106,9 @@ class Request:
     content_keys: Mapping[int, str] = field(default_factory=dict)
     constraint: Constraint | None = None
     rules: TokenRules = TokenRules()
+    allowed: Mapping[int, bytes] = field(default_factory=dict)
+    draft: Mapping[int, int] = field(default_factory=dict)
+    draft_noise: float = 0.8
 
 
 @dataclass(frozen=True)
@@ -288,6 +296,27 @@ class Reply:
 
 
 @dataclass(frozen=True)
+class Filled:
+    """A text whose holes have been filled: what was given stands in `text` as it was, `holes` between.
+
+    `canvases` are those that were kept, one for every group of holes that stood on one canvas (more for a
+    hole at the end of a text). `usage` counts given text with the prompt, and the tokens of holes.
+
+    >>> filled = session.fill("<hole>is", instruction="capital of France", seed=0)
+    >>> filled.text == filled.holes[0] + "is"
+    True
+    """
+
+    text: str
+    holes: tuple[str, ...]
+    finish_reason: FinishReason
+    usage: Usage
+    timings: Timings
+    seed: int
+    canvases: tuple[CanvasReport, ...]
+
+
+@dataclass(frozen=True)
 class ModelFacts:
     """How a family of models denoises and commits, as data: what the engine must know
     of it besides its sizes.
@@ -350,6 +379,18 @@ class StreamOptions(GenerateOptions, total=False):
     drafts: bool  # Draft events, too
 
 
+class FillOptions(SamplingOptions, total=False):
+    """Options of `Session.fill`, `infill` and `edit`: `max_new_tokens` is what each hole may have."""
+
+    instruction: str | None  # what the text shall say; the user's turn
+    system: str | None
+    thinking: bool
+    preset: str | None
+    stop: str | Sequence[str] | None  # texts before which a hole's text ends
+    draft: str | Sequence[str | None] | None  # a guess of each hole
+    draft_noise: float  # share of a draft's places that are noise
+
+
 class LoadingOptions(TypedDict, total=False):
     """Options of `load`."""
 
@@ -377,6 +418,8 @@ __all__ = [
     "Draft",
     "Event",
     "Failed",
+    "FillOptions",
+    "Filled",
     "FinishReason",
     "Finished",
     "GenerateOptions",

@@ -94,16 +94,23 @@ def start_canvas(
     device: torch.device | str = "cpu",
     given: Mapping[int, int] | None = None,
     mask_token: int | None = None,
+    draft: Mapping[int, int] | None = None,
+    draft_noise: float = 0.0,
 ) -> Canvas:
     """One row of noise: uniform random tokens over the whole vocabulary, or `mask_token`s
     where the model has one.
 
-    `given` fixes places: {place: token id}. index: the 0-based number of the canvas within its answer.
+    `given` fixes places: {place: token id}. `draft` has tokens that places begin with, but for a share of
+    `draft_noise` of all places. index: the 0-based number of the canvas within its answer.
     """
     if mask_token is None:
         tokens = noise.tokens(noise.stream(seed, index, 0, noise.START), length, vocab_size)
     else:
         tokens = torch.full((length,), mask_token)
+    if draft:
+        coins = noise.uniforms(noise.stream(seed, index, 0, noise.DRAFT), length).tolist()
+        for place, token in draft.items():
+            tokens[place] = tokens[place] if coins[place] < draft_noise else token
     frozen = torch.zeros(length, dtype=torch.bool)
     for place, token in (given or {}).items():
         tokens[place], frozen[place] = token, True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 
@@ -74,13 +75,19 @@ def prompt_end(sequence: Sequence) -> tuple[int, ...]:
 def next_canvas(sequence: Sequence, config: ModelConfig, device: torch.device) -> Canvas:
     """The canvas after those that are done, with what is given on it."""
     index, places = len(sequence.reports), sequence.places
-    first = index * places - sequence.lead
-    given = {p - first: t for p, t in sequence.request.given.items() if first <= p < first + places}
+    first, request = index * places - sequence.lead, sequence.request
+    given, draft = _within(request.given, first, places), _within(request.draft, first, places)
     if index == 0:
         given |= dict(enumerate(prompt_end(sequence)))
     return start_canvas(
-        sequence.seed, index, places, config.vocab_size, device, given, config.facts.mask_token_id
-    )
+        sequence.seed, index, places, config.vocab_size, device, given, config.facts.mask_token_id, draft,
+        request.draft_noise,
+    )  # fmt: skip
+
+
+def _within(places: Mapping[int, int], first: int, count: int) -> dict[int, int]:
+    """Of tokens at places of the answer those on a canvas, by its own places."""
+    return {place - first: token for place, token in places.items() if first <= place < first + count}
 
 
 __all__ = [

@@ -152,17 +152,20 @@ class Engine:
         if not request.tokens:
             raise UsageError("the prompt is empty", "messages")
         vocab = self.config.vocab_size
-        if not all(0 <= token < vocab for token in (*request.tokens, *request.given.values())):
+        placed = (*request.given.values(), *request.draft.values())
+        if not all(0 <= token < vocab for token in (*request.tokens, *placed)):
             raise UsageError(f"a token id is outside the vocabulary of {vocab}", "messages")
         if request.top_logprobs is not None and not 0 <= request.top_logprobs <= MAX_TOP_LOGPROBS:
             raise UsageError(
                 f"top_logprobs = {request.top_logprobs} is not in 0 .. {MAX_TOP_LOGPROBS}", "top_logprobs"
             )
+        if not 0 <= request.draft_noise <= 1:
+            raise UsageError(f"draft_noise = {request.draft_noise} is out of range: 0 to 1", "draft_noise")
         if not all(0 <= index < len(request.tokens) for index in request.content_keys):
             raise UsageError("a content key belongs to no token of the prompt", "content_keys")
 
     def _check_given(self, request: Request, places: int) -> None:
-        for place in request.given:
+        for place in (*request.given, *request.allowed):
             if not 0 <= place < places:
                 raise UsageError(
                     f"the given place {place} is outside the {places} places of canvases that max_new_tokens "

@@ -7,8 +7,8 @@ nothing of it need be read back from the device.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..errors import UsageError
 from ..model import ModelConfig
-from ..ops.restrict import Biases, bit_rows
+from ..ops.restrict import WORD, Biases, bit_rows
 from ..types import MAX_BIASES, Request
 
 _EVERYTHING = -1  # what `ops.predict` calls a place that may take any token
@@ -24,12 +24,15 @@ _EVERYTHING = -1  # what `ops.predict` calls a place that may take any token
 
 @dataclass(frozen=True)
 class RowRules:
-    """Of one request, where the model is. `bits` int32 [n, words]: its first row is for places where the
-    answer must not end yet, the second, where there is one, for all that follow."""
+    """Of one request, where the model is. `bits` int32 [n, words]: the first row of `common` is for places
+    where the answer must not end yet, the second, where there is one, for all that follow; rows behind these
+    are for single places."""
 
     biases: Biases
     bits: Tensor | None
     least: int  # tokens that the first row is for
+    common: int = 0
+    own: Mapping[int, int] = field(default_factory=dict)  # place of the answer -> its row
 
     @classmethod
     def of(cls, request: Request, least: int, config: ModelConfig, device: torch.device) -> RowRules | None:
@@ -37,21 +40,26 @@ class RowRules:
         rules = request.rules
         if rules.allowed is not None:
             least = max(least, 1)
-        if not least:
-            return cls(rules.biases, None, 0) if rules.biases else None
-        rows = [_before_the_end(request, config)]
+        rows = [_before_the_end(request, config)] if least else []
         if rules.allowed is not None:
             rows.append(rows[0].clone())
             rows[1][list(_endings(request, config))] = True
-        return cls(rules.biases, bit_rows(torch.stack(rows)).to(device), least)
+        sets = {tokens: len(rows) + i for i, tokens in enumerate(dict.fromkeys(request.allowed.values()))}
+        bits = [*bit_rows(torch.stack(rows))] if rows else []
+        bits += [_words(tokens, -(-config.vocab_size // WORD)) for tokens in sets]
+        if not bits:
+            return cls(rules.biases, None, 0) if rules.biases else None
+        own = {place: sets[tokens] for place, tokens in request.allowed.items()}
+        return cls(rules.biases, torch.stack(bits).to(device), least, len(rows), own)
 
-    def places(self, written: int, first: int, length: int) -> list[int]:
+    def places(self, written: int, first: int, length: int, start: int = 0) -> list[int]:
         """Each place's row of `bits` on a canvas of `length` places, or -1: of an answer that has `written`
-        tokens before it, and begins at its place `first`."""
+        tokens before it, and begins at its place `first`. start: the answer's place that stands first."""
         if self.bits is None:
             return [_EVERYTHING] * length
-        after = 1 if len(self.bits) > 1 else _EVERYTHING
-        return [0 if written + place - first < self.least else after for place in range(length)]
+        after = 1 if self.common > 1 else _EVERYTHING
+        rows = [0 if written + place - first < self.least else after for place in range(length)]
+        return [self.own.get(start + place, row) for place, row in enumerate(rows)]
 
 
 def _before_the_end(request: Request, config: ModelConfig) -> Tensor:
@@ -64,6 +72,11 @@ def _before_the_end(request: Request, config: ModelConfig) -> Tensor:
     return row
 
 
+def _words(tokens: bytes, count: int) -> Tensor:
+    """Bits, the lowest of a byte first, as int32 words."""
+    return torch.frombuffer(bytearray(tokens.ljust(count * 4, b"\0")), dtype=torch.int32)
+
+
 def _endings(request: Request, config: ModelConfig) -> set[int]:
     """Tokens that end an answer, and the one that stands behind its end."""
     return {*request.eos_token_ids, config.pad_token_id}
@@ -72,6 +85,7 @@ def _endings(request: Request, config: ModelConfig) -> set[int]:
 def check_rules(request: Request, least: int, config: ModelConfig) -> None:
     """Raises UsageError for tokens that are none, and for rules that leave a place without any token."""
     rules, vocabulary = request.rules, config.vocab_size
+    _check_places(request, vocabulary)
     if len(rules.biases) > MAX_BIASES:
         raise UsageError(f"logit_bias has {len(rules.biases)} tokens: at most {MAX_BIASES}", "logit_bias")
     for token, value in rules.biases:
@@ -91,6 +105,17 @@ def check_rules(request: Request, least: int, config: ModelConfig) -> None:
     closed = never | (_endings(request, config) if least else set())
     if rules.allowed is None and len(closed - {-1}) >= vocabulary:
         raise UsageError("logit_bias forbids every token: leave some", "logit_bias")
+
+
+def _check_places(request: Request, vocabulary: int) -> None:
+    for tokens in set(request.allowed.values()):
+        number = int.from_bytes(tokens, "little")
+        if not number or number >> vocabulary:
+            raise UsageError(
+                f"`allowed` names no token, or one outside the vocabulary of {vocabulary}: set a bit for "
+                "each token that a place may take",
+                "allowed",
+            )
 
 
 def _check_token(token: int, vocabulary: int, name: str) -> None:

@@ -78,7 +78,8 @@ class Sequence:
         """Which row of its rules' bits each place of the live canvas has; -1: none."""
         if self.rules is None:
             return [-1] * self.places
-        return self.rules.places(len(self.output), self.first_place, self.places)
+        start = len(self.reports) * self.places - self.lead
+        return self.rules.places(len(self.output), self.first_place, self.places, start)
 
     def draft(self) -> list[int]:
         """The argmax of the answer's places, copied from where it is."""

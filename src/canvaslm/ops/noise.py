@@ -19,6 +19,7 @@ TILE = 1  # Gumbel noise per tile of the vocabulary
 WITHIN = 2  # the uniform draw within the winning tile
 RENOISE = 3  # the uniform tokens that replace what was not accepted
 ANCESTRAL = 4  # the coin of the ancestral sampler
+DRAFT = 5  # whether a place of a draft is noised
 
 
 def _signed(value: int) -> int:
@@ -97,6 +98,7 @@ def gumbels(keys: Tensor | int, count: int, device: torch.device | str | None = 
 
 __all__ = [
     "ANCESTRAL",
+    "DRAFT",
     "RENOISE",
     "START",
     "TILE",

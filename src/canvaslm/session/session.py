@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from types import TracebackType
 from typing import Any, Self, Unpack
 
@@ -20,8 +21,11 @@ from ..text.tokenizer import Tokenizer
 from ..text.toolcalls import tool_names
 from ..text.transcript import ReplyBuilder, Transcript
 from ..types import (
+    Draft,
     Event,
     Failed,
+    Filled,
+    FillOptions,
     Finished,
     GenerateOptions,
     Messages,
@@ -30,7 +34,11 @@ from ..types import (
     Request,
     StreamOptions,
 )
+from .filling import FillPlan
+from .infill import Spans, edit_prompt, edit_template, infill_template, plan_fill, run_fill
 from .options import best_wanted, check_names, given_places, numbered, turns_of
+from .seams import Seams
+from .template import Template, check_text, parse
 
 
 @dataclass
@@ -186,6 +194,73 @@ class Session:
                 elif transcript.stopped:
                     self.driver.cancel(event.request_id)
                 yield index, read
+
+    def infill(self, prefix: str, suffix: str = "", **options: Unpack[FillOptions]) -> Filled:
+        """What belongs between two texts, which come back as they are. Options as in `fill`.
+
+        >>> asked = "Write a function triple that multiplies x by 3."
+        >>> session.infill("def triple(", " * 3", instruction=asked, seed=0).holes
+        ('x):\\n    return x',)
+        """
+        return self._fill(infill_template(prefix, suffix), options)
+
+    def fill(self, template: str | Template, **options: Unpack[FillOptions]) -> Filled:
+        """A text with its holes filled, several at once where they stand on one canvas.
+
+        template: `<hole>` or `<hole max=40>` (tokens) where text is wanted; `\\<hole>` is that text itself.
+        What is given comes back byte for byte. Options: `instruction`, what the text shall say (the user's
+        turn; without it the model has the text alone); `draft`, a guess (of each hole), of which canvases
+        begin but for a share of `draft_noise` (0.8); `stop`; `system`; `thinking`; `preset`; and every field
+        of `Params`, of which `max_new_tokens` is what each hole may have. A hole with text behind it is at
+        most a canvas long.
+
+        >>> filled = session.fill("capital of France: <hole>.", seed=0)
+        >>> filled.text == f"capital of France: {filled.holes[0]}."
+        True
+        """
+        return self._fill(parse(template) if isinstance(template, str) else template, options)
+
+    def edit(self, text: str, spans: Spans, wanted: str, **options: Unpack[FillOptions]) -> Filled:
+        """A text of which only the spans, (start, end) in characters, are written anew, as is `wanted`.
+
+        >>> asked = "Write a function triple that multiplies x by 3."
+        >>> session.edit("def triple(x):\\n    return x + 3", [(28, 29)], asked, seed=0).text
+        'def triple(x):\\n    return x * 3'
+        """
+        check_text(wanted, "instruction")
+        template = edit_template(text, spans)
+        options["instruction"] = edit_prompt(text, spans, wanted, demo=self.is_demo)
+        return self._fill(template, options)
+
+    def stream_fill(
+        self, template: str | Template, **options: Unpack[FillOptions]
+    ) -> Generator[Draft | Filled, None, None]:
+        """As `fill`: a Draft with the whole text after every step, and at last the Filled.
+        Closing it cancels what runs."""
+        plan = self.plan_fill(
+            parse(template) if isinstance(template, str) else template, options, drafts=True
+        )
+        yield (yield from run_fill(self, plan))
+
+    def plan_fill(self, template: Template, options: FillOptions, *, drafts: bool = False) -> FillPlan:
+        """How a text is filled, for whoever runs engines. Raises UsageError naming the option at fault."""
+        if self._closed:
+            raise UsageError("the session is closed: load the model again")
+        return plan_fill(self, template, options, drafts=drafts)
+
+    @cached_property
+    def seams(self) -> Seams:
+        """Its tokens by how they begin and end."""
+        return Seams(self.tokenizer)
+
+    def _fill(self, template: Template, options: FillOptions) -> Filled:
+        running = run_fill(self, self.plan_fill(template, options))
+        while True:
+            try:
+                next(running)
+            except StopIteration as end:
+                filled: Filled = end.value
+                return filled
 
     def prepare(self, messages: Messages, **options: Unpack[StreamOptions]) -> Request:
         """The engine's request for messages and options: text becomes token ids here, and nowhere later."""
