@@ -12,7 +12,7 @@ import pytest
 from canvaslm.demo.tasks import TASKS, held_out
 from canvaslm.errors import NotFound, UsageError
 from canvaslm.evals import find_eval
-from canvaslm.evals.answers import Answer, Conversation
+from canvaslm.evals.answers import Answer, Conversation, Pieces
 from canvaslm.evals.demo import MISSES_KEPT, EvalOptions, evaluate, heldout_items
 from canvaslm.evals.report import document, markdown, table, write
 from canvaslm.evals.score import Score, wilson
@@ -28,24 +28,35 @@ class Oracle:
         items = [
             item for task in options.chosen() for item in heldout_items(task, options.count, options.seed)
         ]
-        self.answers = {str(item.messages): item.answer for item in items}
+        self.answers = {_question(i.messages, i.pieces() if i.holes else None): i.answer for i in items}
         self.right = right
         self.calls: list[dict[str, Any]] = []
 
     def __call__(
-        self, conversations: Sequence[Conversation], seeds: Sequence[int], **params: Any
+        self,
+        conversations: Sequence[Conversation],
+        seeds: Sequence[int],
+        *,
+        pieces: Sequence[Pieces] | None = None,
+        **params: Any,
     ) -> Iterator[tuple[int, Answer]]:
         assert len(set(seeds)) == len(conversations)
         self.calls.append(params)
         for place in reversed(range(len(conversations))):
-            text = self.answers[str(conversations[place])] if self.right(place) else ""
-            yield place, Answer(text, tokens=10, steps=(3, 2))
+            question = _question(conversations[place], None if pieces is None else pieces[place])
+            yield place, Answer(self.answers[question] if self.right(place) else "", tokens=10, steps=(3, 2))
+
+
+def _question(conversation: Conversation, pieces: Pieces | None) -> str:
+    shown = [text if given else len(text) for text, given in pieces or ()]
+    return f"{conversation}{shown}"
 
 
 def test_perfect_answers_score_one() -> None:
     options = EvalOptions(count=20, seed=SEED)
     scores = evaluate(Oracle(options), options)
-    assert [s.task for s in scores[::2]] == [t.name for t in TASKS.values() if t.evaluated]
+    tasks = [t.name for t in TASKS.values() if t.evaluated]
+    assert [s.task for s in scores[::2]] == [*tasks, "infill", "infill_bare"]
     assert {(s.count, s.share) for s in scores} == {(20, 1.0)}
     assert {s.steps_per_canvas for s in scores} == {2.5}
     assert {s.tokens_per_step for s in scores} == {2.0}

@@ -4,11 +4,13 @@ shape, with random weights."""
 from __future__ import annotations
 
 import json
+from random import Random
 
 import pytest
 import torch
 
 from canvaslm.demo.config import MODEL_FOLDER
+from canvaslm.demo.filling import FILLING
 from canvaslm.demo.tasks import TASKS
 from canvaslm.engine import Engine
 from canvaslm.errors import PromptTooLong, UsageError
@@ -55,6 +57,25 @@ def test_random_weights_score_nothing_in_one_step_a_canvas(session: Session) -> 
     assert [(score.mode, score.correct) for score in scores] == [("refined", 0), ("one shot", 0)]
     assert scores[1].steps_per_canvas == 1.0
     assert 1.0 < scores[0].steps_per_canvas <= 4.0
+
+
+def test_what_is_given_of_an_answer_comes_back_and_its_holes_have_their_length(session: Session) -> None:
+    """Random weights: whatever fills the holes, all else is the answer's, over two canvases as well."""
+    items = [FILLING["infill"].sample(Random(f"given/{i}"), "heldout") for i in range(40)]
+    items = sorted(items, key=lambda item: len(item.answer))[:: len(items) - 1]  # the shortest, the longest
+    pieces = [item.pieces() for item in items]
+    answers = dict(
+        SessionAnswerer(session)([i.messages for i in items], [1, 2], pieces=pieces, max_new_tokens=128)
+    )
+    for place, item in enumerate(items):
+        (start, end), text = item.holes[0], answers[place].text
+        assert text.startswith(item.answer[:start])
+        assert text.endswith(item.answer[end:])
+        hole = len(session.tokenizer.encode(item.answer[start:end]))
+        around = sum(len(session.tokenizer.encode(text)) for text, given in item.pieces() if given)
+        assert answers[place].tokens == around + hole + 1  # with the turn's end
+        assert len(answers[place].steps) == -(-answers[place].tokens // 64)
+    assert len(answers[1].steps) == 2
 
 
 def test_errors_come_through(session: Session) -> None:

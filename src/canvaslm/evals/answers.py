@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 Conversation = Sequence[Mapping[str, str]]
+# An answer from left to right: (text, whether it is given). What is not given is a hole of so many tokens.
+Pieces = Sequence[tuple[str, bool]]
 
 
 @dataclass(frozen=True)
@@ -21,11 +23,17 @@ class Answer:
 
 class Answerer(Protocol):
     """Answers conversations in any order, as (place in the list, answer). `params`
-    override sampling defaults."""
+    override sampling defaults. `pieces`, one sequence a conversation: what is given of its answer, and what
+    holes there are."""
 
     def __call__(
-        self, conversations: Sequence[Conversation], seeds: Sequence[int], **params: Any
+        self,
+        conversations: Sequence[Conversation],
+        seeds: Sequence[int],
+        *,
+        pieces: Sequence[Pieces] | None = None,
+        **params: Any,
     ) -> Iterator[tuple[int, Answer]]: ...
 
 
-__all__ = ["Answer", "Answerer", "Conversation"]
+__all__ = ["Answer", "Answerer", "Conversation", "Pieces"]

@@ -1,7 +1,9 @@
 """`canvaslm eval demo`: the demo model's tasks on items it was never trained on, refined and in one shot.
 
 The items of a task are the same for every run with one seed, whatever model answers. Exact match decides, but
-for Sudoku, where any full grid that obeys the rules and keeps the givens would (there is only one).
+for Sudoku, where any full grid that obeys the rules and keeps the givens would (there is only one). The two
+`infill` tasks have one set of items: all of an answer is given but for a hole of the right length, with the
+question as the prompt, or with only the text before the hole.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from functools import partial
 from random import Random
 from typing import Any
 
+from ..demo.filling import FILLING
 from ..demo.tasks import TASKS, Example, Task
 from ..errors import UsageError
 from .answers import Answerer
@@ -22,6 +25,11 @@ MAX_NEW_TOKENS = 128
 MISSES_KEPT = 5
 # A small universe may hold fewer items than asked for: give up after this many draws without a new one.
 PATIENCE = 3000
+
+EVALUATED: Mapping[str, Task] = {
+    **{name: task for name, task in TASKS.items() if task.evaluated},
+    **FILLING,
+}
 
 Tick = Callable[[str, str], None]
 
@@ -41,7 +49,7 @@ class EvalOptions:
 
     def chosen(self) -> list[Task]:
         """The tasks to run. Raises UsageError for an unknown name or a count that is not positive."""
-        known = {name: task for name, task in TASKS.items() if task.evaluated}
+        known = EVALUATED
         unknown = [name for name in self.tasks if name not in known]
         if unknown:
             raise UsageError(f"no task is called {unknown[0]!r}; there are {', '.join(known)}", "tasks")
@@ -56,7 +64,8 @@ class EvalOptions:
 
 def heldout_items(task: Task, count: int, seed: int) -> list[Example]:
     """Up to `count` different held-out items of `task`; fewer only when its universe has no more."""
-    rng, barren = Random(f"eval/{seed}/{task.name}"), 0
+    name = "infill" if task.name in FILLING else task.name
+    rng, barren = Random(f"eval/{seed}/{name}"), 0
     found: dict[str, Example] = {}
     while len(found) < count and barren < PATIENCE:
         example = task.sample(rng, "heldout")
@@ -90,6 +99,8 @@ def _score(
     if steps is not None:
         params["max_denoising_steps"] = steps
     questions = [item.messages for item in items]
+    if items and items[0].holes:
+        params["pieces"] = [item.pieces() for item in items]
     for place, answer in answerer(questions, seeds, **params):
         item = items[place]
         right = task.check(item, answer.text)
@@ -100,4 +111,4 @@ def _score(
     return score
 
 
-__all__ = ["MAX_NEW_TOKENS", "ONE_SHOT", "REFINED", "EvalOptions", "evaluate", "heldout_items"]
+__all__ = ["EVALUATED", "MAX_NEW_TOKENS", "ONE_SHOT", "REFINED", "EvalOptions", "evaluate", "heldout_items"]

@@ -10,7 +10,7 @@ from ..engine import Driver, Engine
 from ..session import Session
 from ..text.transcript import ReplyBuilder, Transcript
 from ..types import Finished, Reply
-from .answers import Answer, Conversation
+from .answers import Answer, Conversation, Pieces
 
 
 class SessionAnswerer:
@@ -25,12 +25,18 @@ class SessionAnswerer:
         self._driver = Driver(self.engine, session.threads.in_use)
 
     def __call__(
-        self, conversations: Sequence[Conversation], seeds: Sequence[int], **params: Any
+        self,
+        conversations: Sequence[Conversation],
+        seeds: Sequence[int],
+        *,
+        pieces: Sequence[Pieces] | None = None,
+        **params: Any,
     ) -> Iterator[tuple[int, Answer]]:
         """Raises the engine's error when a request fails: an eval with holes is none."""
+        given = [None] * len(seeds) if pieces is None else [self._given(each) for each in pieces]
         requests = (
-            self.session.prepare(conversation, seed=seed, **params)
-            for conversation, seed in zip(conversations, seeds, strict=True)
+            self.session.prepare(conversation, seed=seed, given=places, **params)
+            for conversation, seed, places in zip(conversations, seeds, given, strict=True)
         )
         transcripts = [Transcript(self.session.tokenizer) for _ in conversations]
         answers = [ReplyBuilder() for _ in conversations]
@@ -39,6 +45,19 @@ class SessionAnswerer:
                 answers[place].add(transcripts[place].read(event))
                 if isinstance(event, Finished):
                     yield place, _answer(answers[place].reply())
+
+    def _given(self, pieces: Pieces) -> dict[int, int]:
+        """{place of the answer: token}: the given pieces, the turn's end behind the last, and the fill."""
+        tokenizer, at = self.session.tokenizer, 0
+        places: dict[int, int] = {}
+        for text, known in pieces:
+            tokens = tokenizer.encode(text)
+            places |= {at + i: token for i, token in enumerate(tokens)} if known else {}
+            at += len(tokens)
+        end = tokenizer.marker_id(tokenizer.markers.turn_end)
+        canvas, eos = self.session.engine.config.canvas_length, self.session.eos_token_ids[0]
+        places[at] = eos if end is None else end
+        return places | dict.fromkeys(range(at + 1, -(-(at + 1) // canvas) * canvas), eos)
 
 
 def _answer(reply: Reply) -> Answer:
