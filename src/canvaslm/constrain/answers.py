@@ -1,4 +1,4 @@
-"""The constraints by name: answers that match a pattern, or are one of some texts.
+"""The constraints by name: answers that match a pattern, are one of some texts, or JSON.
 
 Each may have a thought before it: what stands in that is free, but for markers.
 """
@@ -11,8 +11,12 @@ from dataclasses import dataclass
 from ..errors import UsageError
 from . import expression
 from .expression import ANY_TEXT, Expression, marker, optional, sequence
+from .json_values import any_object
+from .notation import json_notation
 from .pattern import parse
 from .regular import Regular, marker_symbols, regular
+from .schema import compile_schema
+from .schema_document import Schema
 from .vocabulary import Vocabulary
 
 MAX_CHOICE_BYTES = 65_536
@@ -46,6 +50,28 @@ def choice(texts: Sequence[str], vocabulary: Vocabulary, *, thought: Thought | N
     return regular(with_thought(options, vocabulary, thought), vocabulary, "choice")
 
 
+def schema(
+    document: str | Schema,
+    vocabulary: Vocabulary,
+    *,
+    thought: Thought | None = None,
+    space: str | None = None,
+    param: str = "schema",
+) -> Regular:
+    """Answers that are JSON documents of a schema; `space`: a pattern of the white space between its parts.
+
+    Raises Unsupported and UsageError as `compile_schema` does, TooLarge beyond the limits, all on `param`.
+    """
+    notation = json_notation(None if space is None else parse(space, "whitespace_pattern"))
+    found = compile_schema(document, notation, param)
+    return regular(with_thought(found, vocabulary, thought), vocabulary, param)
+
+
+def any_json(vocabulary: Vocabulary, *, thought: Thought | None = None) -> Regular:
+    """Answers that are any JSON object, its brackets nested to a few levels."""
+    return regular(with_thought(any_object(), vocabulary, thought), vocabulary, "response_format")
+
+
 def with_thought(answer: Expression, vocabulary: Vocabulary, thought: Thought | None) -> Expression:
     """The answer, a thought before it or not; the answer alone where the vocabulary knows no thoughts."""
     if thought is None or not {thought.begin, thought.end} <= set(vocabulary.markers):
@@ -55,4 +81,4 @@ def with_thought(answer: Expression, vocabulary: Vocabulary, thought: Thought | 
     return sequence(optional(before), answer)
 
 
-__all__ = ["MAX_CHOICE_BYTES", "Thought", "choice", "regex", "with_thought"]
+__all__ = ["MAX_CHOICE_BYTES", "Thought", "any_json", "choice", "regex", "schema", "with_thought"]

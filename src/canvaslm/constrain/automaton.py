@@ -130,8 +130,8 @@ class _Graph:
                 self._series(parts, begin, end)
             case Either(options):
                 self._todo.extend((option, begin, end) for option in options)
-            case Repeat(inner, low, high):
-                self._repeat(inner, low, high, begin, end)
+            case Repeat():
+                self._repeat(part, begin, end)
             case Members():
                 self._members(part, begin, end)
 
@@ -167,22 +167,29 @@ class _Graph:
         else:
             self.free[begin].append(end)
 
-    def _repeat(self, inner: Expression, low: int, high: int | None, begin: int, end: int) -> None:
-        for _ in range(low):
-            here = self._node()
-            self._todo.append((inner, begin, here))
-            begin = here
-        if high is None:
-            loop = self._node()
-            self.free[begin].append(loop)
-            self._todo.append((inner, loop, loop))
-            begin = loop
-        self.free[begin].append(end)
-        for _ in range((high or low) - low):
-            here = self._node()
-            self._todo.append((inner, begin, here))
-            self.free[here].append(end)
-            begin = here
+    def _repeat(self, part: Repeat, begin: int, end: int) -> None:
+        """A chain of copies; without limit, the last of them is run through again and again."""
+        if part.low == 0:
+            self.free[begin].append(end)
+        copies = max(part.low, 1) if part.high is None else part.high
+        into = begin
+        for index in range(copies):
+            if index or part.high is None:  # a node that others lead to as well
+                into = self._node()
+                self._join(part.separator if index else None, begin, into)
+            after = self._node()
+            self._todo.append((part.inner, into, after))
+            if index + 1 >= part.low:
+                self.free[after].append(end)
+            begin = after
+        if part.high is None:
+            self._join(part.separator, begin, into)
+
+    def _join(self, part: Expression | None, begin: int, end: int) -> None:
+        if part is None:
+            self.free[begin].append(end)
+        else:
+            self._todo.append((part, begin, end))
 
     def _members(self, members: Members, begin: int, end: int) -> None:
         """Two rows of nodes, before anything is there and after: so each part stands in the graph once."""

@@ -59,11 +59,12 @@ class Either:
 
 @dataclass(frozen=True, eq=False)
 class Repeat:
-    """`inner` from `low` to `high` times; high None: without limit."""
+    """`inner` from `low` to `high` times; high None: without limit. A separator stands between two."""
 
     inner: Expression
     low: int
     high: int | None
+    separator: Expression | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,11 +153,9 @@ def members(parts: Iterable[tuple[Expression | str, bool]], separator: Expressio
 
 def listed(item: Expression | str, separator: Expression | str, low: int, high: int | None) -> Expression:
     """From `low` to `high` items with the separator between them."""
-    if high == 0:
-        return EMPTY
-    rest = None if high is None else high - 1
-    found = sequence(item, repeat(sequence(separator, item), max(0, low - 1), rest))
-    return found if low else optional(found)
+    if low < 0 or (high is not None and high < low):
+        raise UsageError(f"cannot list from {low} to {high} items: give the smaller number first")
+    return EMPTY if high == 0 else Repeat(_expression(item), low, high, _expression(separator))
 
 
 ANY_CHARACTER = Characters(((0, SURROGATES[0] - 1), (SURROGATES[1] + 1, LAST)))

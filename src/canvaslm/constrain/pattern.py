@@ -31,6 +31,7 @@ _DIGIT: tuple[Range, ...] = ((48, 57),)
 _WORD: tuple[Range, ...] = ((48, 57), (65, 90), (95, 95), (97, 122))
 _SPACE: tuple[Range, ...] = ((9, 13), (32, 32))
 _CLASSES = {"d": _DIGIT, "w": _WORD, "s": _SPACE}
+_LINE_ENDS: tuple[Range, ...] = ((10, 10), (13, 13), (0x85, 0x85), (0x2028, 0x2029))
 _CONTROLS = {"n": 10, "r": 13, "t": 9, "f": 12, "v": 11, "0": 0, "a": 7}
 _HEX = {"x": 2, "u": 4, "U": 8}
 _ASSERTIONS = {
@@ -61,18 +62,21 @@ def parse(pattern: str, param: str = "regex") -> Expression:
     return choice(*(alternative.body for alternative in alternatives(pattern, param)))
 
 
-def alternatives(pattern: str, param: str = "regex") -> tuple[Alternative, ...]:
-    """The alternatives of a pattern, for whoever searches: without `^` and `$` it matches within a text."""
+def alternatives(pattern: str, param: str = "regex", *, narrow: bool = False) -> tuple[Alternative, ...]:
+    """The alternatives of a pattern, for whoever searches: without `^` and `$` it matches within a text.
+
+    `narrow`: only what all dialects agree on: what negates a class is ASCII, `.` is no end of a line.
+    """
     if len(pattern) > MAX_LENGTH:
         raise UsageError(
             f"the pattern has {len(pattern)} characters: {MAX_LENGTH} are the most, shorten it", param
         )
-    return _Reader(pattern, param).whole()
+    return _Reader(pattern, param, narrow).whole()
 
 
 class _Reader:
-    def __init__(self, pattern: str, param: str) -> None:
-        self._text, self._param, self._place = pattern, param, 0
+    def __init__(self, pattern: str, param: str, narrow: bool) -> None:
+        self._text, self._param, self._narrow, self._place = pattern, param, narrow, 0
 
     def whole(self) -> tuple[Alternative, ...]:
         found = [self._alternative()]
@@ -104,7 +108,7 @@ class _Reader:
         if char == "[":
             return self._set(begin)
         if char == ".":
-            return others([(10, 10)])
+            return others(_LINE_ENDS if self._narrow else [(10, 10)])
         if char == "\\":
             found = self._escape(begin, within_set=False)
             return text(chr(found)) if isinstance(found, int) else characters(found)
@@ -177,7 +181,7 @@ class _Reader:
     def _set(self, begin: int) -> Expression:
         negated = self._take("^")
         ranges: list[Range] = []
-        first = True
+        first, classes = True, False
         while first or self._peek() != "]":
             if self._place >= len(self._text):
                 raise self._error(
@@ -185,13 +189,19 @@ class _Reader:
                 )
             if self._text.startswith("[:", self._place):
                 raise self._error("named classes are not supported", "write [a-z] and the like")
+            item_at = self._place
             ranges += self._set_item()
+            classes |= self._text[item_at : item_at + 2].lower() in ("\\d", "\\w", "\\s")
             first = False
         self._place += 1
         try:
-            return others(ranges) if negated else characters(ranges)
+            return others([*ranges, *self._beyond(classes)]) if negated else characters(ranges)
         except UsageError as error:
             raise self._error(str(error), "add a character", begin) from None
+
+    def _beyond(self, classes: bool) -> tuple[Range, ...]:
+        """What a negation of classes leaves out too: what dialects see differently beyond ASCII."""
+        return ((128, LAST),) if self._narrow and classes else ()
 
     def _set_item(self) -> tuple[Range, ...]:
         begin, low = self._place, self._set_character()
@@ -215,7 +225,7 @@ class _Reader:
         char = self._next()
         if char.lower() in _CLASSES:
             ranges = _CLASSES[char.lower()]
-            return ranges if char.islower() else others(ranges).ranges
+            return ranges if char.islower() else others([*ranges, *self._beyond(True)]).ranges
         if char in _HEX:
             return self._code_point(char, begin)
         if char == "b" and within_set:
