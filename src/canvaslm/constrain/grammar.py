@@ -1,0 +1,216 @@
+"""Constraints that are no regular language, or too large for an automaton: GBNF, Lark, JSON schemas.
+
+llguidance tells which tokens may follow; `beam` finds the document that the canvas means; an end of it is
+always in hand. `gbnf`, `lark` and `json_schema` compile: they raise UsageError, within counted work, for what
+is no grammar, is too large, or has no end that is found.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..errors import EngineFailure, UsageError
+from ..types import Projection, Readout
+from .beam import Beam, Found, Places
+from .completion import Work, completion
+from .gbnf import gbnf_to_lark
+from .limits import check_document, check_nesting, check_text
+from .matchers import Matcher, Matchers, takes
+from .vocabulary import Vocabulary
+
+COMPILE_STEPS = 60_000  # of the search for the first whole document
+WHITE_SPACE = r"[ \n]{0,2}"  # between the signs of a JSON text: free, but no way to spend a budget
+
+
+def _never() -> bool:
+    return False
+
+
+@dataclass(frozen=True)
+class Thought:
+    """What may stand before the answer: any text between two control tokens, behind a fixed beginning."""
+
+    begin: str  # the control token's text
+    name: str  # text behind it, its line break included
+    end: str
+
+
+@dataclass(frozen=True)
+class GrammarState:
+    """Where a document is between two canvases."""
+
+    tokens: tuple[int, ...] = ()  # committed so far
+    completion: tuple[int, ...] = ()  # that would complete it, without the end token
+
+
+@dataclass(frozen=True, eq=False)
+class Grammar:
+    """A compiled grammar: a `Constraint`. Its matchers stand at the beginning and are only ever copied, so
+    any number of requests may share it."""
+
+    matchers: Matchers
+    pad: int
+    first: Matcher  # over all tokens
+    symbols: Matcher  # over single symbols
+    completion: tuple[int, ...]  # a whole document, without the end token
+    top: int = 16
+
+    @property
+    def shortest(self) -> int:
+        """Tokens of a whole document, its end token included: no fewer than the fewest there are, and a
+        budget of so many is enough."""
+        return len(self.completion) + 1
+
+    def start(self) -> GrammarState:
+        return GrammarState((), self.completion)
+
+    def project(self, state: GrammarState, readout: Readout) -> Projection:
+        """The document, or the part of one, that a canvas means.
+
+        A readout without places asks for the rest of the document: no canvas will follow.
+        Raises UsageError where the room is smaller than `shortest` on the first canvas.
+        """
+        if readout.room < len(state.completion) + 1:
+            raise UsageError(
+                f"the answer needs {len(state.completion) + 1} more tokens to be complete, and "
+                f"{readout.room} are left: raise max_new_tokens",
+                "max_new_tokens",
+            )
+        first, symbols = self.first.deep_copy(), self.symbols.deep_copy()
+        if not (takes(first, state.tokens) and takes(symbols, self.matchers.symbols_of(state.tokens))):
+            raise EngineFailure("a document's beginning is not accepted any more: this is a bug")
+        beam = Beam(self.matchers, first, symbols, state.completion, readout.room)
+        lead = len(readout.top_tokens) - len(readout.tokens)  # places of the canvas before the answer's
+        found = self._judged(state, beam.best(self._places(readout, lead)), beam)
+        tokens = state.tokens + found.tokens
+        return Projection(
+            found.tokens,
+            tuple(None if place is None else place + lead for place in found.places),
+            GrammarState(tokens, found.completion),
+            found.ended,
+        )
+
+    def _places(self, readout: Readout, lead: int) -> Places:
+        """The answer's places, as far as there is room."""
+        count = min(len(readout.tokens), readout.room)
+        width = max((len(row) for row in readout.top_tokens), default=1)
+        tokens = np.array(readout.top_tokens[lead : lead + count], np.int64).reshape(count, width)
+        logprobs = np.array(readout.top_logprobs[lead : lead + count], np.float64).reshape(count, width)
+        given = readout.given[len(readout.given) - len(readout.tokens) :][:count]
+        for place in np.nonzero(np.array(given, bool))[0].tolist():
+            tokens[place, 0], logprobs[place] = readout.tokens[place], -np.inf
+            logprobs[place, 0] = 0.0
+        return Places.of(tokens, logprobs, given, self.matchers.ends, self.pad, len(self.matchers.tokens))
+
+    def _judged(self, state: GrammarState, found: Found, beam: Beam) -> Found:
+        """What was found, if a fresh matcher accepts it, else the end in hand."""
+        said = found.tokens[:-1] if found.ended else found.tokens
+        judge = self.first.deep_copy()
+        if takes(judge, [*state.tokens, *said]) and (not found.ended or judge.is_accepting()):
+            return found
+        return beam.known_end()
+
+
+def gbnf(
+    text: str,
+    vocabulary: Vocabulary,
+    *,
+    thought: Thought | None = None,
+    stopped: Callable[[], bool] = _never,
+) -> Grammar:
+    """Documents of a llama.cpp grammar.
+
+    stopped: asked now and then; once it says True, compiling ends with a UsageError.
+    """
+    return _compiled({"lark_grammar": gbnf_to_lark(text)}, vocabulary, thought, stopped, "grammar")
+
+
+def lark(
+    text: str,
+    vocabulary: Vocabulary,
+    *,
+    thought: Thought | None = None,
+    stopped: Callable[[], bool] = _never,
+) -> Grammar:
+    """Documents of a grammar in llguidance's Lark: control tokens are `<|tool_call>` or `<[106]>`."""
+    check_text(text, "grammar")
+    check_nesting(text, "grammar")
+    return _compiled({"lark_grammar": text}, vocabulary, thought, stopped, "grammar")
+
+
+def json_schema(
+    document: dict[str, Any] | bool,
+    vocabulary: Vocabulary,
+    *,
+    thought: Thought | None = None,
+    stopped: Callable[[], bool] = _never,
+    white_space: str = WHITE_SPACE,
+) -> Grammar:
+    """JSON texts that a schema accepts. white_space: an expression for what may stand between signs."""
+    check_document(document, "schema")
+    if document is False:
+        raise UsageError("the schema false accepts nothing", "schema")
+    schema = {} if document is True else document
+    if not isinstance(schema, dict):
+        raise UsageError(f"the schema must be an object, not {type(document).__name__}", "schema")
+    guided = {**schema, "x-guidance": {"whitespace_pattern": white_space}}
+    return _compiled({"json_schema": guided}, vocabulary, thought, stopped, "schema")
+
+
+def _compiled(
+    answer: dict[str, Any],
+    vocabulary: Vocabulary,
+    thought: Thought | None,
+    stopped: Callable[[], bool],
+    field: str,
+) -> Grammar:
+    grammar = json.dumps(
+        {"grammars": [{"lark_grammar": _outer(vocabulary, thought)}, {"name": "answer", **answer}]}
+    )
+    matchers = Matchers.of(vocabulary)
+    try:
+        symbols = matchers.symbol_matcher(grammar)
+        first = None if stopped() else matchers.token_matcher(grammar)
+    except UsageError as error:
+        raise UsageError(str(error).replace("the grammar", f"the {field}", 1), field) from None
+    work = Work(COMPILE_STEPS, stopped)
+    found = completion(matchers, symbols, work) if first is not None else None
+    if found is None:
+        why = "compiling took too long" if stopped() else "no document was found that it accepts"
+        raise UsageError(f"the {field} cannot be used: {why}; make it simpler", field)
+    if not _warmed(first, found):
+        raise UsageError(f"the {field} cannot be used: it is too complex to follow a document", field)
+    return Grammar(matchers, vocabulary.pad, first, symbols, tuple(found))
+
+
+def _warmed(first: Matcher, document: list[int]) -> bool:
+    """Whether a matcher over all tokens accepts a document that was found over symbols.
+
+    The lexer of `first` remembers what it meets, and a copy starts with it: so the first canvas does not pay.
+    """
+    first.compute_bitmask()
+    walker = first.deep_copy()
+    return takes(walker, document) and bool(walker.is_accepting())
+
+
+def _outer(vocabulary: Vocabulary, thought: Thought | None) -> str:
+    """The grammar around the answer's. `no_forcing`: masks have every token that may follow, not just the
+    one that an encoder would write."""
+    options = '%llguidance {"no_forcing": true}\n'
+    if thought is None:
+        return options + "start: @answer"
+    ids = {vocabulary.names[token]: token for token in vocabulary.controls}
+    marks = [ids.get(text.encode("utf-8")) for text in (thought.begin, thought.end)]
+    if None in marks:
+        raise UsageError(f"the model has no control tokens {thought.begin} and {thought.end}")
+    name = re.escape(thought.name).replace("/", "\\/").replace("\n", "n")
+    return f"{options}start: (<[{marks[0]}]> /{name}(.|\\n)*/ <[{marks[1]}]>)? @answer"
+
+
+__all__ = ["WHITE_SPACE", "Grammar", "GrammarState", "Thought", "gbnf", "json_schema", "lark"]

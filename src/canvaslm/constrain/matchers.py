@@ -1,0 +1,166 @@
+"""llguidance, the library that knows grammars: its tokenizers of our vocabularies, its matchers of documents.
+
+Loaded when a grammar is asked for, so that all else works without it (`pip install 'canvaslm[constrain]'`).
+A matcher is at one place of one document: it says which tokens may follow, and takes one.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import UsageError
+from .limits import PARSER, on_a_deep_stack
+from .vocabulary import BYTES, Vocabulary
+
+Matcher = Any  # llguidance.LLMatcher
+Ids = NDArray[np.int64]
+
+_LONGEST_MESSAGE = 240
+
+
+def library() -> ModuleType:
+    """llguidance. Raises UsageError where it is not installed."""
+    try:
+        import llguidance
+    except ImportError:
+        raise UsageError(
+            "grammars need llguidance, which is not installed: pip install 'canvaslm[constrain]'", "grammar"
+        ) from None
+    module: ModuleType = llguidance
+    return module
+
+
+@dataclass(frozen=True)
+class _Tokens:
+    """What llguidance wants to know of a tokenizer. It encodes a byte at a time: we ask for masks that no
+    encoding narrows (`no_forcing`), so it hardly does."""
+
+    tokens: list[bytes]
+    special_token_ids: list[int]
+    eos_token_id: int
+    byte_ids: tuple[int, ...]
+    bos_token_id: int | None = None
+
+    def __call__(self, text: bytes | str) -> list[int]:
+        data = text if isinstance(text, bytes) else text.encode("utf-8")
+        return [self.byte_ids[byte] for byte in data if self.byte_ids[byte] >= 0]
+
+
+@dataclass(eq=False)
+class Matchers:
+    """Makes the matchers of one vocabulary, of two kinds that name tokens by the same ids.
+
+    Those over all `tokens` read canvases (2 s to prepare at 262,144 tokens, on first use). Those over
+    `symbols` know single bytes and control tokens only: they search ends of documents.
+    """
+
+    tokens: list[bytes]  # as llguidance knows them; b"" takes no part
+    controls: frozenset[int]
+    ends: tuple[int, ...]
+    byte_ids: Ids  # [256]
+    symbol_ids: Ids  # what a search may write: bytes by value, then control tokens that do not end an answer
+    _made: dict[str, Any] = field(default_factory=dict, repr=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    @classmethod
+    def of(cls, vocabulary: Vocabulary) -> Matchers:
+        """Those of a vocabulary: equal ones for the same object, as long as it lives."""
+        with _all_lock:
+            found = _all.get(vocabulary)
+            if found is None:
+                found = _all[vocabulary] = cls._new(vocabulary)
+        return found
+
+    @classmethod
+    def _new(cls, vocabulary: Vocabulary) -> Matchers:
+        controls = set(vocabulary.controls) | set(vocabulary.ends)
+        texts = [data if isinstance(data, bytes) else b"" for data in vocabulary.token_bytes]
+        tokens = [vocabulary.names[i] if i in controls else text for i, text in enumerate(texts)]
+        byte_ids = vocabulary.byte_ids[:BYTES]
+        others = sorted(controls - {*vocabulary.ends, vocabulary.pad})
+        symbol_ids = np.array([*byte_ids[byte_ids >= 0], *others], np.int64)
+        return cls(tokens, frozenset(controls), vocabulary.ends, byte_ids, symbol_ids)
+
+    def token_matcher(self, grammar: str) -> Matcher:
+        """A matcher over all tokens. Raises UsageError with llguidance's words where it refuses a grammar."""
+        return self._matcher("tokens", grammar)
+
+    def symbol_matcher(self, grammar: str) -> Matcher:
+        """One over single bytes and control tokens. Raises as `token_matcher`."""
+        return self._matcher("symbols", grammar)
+
+    def split(self, text: bytes) -> list[int]:
+        """Tokens that say `text`, each as long as can be."""
+        lead = next((i for i, byte in enumerate(text) if not 0x80 <= byte < 0xC0), len(text))
+        try:
+            rest = self._tokenizer("tokens").greedy_tokenize(text[lead:].decode("utf-8"))
+        except UnicodeDecodeError:  # it ends within a character
+            lead, rest = len(text), []
+        return [*(int(self.byte_ids[byte]) for byte in text[:lead]), *rest]
+
+    def symbols_of(self, tokens: Sequence[int]) -> list[int]:
+        """What tokens say, a symbol a token."""
+        found: list[int] = []
+        for token in tokens:
+            found += [token] if token in self.controls else self.byte_ids[list(self.tokens[token])].tolist()
+        return found
+
+    def _matcher(self, kind: str, grammar: str) -> Matcher:
+        guidance, tokenizer = library(), self._tokenizer(kind)
+        limits = guidance.LLParserLimits(**PARSER)
+        made = on_a_deep_stack(lambda: guidance.LLMatcher(tokenizer, grammar, limits=limits, log_level=0))
+        if made.is_error():
+            raise UsageError(f"the grammar cannot be used: {short_message(made.get_error())}", "grammar")
+        return made
+
+    def _tokenizer(self, kind: str) -> Any:
+        with self._lock:
+            if kind not in self._made:
+                self._made[kind] = self._new_tokenizer(kind)
+            return self._made[kind]
+
+    def _new_tokenizer(self, kind: str) -> Any:
+        guidance = library()
+        texts = self.tokens
+        if kind == "symbols":
+            taking_part = {*self.symbol_ids.tolist(), *self.controls}
+            texts = [text if token in taking_part else b"" for token, text in enumerate(texts)]
+        described = _Tokens(texts, sorted(self.controls), self.ends[0], tuple(self.byte_ids.tolist()))
+        options: dict[str, Any] = {"slices": []} if kind == "symbols" else {}
+        return guidance.LLTokenizer(
+            guidance.TokenizerWrapper(described), eos_token=list(self.ends), **options
+        )
+
+
+# Vocabularies are compared by identity; one that nobody holds any more is forgotten.
+_all: WeakKeyDictionary[Vocabulary, Matchers] = WeakKeyDictionary()
+_all_lock = threading.Lock()
+
+
+def allowed(mask: bytes, ids: Ids) -> NDArray[np.bool_]:
+    """Which of the tokens `ids` [n] a matcher's mask (a bit a token) allows."""
+    words = np.frombuffer(mask, np.uint32)
+    bits: NDArray[np.bool_] = (words[ids >> 5] >> (ids & 31).astype(np.uint32) & 1).astype(bool)
+    return bits
+
+
+def takes(matcher: Matcher, tokens: Sequence[int]) -> bool:
+    """Moves a matcher on over tokens; False, and of no use any more, where one of them may not follow."""
+    return not tokens or bool(matcher.consume_tokens(list(tokens)))
+
+
+def short_message(error: str) -> str:
+    """llguidance's words in one line, without the excerpt of the grammar that may follow."""
+    line = " ".join(part.strip() for part in error.split("\n   1 |")[0].splitlines() if part.strip())
+    return line if len(line) <= _LONGEST_MESSAGE else line[: _LONGEST_MESSAGE - 3] + "..."
+
+
+__all__ = ["Ids", "Matcher", "Matchers", "allowed", "library", "short_message", "takes"]
