@@ -137,7 +137,8 @@ def answer(constraint: Constraint, seed: int, words: Vocabulary, places: int, bu
 
     Fails where a canvas commits nothing, more than there is room for, or ends without an end token.
     """
-    state, committed, index = constraint.start(), (), 0
+    committed: tuple[int, ...] = ()
+    state, index = constraint.start(), 0
     while True:
         room = budget - len(committed)
         projection = constraint.project(state, noise(1000 * seed + index, places, words.size, room))

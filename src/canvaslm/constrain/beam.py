@@ -16,8 +16,8 @@ from heapq import heapify, heappop, heappush
 import numpy as np
 from numpy.typing import NDArray
 
-from .completion import Work, completion
-from .matchers import Matcher, Matchers, allowed, takes
+from .completion import Effort, completion
+from .matchers import Matcher, Matchers, allowed, forced, takes
 
 WIDTH = 4  # paths kept
 MARGIN = 12.0  # nats below the best path beyond which one is dropped
@@ -25,13 +25,13 @@ PASS_OVER = 4.0  # nats it costs to leave out a place
 PUT_IN = 2.0  # nats it costs to put in a byte
 LOSE_GIVEN = 200.0  # nats it costs to leave out a given place: more than any canvas is worth
 LONGEST_PUT_IN = 24
-SEARCH_STEPS = 6000  # of all searches for ends after one canvas
+SEARCH_STEPS = 12_000  # of all searches for ends after one canvas
 _SEARCHES = 6  # ends searched before the text is cut back
 _SEPARATORS = b'",: }]{[\n'  # what may be put in where nothing is forced
 
 
 @dataclass(frozen=True, eq=False)
-class Places:
+class CanvasRows:
     """What a canvas says, for a beam to read. n places, k tokens each."""
 
     tokens: NDArray[np.int64]  # [n, k], the most probable first
@@ -50,7 +50,7 @@ class Places:
         ends: Sequence[int],
         pad: int,
         size: int,
-    ) -> Places:
+    ) -> CanvasRows:
         """tokens, logprobs: [n, k]; size: tokens of the vocabulary, beyond which a model may have more."""
         n, k = tokens.shape
         strange = tokens >= size
@@ -113,14 +113,14 @@ class Beam:
     symbols: Matcher  # at the same place, over single symbols
     known: tuple[int, ...]
     room: int
-    work: Work = field(default_factory=lambda: Work(SEARCH_STEPS))
+    work: Effort = field(default_factory=lambda: Effort(SEARCH_STEPS))
     choices: list[_Choice] = field(default_factory=list)
 
-    def best(self, places: Places) -> Found:
+    def best(self, places: CanvasRows) -> Found:
         """What to commit: the best found whose end is in hand."""
         return self._as_it_is(places) or self._searched(places)
 
-    def _as_it_is(self, places: Places) -> Found | None:
+    def _as_it_is(self, places: CanvasRows) -> Found | None:
         """The canvas's most probable tokens, where they are a document or the beginning of one."""
         best = places.tokens[:, 0].tolist() if places.tokens.size else []
         stop = next((i for i, token in enumerate(best) if token in places.ends), len(best))
@@ -135,7 +135,7 @@ class Beam:
             return self._open(path) if best else None
         return self._whole(_Choice(0.0, path, "ended", stop)) if path.matcher.is_accepting() else None
 
-    def _searched(self, places: Places) -> Found:
+    def _searched(self, places: CanvasRows) -> Found:
         paths = self._walk(places)
         queue = [(-choice.score, index, choice) for index, choice in enumerate(self.choices)]
         heapify(queue)
@@ -161,7 +161,7 @@ class Beam:
         missing = sum(len(self.matchers.tokens[token]) for token in close)
         return replace(choice, close=tuple(close), score=choice.score - PUT_IN * missing)
 
-    def _walk(self, places: Places) -> list[_Path]:
+    def _walk(self, places: CanvasRows) -> list[_Path]:
         """The paths kept after the last place that any came to; choices are collected on the way."""
         root = _Path(0.0, self.first, self.first.deep_copy().compute_bitmask())
         kept = [root]
@@ -177,7 +177,7 @@ class Beam:
         self.choices += [_Choice(path.score, path, "open") for path in kept]
         return kept
 
-    def _end_here(self, path: _Path, places: Places, place: int) -> None:
+    def _end_here(self, path: _Path, places: CanvasRows, place: int) -> None:
         """Adds the choice to end at a place, where the canvas says so or the document is complete."""
         said = [j for j, token in enumerate(places.tokens[place]) if int(token) in places.ends]
         accepting = path.matcher.is_accepting()
@@ -250,7 +250,7 @@ class Beam:
         return Found((*self.known, self.matchers.ends[0]), (None,) * (len(self.known) + 1), ended=True)
 
 
-def _offers(beam: Beam, path: _Path, places: Places, place: int) -> list[_Path]:
+def _offers(beam: Beam, path: _Path, places: CanvasRows, place: int) -> list[_Path]:
     """What may come of a path at a place, masks not yet computed."""
     tokens, logprobs = places.tokens[place], places.logprobs[place]
     if places.given[place]:
@@ -293,8 +293,8 @@ def _extended(
 def _put_in(beam: Beam, path: _Path, token: int, place: int, gain: float) -> list[_Path]:
     """A token before which something must be put in: what is forced, or one byte and what that forces."""
     found = []
-    forced = _forced(path.matcher)
-    starts = [forced] if forced else [bytes([byte]) for byte in _SEPARATORS if _free(beam, path.mask, byte)]
+    only = _forced(path.matcher)
+    starts = [only] if only else [bytes([byte]) for byte in _SEPARATORS if _free(beam, path.mask, byte)]
     for start in starts:
         matcher = path.matcher.deep_copy()
         tokens = beam.matchers.split(start)
@@ -315,7 +315,7 @@ def _put_in(beam: Beam, path: _Path, token: int, place: int, gain: float) -> lis
 
 def _forced(matcher: Matcher) -> bytes:
     """What alone can follow, as whole characters; nothing where that is longer than is put in."""
-    text: bytes = matcher.compute_ff_bytes()
+    text = forced(matcher)
     return text if len(text) <= LONGEST_PUT_IN and text.decode("utf-8", "ignore").encode() == text else b""
 
 
@@ -327,9 +327,10 @@ def _free(beam: Beam, mask: bytes, byte: int) -> bool:
 def _instead(beam: Beam, path: _Path, place: int, floor: float) -> list[_Path]:
     """A path with a single symbol that may follow in a place none of whose tokens may."""
     ids = beam.matchers.symbol_ids
-    free = ids[allowed(path.mask, ids)]
+    free = ids[allowed(path.mask, ids)].tolist()
+    known = set(free)
     preferred = [int(beam.matchers.byte_ids[byte]) for byte in _SEPARATORS]
-    chosen = next((token for token in preferred if token in free), int(free[0]) if len(free) else -1)
+    chosen = next((token for token in preferred if token in known), free[0] if free else -1)
     return [_with(beam, path, chosen, place, floor)] if chosen >= 0 else []
 
 
@@ -339,4 +340,4 @@ def _said(path: _Path) -> tuple[tuple[int, ...], tuple[int | None, ...]]:
     return tuple(step.token for step in line), tuple(step.place for step in line)
 
 
-__all__ = ["MARGIN", "PASS_OVER", "PUT_IN", "SEARCH_STEPS", "WIDTH", "Beam", "Found", "Places"]
+__all__ = ["MARGIN", "PASS_OVER", "PUT_IN", "SEARCH_STEPS", "WIDTH", "Beam", "CanvasRows", "Found"]

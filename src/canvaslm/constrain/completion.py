@@ -8,10 +8,11 @@ nowhere. What is found is an end; that nothing is found proves nothing.
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from .matchers import Matcher, Matchers, allowed
+from .matchers import Matcher, Matchers, allowed, following
 
 LONGEST = 8192  # symbols of an end that the first try may write
 TRIES = 9
@@ -19,10 +20,11 @@ _LONGEST_WITH_DICE = 512
 
 # Bytes in the order in which they are tried: what closes, ends or separates in JSON and its like, then
 # short values, and what opens something new last.
-_CLOSING = b"}])"
+_CLOSING = (b"}", b"]", b")")
 _EARLY = b'}])",:0nft .-1'
-_LATE = b"{[("
-_ORDER = (*_EARLY, *(b for b in range(33, 127) if b not in _EARLY + _LATE + b"\\"), *_LATE, 0x0A, 0x5C, 0x09)
+_LATE = b"{[(\n\\\t"
+_LATE_COUNT = len(_LATE)
+_ORDER = bytes((*_EARLY, *(b for b in range(33, 127) if b not in _EARLY + _LATE), *_LATE))
 _MOST_CONTROLS = 4  # a class of tokens such as <[^1-9]> may hold thousands
 
 
@@ -31,7 +33,7 @@ def _never() -> bool:
 
 
 @dataclass
-class Work:
+class Effort:
     """How much a search may still do: `steps` masks computed or symbols tried, and until `stopped` says so.
 
     Counted steps end a search at the same place on every machine, which answers need; the clock is for
@@ -47,7 +49,7 @@ class Work:
         return self.steps >= 0 and not self.stopped()
 
 
-def completion(matchers: Matchers, matcher: Matcher, work: Work, tries: int = TRIES) -> list[int] | None:
+def completion(matchers: Matchers, matcher: Matcher, work: Effort, tries: int = TRIES) -> list[int] | None:
     """Tokens after which a matcher of `matchers.symbol_matcher`, which is left as it is, accepts: few, if not
     the fewest, without the end token. None where no end was found within the work and the tries."""
     for attempt in range(tries):
@@ -62,11 +64,15 @@ def completion(matchers: Matchers, matcher: Matcher, work: Work, tries: int = TR
 
 
 class _Search:
-    """One try. `dice` None: the first byte that helps, in the order above."""
+    """One try. What was written least often so far comes first: so nothing is opened again and again, and a
+    number does not grow for ever. `dice` None: among equals the first in the order above."""
 
-    def __init__(self, matchers: Matchers, matcher: Matcher, work: Work, dice: random.Random | None) -> None:
+    def __init__(
+        self, matchers: Matchers, matcher: Matcher, work: Effort, dice: random.Random | None
+    ) -> None:
         self.matchers, self.matcher, self.work, self.dice = matchers, matcher, work, dice
-        self.known: dict[bytes, int] = {}  # mask -> what was written there, where there are no dice
+        self.met: Counter[bytes] = Counter()  # situations, by what may follow there
+        self.known: dict[bytes, list[tuple[int, bytes]]] = {}  # mask -> symbols, and where each leads
 
     def run(self, most: int) -> list[int] | None:
         """Token ids of single symbols, at most about `most`."""
@@ -74,80 +80,79 @@ class _Search:
         while len(written) <= most:
             if not self.work.spend():
                 return None
-            if self.matcher.is_accepting():
+            mask, accepting = following(self.matcher)
+            if accepting:
                 return written
-            added = self._forced() or self._choice()
-            if not added or not self.matcher.consume_tokens(added):
+            token = self._choice(mask)
+            if token is None or not self.matcher.consume_token(token):
                 return None
-            written += added
+            written.append(token)
         return None
 
-    def _forced(self) -> list[int]:
-        """What alone can follow. Empty where that is nothing, or holds a byte that has no token."""
-        ids = [int(self.matchers.byte_ids[byte]) for byte in self.matcher.compute_ff_bytes()]
-        return ids if all(token >= 0 for token in ids) else []
+    def _choice(self, mask: bytes) -> int | None:
+        """The symbol to write; None where none may follow."""
+        options = self.known.get(mask)
+        if options is None:
+            options = self.known[mask] = self._explored(mask)
+        if not options:
+            return None
+        weights = [(1 + 9 * self._closes(token)) / (1 + 4 * self.met[leads]) for token, leads in options]
+        if self.dice is not None:
+            token, leads = self.dice.choices(options, weights)[0]
+        else:
+            token, leads = options[weights.index(max(weights))]
+        self.met[leads] += 1
+        return token
 
-    def _choice(self) -> list[int]:
-        mask = self.matcher.compute_bitmask()
-        if mask in self.known:
-            return [self.known[mask]]
-        options = self._options(mask)
-        moves, stays = [], []
-        text = self._in_text(options)
-        for token in options:
+    def _explored(self, mask: bytes) -> list[tuple[int, bytes]]:
+        """Symbols that may follow, and where each leads; one alone where it ends the document or closes
+        something. Where a mask comes again, so does what was found here, though that may be elsewhere."""
+        symbols = self._symbols(mask)
+        if len(symbols) == 1:
+            return [(symbols[0], mask)]
+        found = []
+        text = self._in_text(symbols)
+        for token in symbols:
             if not self.work.spend():
                 return []
-            effect = self._effect(token, mask, text)
-            if effect == "ends" or (effect == "moves" and self.dice is None):
-                return self._take(mask, token)
-            if effect == "moves":
-                moves.append(token)
-            elif effect == "stays":
-                stays.append(token)
-        if self.dice is None:
-            return self._take(mask, stays[0]) if stays else []
-        pool = moves if moves and (not stays or self.dice.random() < 0.7) else stays
-        return [self.dice.choice(pool)] if pool else []
+            leads = self._probe(token)
+            if leads is None:
+                continue
+            if not leads or (self.dice is None and not text and self._closes(token)):
+                return [(token, leads)]
+            found.append((token, leads))
+        return found
 
-    def _take(self, mask: bytes, token: int) -> list[int]:
-        if self.dice is None:
-            self.known[mask] = token
-        return [token]
-
-    def _options(self, mask: bytes) -> list[int]:
+    def _symbols(self, mask: bytes) -> list[int]:
         """What may follow, in the order to try: a byte outside the order only where nothing else may."""
         ids = self.matchers.symbol_ids
-        free = set(ids[allowed(mask, ids)].tolist())
-        byte_ids = self.matchers.byte_ids.tolist()
-        known = [byte_ids[byte] for byte in _ORDER if byte_ids[byte] in free]
-        controls = sorted(free.difference(byte_ids))[:_MOST_CONTROLS]
-        if known or controls:
-            late = len([b for b in (*_LATE, 0x0A, 0x5C, 0x09) if byte_ids[b] in free])
-            cut = len(known) - late
-            return known[:cut] + controls + known[cut:]
-        return sorted(free)[:_MOST_CONTROLS]
+        free: list[int] = ids[allowed(mask, ids)].tolist()
+        among = set(free)
+        if len(free) == 1:
+            return free
+        ordered = self.matchers.byte_ids[list(_ORDER)].tolist()
+        known = [token for token in ordered if token in among]
+        controls = [token for token in free if token in self.matchers.controls][:_MOST_CONTROLS]
+        late = set(ordered[-_LATE_COUNT:])
+        cut = sum(token not in late for token in known)
+        return known[:cut] + controls + known[cut:] or free[:_MOST_CONTROLS]
 
-    def _in_text(self, options: list[int]) -> bool:
+    def _in_text(self, symbols: list[int]) -> bool:
         """Whether nearly anything may follow, as in a string: no byte closes anything there."""
-        found = set(options)
-        return all(int(self.matchers.byte_ids[byte]) in found for byte in b"x~")
+        return {int(self.matchers.byte_ids[byte]) for byte in b"x~"} <= set(symbols)
 
-    def _effect(self, token: int, mask: bytes, text: bool) -> str:
-        """What a symbol does: "ends" (or closes), "moves" to where something else may follow, "stays", or ""
-        where it cannot stand after all."""
+    def _closes(self, token: int) -> bool:
+        return self.matchers.tokens[token] in _CLOSING
+
+    def _probe(self, token: int) -> bytes | None:
+        """The mask behind a symbol: where it leads. b"" where the document may end
+        there, None where the symbol cannot stand after all."""
         matcher = self.matcher
         if not matcher.try_consume_tokens([token]):
-            return ""
-        if matcher.is_accepting():
-            effect = "ends"
-        elif matcher.compute_ff_bytes() or matcher.compute_bitmask() != mask:
-            effect = "moves"
-        else:
-            effect = "stays"
+            return None
+        mask, accepting = following(matcher)
         matcher.rollback(1)
-        if not text and effect == "moves" and self.matchers.tokens[token] in (b"}", b"]", b")"):
-            return "ends"
-        return effect
+        return b"" if accepting else mask
 
 
 def _joined(matchers: Matchers, symbols: list[int]) -> list[int]:
@@ -164,4 +169,4 @@ def _joined(matchers: Matchers, symbols: list[int]) -> list[int]:
     return [*found, *matchers.split(bytes(run))]
 
 
-__all__ = ["LONGEST", "TRIES", "Work", "completion"]
+__all__ = ["LONGEST", "TRIES", "Effort", "completion"]

@@ -2,6 +2,10 @@
 
 llguidance's converter does the work. It fails on some escapes, on names that differ by case or hyphens
 only, and on a rule called `start`: these are written anew before it.
+
+It makes words of rules without recursion, and a word takes all it can: of `[ \t\n]* "\n"` the first part
+takes every line break, and nothing is left for the second. What comes of that is a part of the language, and
+fast; where no document is left of it, rules that are no words are the other reading.
 """
 
 from __future__ import annotations
@@ -18,12 +22,17 @@ _PIECE = re.compile(
     r"|[A-Za-z][A-Za-z0-9_-]*"  # a name
 )
 _ESCAPE = re.compile(r"\\(?:x([0-9A-Fa-f]{2})|u([0-9A-Fa-f]{4})|U([0-9A-Fa-f]{8})|(.))|(.)", re.DOTALL)
+# Words of the converter's Lark have names in capitals; literals, expressions and comments are not names.
+_LARK_PIECE = re.compile(r'"(?:[^"\\]|\\.)*"|/(?:[^/\\]|\\.)*/|//[^\n]*|\b([A-Z][A-Z0-9_]*)\b')
 _CONTROLS = {"n": "\n", "r": "\r", "t": "\t"}
 _SPECIAL_IN_SET = "\\[]^-/&~"
 
 
-def gbnf_to_lark(text: str) -> str:
-    """The same language as a Lark grammar. Raises UsageError for what is no GBNF or beyond the limits."""
+def gbnf_to_lark(text: str) -> tuple[str, str]:
+    """The grammar in Lark, with rules that are words, and without.
+
+    Raises UsageError for what is no GBNF or beyond the limits.
+    """
     check_text(text, "grammar")
     check_nesting(text, "grammar")
     if text.count("::=") > GRAMMAR_RULES:
@@ -34,7 +43,7 @@ def gbnf_to_lark(text: str) -> str:
         lark: str = converted(_prepared(text))
     except Exception as error:  # it raises Exception itself, and what its code runs into
         raise UsageError(f"the grammar is no GBNF: {_words(error)}", "grammar") from None
-    return lark
+    return lark, _LARK_PIECE.sub(lambda match: match.group().lower() if match[1] else match.group(), lark)
 
 
 def _prepared(text: str) -> str:

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from ..errors import EngineFailure, UsageError
 from ..types import Projection, Readout
-from .beam import Beam, Found, Places
-from .completion import Work, completion
+from .beam import Beam, CanvasRows, Found
+from .completion import Effort, completion
 from .gbnf import gbnf_to_lark
 from .limits import check_document, check_nesting, check_text
 from .matchers import Matcher, Matchers, takes
@@ -32,13 +32,16 @@ def _never() -> bool:
     return False
 
 
-@dataclass(frozen=True)
-class Thought:
-    """What may stand before the answer: any text between two control tokens, behind a fixed beginning."""
+class ThoughtMarkers(Protocol):
+    """What a thought before the answer stands between: two control tokens by their texts, and its name, which
+    follows the first and ends its line."""
 
-    begin: str  # the control token's text
-    name: str  # text behind it, its line break included
-    end: str
+    @property
+    def begin(self) -> str: ...
+    @property
+    def end(self) -> str: ...
+    @property
+    def name(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,7 @@ class Grammar:
             found.ended,
         )
 
-    def _places(self, readout: Readout, lead: int) -> Places:
+    def _places(self, readout: Readout, lead: int) -> CanvasRows:
         """The answer's places, as far as there is room."""
         count = min(len(readout.tokens), readout.room)
         width = max((len(row) for row in readout.top_tokens), default=1)
@@ -106,7 +109,7 @@ class Grammar:
         for place in np.nonzero(np.array(given, bool))[0].tolist():
             tokens[place, 0], logprobs[place] = readout.tokens[place], -np.inf
             logprobs[place, 0] = 0.0
-        return Places.of(tokens, logprobs, given, self.matchers.ends, self.pad, len(self.matchers.tokens))
+        return CanvasRows.of(tokens, logprobs, given, self.matchers.ends, self.pad, len(self.matchers.tokens))
 
     def _judged(self, state: GrammarState, found: Found, beam: Beam) -> Found:
         """What was found, if a fresh matcher accepts it, else the end in hand."""
@@ -121,34 +124,35 @@ def gbnf(
     text: str,
     vocabulary: Vocabulary,
     *,
-    thought: Thought | None = None,
+    thought: ThoughtMarkers | None = None,
     stopped: Callable[[], bool] = _never,
 ) -> Grammar:
     """Documents of a llama.cpp grammar.
 
     stopped: asked now and then; once it says True, compiling ends with a UsageError.
     """
-    return _compiled({"lark_grammar": gbnf_to_lark(text)}, vocabulary, thought, stopped, "grammar")
+    readings = [{"lark_grammar": lark} for lark in gbnf_to_lark(text)]
+    return _compiled(readings, vocabulary, thought, stopped, "grammar")
 
 
 def lark(
     text: str,
     vocabulary: Vocabulary,
     *,
-    thought: Thought | None = None,
+    thought: ThoughtMarkers | None = None,
     stopped: Callable[[], bool] = _never,
 ) -> Grammar:
     """Documents of a grammar in llguidance's Lark: control tokens are `<|tool_call>` or `<[106]>`."""
     check_text(text, "grammar")
     check_nesting(text, "grammar")
-    return _compiled({"lark_grammar": text}, vocabulary, thought, stopped, "grammar")
+    return _compiled([{"lark_grammar": text}], vocabulary, thought, stopped, "grammar")
 
 
 def json_schema(
     document: dict[str, Any] | bool,
     vocabulary: Vocabulary,
     *,
-    thought: Thought | None = None,
+    thought: ThoughtMarkers | None = None,
     stopped: Callable[[], bool] = _never,
     white_space: str = WHITE_SPACE,
 ) -> Grammar:
@@ -160,33 +164,33 @@ def json_schema(
     if not isinstance(schema, dict):
         raise UsageError(f"the schema must be an object, not {type(document).__name__}", "schema")
     guided = {**schema, "x-guidance": {"whitespace_pattern": white_space}}
-    return _compiled({"json_schema": guided}, vocabulary, thought, stopped, "schema")
+    return _compiled([{"json_schema": guided}], vocabulary, thought, stopped, "schema")
 
 
 def _compiled(
-    answer: dict[str, Any],
+    readings: Sequence[dict[str, Any]],
     vocabulary: Vocabulary,
-    thought: Thought | None,
+    thought: ThoughtMarkers | None,
     stopped: Callable[[], bool],
     field: str,
 ) -> Grammar:
-    grammar = json.dumps(
-        {"grammars": [{"lark_grammar": _outer(vocabulary, thought)}, {"name": "answer", **answer}]}
-    )
-    matchers = Matchers.of(vocabulary)
-    try:
-        symbols = matchers.symbol_matcher(grammar)
-        first = None if stopped() else matchers.token_matcher(grammar)
-    except UsageError as error:
-        raise UsageError(str(error).replace("the grammar", f"the {field}", 1), field) from None
-    work = Work(COMPILE_STEPS, stopped)
-    found = completion(matchers, symbols, work) if first is not None else None
-    if found is None:
-        why = "compiling took too long" if stopped() else "no document was found that it accepts"
-        raise UsageError(f"the {field} cannot be used: {why}; make it simpler", field)
-    if not _warmed(first, found):
-        raise UsageError(f"the {field} cannot be used: it is too complex to follow a document", field)
-    return Grammar(matchers, vocabulary.pad, first, symbols, tuple(found))
+    """The first of several readings of an answer's grammar, in llguidance's form, that has a document."""
+    matchers, outer = Matchers.of(vocabulary), _outer(vocabulary, thought)
+    for reading in readings:
+        text = json.dumps({"grammars": [{"lark_grammar": outer}, {"name": "answer", **reading}]})
+        try:
+            symbols = matchers.symbol_matcher(text)
+            document = completion(matchers, symbols, Effort(COMPILE_STEPS, stopped))
+            if document is None:
+                continue
+            first = matchers.token_matcher(text)
+        except UsageError as error:
+            raise UsageError(str(error).replace("the grammar", f"the {field}", 1), field) from None
+        if not _warmed(first, document):
+            raise UsageError(f"the {field} cannot be used: it is too complex to follow a document", field)
+        return Grammar(matchers, vocabulary.pad, first, symbols, tuple(document))
+    why = "compiling took too long" if stopped() else "no document was found that it accepts"
+    raise UsageError(f"the {field} cannot be used: {why}; make it simpler", field)
 
 
 def _warmed(first: Matcher, document: list[int]) -> bool:
@@ -199,18 +203,18 @@ def _warmed(first: Matcher, document: list[int]) -> bool:
     return takes(walker, document) and bool(walker.is_accepting())
 
 
-def _outer(vocabulary: Vocabulary, thought: Thought | None) -> str:
-    """The grammar around the answer's. `no_forcing`: masks have every token that may follow, not just the
-    one that an encoder would write."""
+def _outer(vocabulary: Vocabulary, thought: ThoughtMarkers | None) -> str:
+    """The grammar around the answer's: a thought before it or not, where the vocabulary has its markers.
+
+    `no_forcing`: masks have every token that may follow, not just the one that an encoder would write.
+    """
     options = '%llguidance {"no_forcing": true}\n'
-    if thought is None:
-        return options + "start: @answer"
     ids = {vocabulary.names[token]: token for token in vocabulary.controls}
-    marks = [ids.get(text.encode("utf-8")) for text in (thought.begin, thought.end)]
-    if None in marks:
-        raise UsageError(f"the model has no control tokens {thought.begin} and {thought.end}")
-    name = re.escape(thought.name).replace("/", "\\/").replace("\n", "n")
-    return f"{options}start: (<[{marks[0]}]> /{name}(.|\\n)*/ <[{marks[1]}]>)? @answer"
+    marks = [ids.get(text.encode("utf-8")) for text in (thought.begin, thought.end)] if thought else [None]
+    if thought is None or None in marks:
+        return options + "start: @answer"
+    name = re.escape(thought.name).replace("/", "\\/")
+    return f"{options}start: (<[{marks[0]}]> /{name}\\n(.|\\n)*/ <[{marks[1]}]>)? @answer"
 
 
-__all__ = ["WHITE_SPACE", "Grammar", "GrammarState", "Thought", "gbnf", "json_schema", "lark"]
+__all__ = ["WHITE_SPACE", "Grammar", "GrammarState", "ThoughtMarkers", "gbnf", "json_schema", "lark"]

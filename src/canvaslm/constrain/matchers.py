@@ -157,10 +157,28 @@ def takes(matcher: Matcher, tokens: Sequence[int]) -> bool:
     return not tokens or bool(matcher.consume_tokens(list(tokens)))
 
 
+def following(matcher: Matcher) -> tuple[bytes, bool]:
+    """A matcher's mask, and whether nothing need follow.
+
+    In this order: a matcher that was first asked whether it accepts, or what is forced, fails to compute
+    a mask where a control token is forced (llguidance 1.9.1, `NoExtensionBias`).
+    """
+    mask: bytes = matcher.compute_bitmask()
+    return mask, bool(matcher.is_accepting())
+
+
+def forced(matcher: Matcher) -> bytes:
+    """The bytes that alone can follow, up to a control token: llguidance writes it as 0xFF and a number."""
+    text: bytes = matcher.deep_copy().compute_ff_bytes()
+    return text.partition(b"\xff")[0]
+
+
 def short_message(error: str) -> str:
     """llguidance's words in one line, without the excerpt of the grammar that may follow."""
     line = " ".join(part.strip() for part in error.split("\n   1 |")[0].splitlines() if part.strip())
     return line if len(line) <= _LONGEST_MESSAGE else line[: _LONGEST_MESSAGE - 3] + "..."
 
 
-__all__ = ["Ids", "Matcher", "Matchers", "allowed", "library", "short_message", "takes"]
+__all__ = [
+    "Ids", "Matcher", "Matchers", "allowed", "following", "forced", "library", "short_message", "takes",
+]  # fmt: skip
