@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from llguidance import LLMatcher
 
+from canvaslm.constrain.answers import Thought
 from canvaslm.constrain.gbnf import gbnf_to_lark
 from canvaslm.constrain.grammar import Grammar, gbnf, json_schema, lark
 from canvaslm.constrain.vocabulary import Vocabulary
@@ -195,13 +196,12 @@ def test_a_model_with_more_tokens_than_its_tokenizer() -> None:
         assert projection.ended or projection.state.completion
 
 
-class Channel:
-    begin, end, name = "<|channel>", "<channel|>", "thought"
+CHANNEL = Thought("<|channel>", "<channel|>", "thought")
 
 
 @pytest.mark.parametrize("before", [b"", b"thought\nWho?\n"])
 def test_a_thought_may_stand_before_the_answer(before: bytes) -> None:
-    compiled = json_schema(PERSON, WORDS, thought=Channel())
+    compiled = json_schema(PERSON, WORDS, thought=CHANNEL)
     marker = {text: i for i, text in enumerate(WORDS.names) if text in (b"<|channel>", b"<channel|>")}
     said = sure(b"\1" * bool(before) + before + b"\2" * bool(before) + b'{"name": "A", "old": true}', 64)
     swap = {
@@ -216,7 +216,7 @@ def test_a_thought_may_stand_before_the_answer(before: bytes) -> None:
 
 def test_no_text_becomes_a_marker() -> None:
     """The bytes of a marker's name, inside a thought, are text, and the thought goes on."""
-    compiled = json_schema(PERSON, WORDS, thought=Channel())
+    compiled = json_schema(PERSON, WORDS, thought=CHANNEL)
     for seed in range(20):
         tokens = answer(compiled, seed, WORDS, PLACES, PLACES * 2)
         text = text_of(tokens)

@@ -54,7 +54,7 @@ def completion(matchers: Matchers, matcher: Matcher, work: Effort, tries: int = 
     the fewest, without the end token. None where no end was found within the work and the tries."""
     for attempt in range(tries):
         dice = random.Random(attempt) if attempt else None
-        search = _Search(matchers, matcher.deep_copy(), work, dice)
+        search = _Try(matchers, matcher.deep_copy(), work, dice)
         symbols = search.run(LONGEST if dice is None else _LONGEST_WITH_DICE)
         if symbols is not None:
             return _joined(matchers, symbols)
@@ -63,9 +63,9 @@ def completion(matchers: Matchers, matcher: Matcher, work: Effort, tries: int = 
     return None
 
 
-class _Search:
-    """One try. What was written least often so far comes first: so nothing is opened again and again, and a
-    number does not grow for ever. `dice` None: among equals the first in the order above."""
+class _Try:
+    """One search. What was written least often so far comes first: so nothing is opened again and again, and
+    a number does not grow for ever. `dice` None: among equals the first in the order above."""
 
     def __init__(
         self, matchers: Matchers, matcher: Matcher, work: Effort, dice: random.Random | None

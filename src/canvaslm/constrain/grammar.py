@@ -11,12 +11,13 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from ..errors import EngineFailure, UsageError
 from ..types import Projection, Readout
+from .answers import Thought
 from .beam import Beam, CanvasRows, Found
 from .completion import Effort, completion
 from .gbnf import gbnf_to_lark
@@ -30,18 +31,6 @@ WHITE_SPACE = r"[ \n]{0,2}"  # between the signs of a JSON text: free, but no wa
 
 def _never() -> bool:
     return False
-
-
-class ThoughtMarkers(Protocol):
-    """What a thought before the answer stands between: two control tokens by their texts, and its name, which
-    follows the first and ends its line."""
-
-    @property
-    def begin(self) -> str: ...
-    @property
-    def end(self) -> str: ...
-    @property
-    def name(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -124,7 +113,7 @@ def gbnf(
     text: str,
     vocabulary: Vocabulary,
     *,
-    thought: ThoughtMarkers | None = None,
+    thought: Thought | None = None,
     stopped: Callable[[], bool] = _never,
 ) -> Grammar:
     """Documents of a llama.cpp grammar.
@@ -139,7 +128,7 @@ def lark(
     text: str,
     vocabulary: Vocabulary,
     *,
-    thought: ThoughtMarkers | None = None,
+    thought: Thought | None = None,
     stopped: Callable[[], bool] = _never,
 ) -> Grammar:
     """Documents of a grammar in llguidance's Lark: control tokens are `<|tool_call>` or `<[106]>`."""
@@ -152,7 +141,7 @@ def json_schema(
     document: dict[str, Any] | bool,
     vocabulary: Vocabulary,
     *,
-    thought: ThoughtMarkers | None = None,
+    thought: Thought | None = None,
     stopped: Callable[[], bool] = _never,
     white_space: str = WHITE_SPACE,
 ) -> Grammar:
@@ -170,7 +159,7 @@ def json_schema(
 def _compiled(
     readings: Sequence[dict[str, Any]],
     vocabulary: Vocabulary,
-    thought: ThoughtMarkers | None,
+    thought: Thought | None,
     stopped: Callable[[], bool],
     field: str,
 ) -> Grammar:
@@ -203,7 +192,7 @@ def _warmed(first: Matcher, document: list[int]) -> bool:
     return takes(walker, document) and bool(walker.is_accepting())
 
 
-def _outer(vocabulary: Vocabulary, thought: ThoughtMarkers | None) -> str:
+def _outer(vocabulary: Vocabulary, thought: Thought | None) -> str:
     """The grammar around the answer's: a thought before it or not, where the vocabulary has its markers.
 
     `no_forcing`: masks have every token that may follow, not just the one that an encoder would write.
@@ -217,4 +206,4 @@ def _outer(vocabulary: Vocabulary, thought: ThoughtMarkers | None) -> str:
     return f"{options}start: (<[{marks[0]}]> /{name}\\n(.|\\n)*/ <[{marks[1]}]>)? @answer"
 
 
-__all__ = ["WHITE_SPACE", "Grammar", "GrammarState", "ThoughtMarkers", "gbnf", "json_schema", "lark"]
+__all__ = ["WHITE_SPACE", "Grammar", "GrammarState", "gbnf", "json_schema", "lark"]
