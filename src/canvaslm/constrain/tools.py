@@ -1,0 +1,150 @@
+"""Tool calls by construction: whether an answer calls a tool, which one, and with what arguments.
+
+    thought? text? call+        required; one call where they may not be parallel
+    thought? text? call         of one tool, named
+    thought? text? call*        auto, where arguments are to be strict or calls not parallel
+
+A call is Gemma 4's, `<|tool_call>call:name{key:value}<tool_call|>`; its arguments follow the tool's schema.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import UsageError
+from .answers import Thought, with_thought
+from .automaton import TooLarge
+from .expression import ANY_TEXT, Expression, choice, marker, repeat, sequence
+from .notation import call_notation
+from .regular import Regular, marker_symbols, regular
+from .schema import Unsupported, compile_schema
+from .vocabulary import Vocabulary
+
+_NAME = re.compile(r"[^\s{}\"<>]{1,256}")  # what reads as a name in a call
+
+
+@dataclass(frozen=True)
+class CallMarks:
+    """The control tokens of a call, by their texts: around it, and around its strings."""
+
+    begin: str
+    end: str
+    quote: str
+
+
+@dataclass(frozen=True)
+class CallableTool:
+    """A tool by its name, the schema of its arguments, and whether they have to follow it in any case."""
+
+    name: str
+    schema: Mapping[str, Any]
+    strict: bool = False
+
+
+@dataclass(frozen=True)
+class CallRules:
+    """`named`: the one tool to call; otherwise `required` says whether there has to be a call at all."""
+
+    tools: tuple[CallableTool, ...]
+    required: bool = False
+    named: str | None = None
+    parallel: bool = True
+
+    def chosen(self) -> tuple[CallableTool, ...]:
+        """The tools that may be called. Raises UsageError where there are none, or none of this name."""
+        if not self.tools:
+            raise UsageError("a call is asked for and there are no tools: give some", "tool_choice")
+        found = tuple(tool for tool in self.tools if self.named in (None, tool.name))
+        if not found:
+            known = ", ".join(tool.name for tool in self.tools)[:200]
+            raise UsageError(f"there is no tool {self.named!r:.100}: there are {known}", "tool_choice")
+        return found
+
+
+@dataclass(frozen=True)
+class Calls:
+    """The constraint, and the tools whose arguments it leaves free, by their names."""
+
+    constraint: Regular
+    free: tuple[str, ...] = ()
+
+
+def calling(
+    rules: CallRules, vocabulary: Vocabulary, marks: CallMarks, *, thought: Thought | None = None
+) -> Calls:
+    """Answers that call tools as the rules want.
+
+    Where no call is required, arguments of a tool that is not strict are free if its schema is beyond an
+    automaton, or all of them together are. Raises UsageError, on `tools` or `tool_choice`, for what cannot be
+    guaranteed.
+    """
+    begin, end, quote = marker_symbols(vocabulary, (marks.begin, marks.end, marks.quote), "tools")
+    must, chosen = rules.required or rules.named is not None, rules.chosen()
+
+    def made(free: Sequence[str]) -> Calls:
+        bodies = [_body(tool, quote, index, free=tool.name in free) for index, tool in enumerate(chosen)]
+        call = sequence(marker(begin), "call:", choice(*bodies), marker(end))
+        most = 1 if rules.named is not None or not rules.parallel else None
+        answer = sequence(ANY_TEXT, repeat(call, int(must), most))
+        found = with_thought(answer, vocabulary, thought)
+        return Calls(regular(found, vocabulary, "tools"), tuple(free))
+
+    loose = [] if must else [tool.name for tool in chosen if not tool.strict]
+    beyond = [
+        tool.name for index, tool in enumerate(chosen) if tool.name in loose and _beyond(tool, quote, index)
+    ]
+    try:
+        return made(beyond)
+    except TooLarge:
+        if beyond == loose:
+            raise
+        return made(loose)
+
+
+def _beyond(tool: CallableTool, quote: int, index: int) -> bool:
+    try:
+        _body(tool, quote, index, free=False)
+    except Unsupported:
+        return True
+    return False
+
+
+def _body(tool: CallableTool, quote: int, index: int, *, free: bool) -> Expression:
+    """A tool's name and its arguments."""
+    if not _NAME.fullmatch(tool.name):
+        raise UsageError(
+            f"the name {tool.name!r:.100} cannot be called: no spaces, quotes, braces and < >, 256 at most",
+            f"tools.{index}",
+        )
+    schema = {"type": "object"} if free else object_schema(tool, index)
+    return sequence(tool.name, compile_schema(schema, call_notation(quote), f"tools.{index}"))
+
+
+def object_schema(tool: CallableTool, index: int) -> dict[str, Any]:
+    """The schema of a tool's arguments, which are an object. Raises UsageError for one of anything else."""
+    schema = {"type": "object", **tool.schema}
+    if schema["type"] != "object":
+        raise UsageError(f"the arguments of {tool.name!r:.100} must be an object", f"tools.{index}")
+    return schema
+
+
+def tools_of(tools: Sequence[Mapping[str, Any]]) -> tuple[CallableTool, ...]:
+    """From OpenAI-style definitions. Raises UsageError for what has no name or no schema."""
+    found = []
+    for index, tool in enumerate(tools):
+        function = tool.get("function")
+        name = function.get("name") if isinstance(function, Mapping) else None
+        if not isinstance(function, Mapping) or not isinstance(name, str):
+            raise UsageError("a tool needs a function with a name", f"tools.{index}")
+        schema = function.get("parameters")
+        if not isinstance(schema, Mapping | None):
+            raise UsageError("the parameters of a tool should be a JSON schema", f"tools.{index}")
+        strict = bool(function.get("strict", tool.get("strict", False)))
+        found.append(CallableTool(name, schema or {}, strict))
+    return tuple(found)
+
+
+__all__ = ["CallMarks", "CallRules", "CallableTool", "Calls", "calling", "object_schema", "tools_of"]
