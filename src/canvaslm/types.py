@@ -13,6 +13,7 @@ from typing import Any, Literal, Protocol, TypedDict
 from .diffusion.options import SamplingOptions
 from .diffusion.params import Params
 
+NoteKind = Literal["thinking_budget", "empty_retried", "repetition"]
 FinishReason = Literal["stop", "length", "tool_calls", "cancelled"]
 CanvasStop = Literal["converged", "max_steps"]
 # What a token of a committed canvas, or of a prompt, sees when it is encoded: what stands before it,
@@ -79,6 +80,25 @@ class TokenRules:
 
 
 @dataclass(frozen=True)
+class TurnMarks:
+    """The tokens by which the engine tells where an answer stands, for `Params.thinking_budget` and
+    `Params.retry_empty`."""
+
+    open: int | None = None  # the markers around a thought
+    close: int | None = None
+    name: int = 0  # tokens between `open` and the thought itself: the channel's name
+    blank: frozenset[int] = frozenset()  # tokens that say nothing: control tokens, white space
+
+
+@dataclass(frozen=True)
+class Note:
+    """What is to be known of how an answer came to be: `kind` for programs, `text` for people."""
+
+    kind: NoteKind
+    text: str
+
+
+@dataclass(frozen=True)
 class Request:
     """One prompt for the engine, as token ids.
 
@@ -109,6 +129,7 @@ class Request:
     allowed: Mapping[int, bytes] = field(default_factory=dict)
     draft: Mapping[int, int] = field(default_factory=dict)
     draft_noise: float = 0.8
+    marks: TurnMarks | None = None
 
 
 @dataclass(frozen=True)
@@ -240,6 +261,7 @@ class Finished:
     thinking: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
     token_logprobs: tuple[TokenLogprob, ...] = ()
+    notes: tuple[Note, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -293,6 +315,7 @@ class Reply:
     canvases: tuple[CanvasReport, ...]
     logprobs: tuple[TokenLogprob, ...] = ()
     index: int = 0
+    notes: tuple[Note, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -427,6 +450,8 @@ __all__ = [
     "Message",
     "Messages",
     "ModelFacts",
+    "Note",
+    "NoteKind",
     "Params",
     "Projection",
     "Readout",
@@ -438,5 +463,6 @@ __all__ = [
     "TokenLogprob",
     "TokenRules",
     "ToolCall",
+    "TurnMarks",
     "Usage",
 ]

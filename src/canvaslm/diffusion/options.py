@@ -14,6 +14,9 @@ class SamplingOptions(TypedDict, total=False):
     max_new_tokens: int | None
     canvas_length: int | None
     min_new_tokens: int | None
+    thinking_budget: int | None
+    retry_empty: bool | None
+    stop_on_repetition: bool | None
     seed: int | None
     max_denoising_steps: int | None
     temperature: float | None

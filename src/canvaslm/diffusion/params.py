@@ -144,6 +144,18 @@ class Params:
         0, "Tokens that the answer has at least: no end of turn comes before.",
         low=0, high=2**24, unit="tokens", stored=True,
     )  # fmt: skip
+    thinking_budget: int = parameter(
+        NO_LIMIT, "Tokens that the model may think before its thought is closed. -1: no limit.",
+        low=0, high=2**24, unlimited=True, unit="tokens",
+    )  # fmt: skip
+    retry_empty: bool = parameter(
+        True,
+        "An answer that ends before it says anything goes on once, with the end of turn forbidden at its "
+        "first place.",
+    )
+    stop_on_repetition: bool = parameter(
+        False, "End an answer whose last two canvases repeat one text; it is reported in any case."
+    )
     seed: int | None = parameter(
         None, "The same seed gives the same answer. -1, or none: a random one, which the answer names.",
         low=-1, high=2**63 - 1, flags=("-s",),

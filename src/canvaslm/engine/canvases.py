@@ -11,6 +11,7 @@ from ..diffusion import Canvas, start_canvas
 from ..errors import PromptTooLong, UsageError
 from ..model import ModelConfig
 from ..types import Params
+from .guards import pinned
 from .sequence import Sequence
 
 # Below 16 rows the matrix library picks other kernels, whose sums differ in the last bit: a shorter canvas
@@ -79,6 +80,7 @@ def next_canvas(sequence: Sequence, config: ModelConfig, device: torch.device) -
     given, draft = _within(request.given, first, places), _within(request.draft, first, places)
     if index == 0:
         given |= dict(enumerate(prompt_end(sequence)))
+    given |= pinned(sequence)
     return start_canvas(
         sequence.seed, index, places, config.vocab_size, device, given, config.facts.mask_token_id, draft,
         request.draft_noise,

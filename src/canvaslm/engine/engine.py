@@ -26,10 +26,12 @@ from ..types import (
 )
 from .canvases import answer_places, canvas_length, expected_tokens, next_canvas, prompt_end
 from .commit import committed_event, draft_event, project
+from .guards import check_marks, guarded, holds_back, keep, note
 from .rules import RowRules, check_rules
 from .runner import Denoised, Runner
 from .scheduler import Row, Scheduler
 from .sequence import Sequence, State
+from .thoughts import Reading
 
 MAX_TOP_LOGPROBS = 20
 log = logging.getLogger("canvaslm.engine")
@@ -112,6 +114,7 @@ class Engine:
             params = replace(params, settle_steps=0)  # what is sent early could not be projected any more
         self._check_tokens(request)
         check_rules(request, params.min_new_tokens, self.config)
+        check_marks(request, self.config.vocab_size)
         lead = len(request.tokens) % self.block
         places = answer_places(len(request.tokens), lead, params, self.max_context)
         self._check_given(request, places)
@@ -119,6 +122,9 @@ class Engine:
         state = constraint.start() if constraint is not None else None
         limit = min(params.max_new_tokens, places)
         sequence = Sequence(next(self._ids), request, params, limit, lead, symbols, constraint_state=state)
+        sequence.marks = guarded(request, self.block)
+        if sequence.marks is not None:
+            sequence.reading = Reading.of_prompt(request.tokens, sequence.marks)
         sequence.kv_bytes = self.runner.cache_bytes(expected_tokens(sequence))
         self._check_memory(sequence)
         self.scheduler.add(sequence)
@@ -261,9 +267,11 @@ class Engine:
             self._events.append(draft_event(sequence))
         settled = sequence.progress.settled - sequence.first_place
         if settled > sequence.sent:
-            tokens, _ = sequence.cut(sequence.draft())
+            draft = sequence.draft()
+            if holds_back(sequence, draft[:settled]):
+                return
             sent, sequence.sent = sequence.sent, settled
-            if early := tokens[sent : sequence.sent]:
+            if early := keep(sequence, draft).tokens[sent:settled]:
                 self._events.append(Settled(sequence.id, len(sequence.reports), tuple(early)))
 
     def _commit(self, sequence: Sequence) -> None:
@@ -273,18 +281,18 @@ class Engine:
         except Exception as error:
             self._fail(sequence, error)
             return
-        kept, ended = sequence.cut(committed.tokens)
-        sequence.output += kept
+        kept = keep(sequence, committed.tokens, last=True)
         sequence.constraint_state = committed.state
-        sequence.reports.append(sequence.report())
-        sequence.clock.mark("first_commit")
-        self._events.append(committed_event(sequence, kept, committed.places))
-        if ended or (committed.ended and len(kept) == len(committed.tokens)):
+        sequence.take(kept.tokens)
+        note(sequence, kept)
+        self._events.append(committed_event(sequence, kept.tokens, kept.places(committed.places)))
+        if kept.ended or (committed.ended and len(kept.tokens) == len(committed.tokens)):
             self._finish(sequence, "stop")
-        elif not sequence.room or not self._fits_canvas(sequence):
+        elif not sequence.room or not self._fits_canvas(sequence) or _is_stuck(sequence):
             self._finish(sequence, "length")
         else:
-            sequence.pending = kept if len(sequence.reports) > 1 else [*prompt_end(sequence), *kept]
+            lead = () if len(sequence.reports) > 1 else prompt_end(sequence)
+            sequence.pending = [*lead, *kept.tokens]
             self._start_canvas(sequence)
 
     def _fits_canvas(self, sequence: Sequence) -> bool:
@@ -303,6 +311,7 @@ class Engine:
                 sequence.clock.timings(),
                 sequence.seed,
                 tuple(sequence.reports),
+                notes=sequence.all_notes,
             )
         )
 
@@ -328,6 +337,10 @@ def _known(error: Exception) -> CanvasError:
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error):
         return OutOfMemory(f"a step does not fit in memory: shorten the request, or run fewer ({error})")
     return EngineFailure(f"{type(error).__name__}: {error}")
+
+
+def _is_stuck(sequence: Sequence) -> bool:
+    return sequence.repetition is not None and sequence.params.stop_on_repetition
 
 
 def _row_params(sequence: Sequence) -> RowParams:

@@ -11,8 +11,10 @@ from typing import Any
 
 from ..cache import KVCache
 from ..diffusion import Canvas, Progress, RowParams
-from ..types import CanvasReport, Params, Request, Timings, Usage
+from ..diffusion.params import NO_LIMIT
+from ..types import CanvasReport, Note, Params, Request, Timings, TurnMarks, Usage
 from .rules import RowRules
+from .thoughts import Reading
 
 
 class State(enum.Enum):
@@ -41,6 +43,13 @@ class Sequence:
     row_params: RowParams | None = None  # `params` where the canvas is
     rules: RowRules | None = None  # which tokens may come, where the canvas is
     constraint_state: Any = None
+    marks: TurnMarks | None = None  # None where what a canvas says stands as it is
+    reading: Reading = field(default_factory=Reading)  # what the output has come to
+    pin: int | None = None  # where the live canvas has a thought's closing marker, given by the budget
+    vain: bool = False  # such a marker closed nothing: there are no more
+    retried: bool = False  # the answer would have ended empty
+    notes: tuple[Note, ...] = ()
+    repetition: Note | None = None
     sent: int = 0  # tokens of the live canvas that were sent early
     output: list[int] = field(default_factory=list)  # committed tokens
     reports: list[CanvasReport] = field(default_factory=list)
@@ -57,6 +66,12 @@ class Sequence:
     def places(self) -> int:
         """Of each of its canvases."""
         return self.params.canvas_length
+
+    @property
+    def budget(self) -> int | None:
+        """Tokens that may be thought; None: no limit."""
+        budget = self.params.thinking_budget
+        return None if budget == NO_LIMIT else budget
 
     @property
     def top_wanted(self) -> int:
@@ -92,6 +107,17 @@ class Sequence:
         kept = list(itertools.islice(tokens, self.room))
         ends = [i for i, token in enumerate(kept) if token in self.request.eos_token_ids]
         return (kept[: ends[0] + 1], True) if ends else (kept, False)
+
+    def take(self, tokens: list[int]) -> None:
+        """Commits tokens of the canvas that is finished."""
+        self.output += tokens
+        self.reports.append(self.report())
+        self.clock.mark("first_commit")
+
+    @property
+    def all_notes(self) -> tuple[Note, ...]:
+        """What the reader of the answer is to know."""
+        return self.notes if self.repetition is None else (*self.notes, self.repetition)
 
     def advance(self, count: int) -> None:
         """Counts in the next `count` pending tokens, whose keys and values have been written to the cache."""

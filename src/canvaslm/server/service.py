@@ -224,6 +224,7 @@ class Service:
         params = self.session.merge(wanted.preset, wanted.params)
         # 32 bits, as the engine's own: readers of JSON that know only doubles round what is above 2^53.
         base = secrets.randbits(32) if params.seed is None else params.seed
+        marks = None if wanted.messages is None else self.session.marks
         return [
             Request(
                 tokens,
@@ -232,6 +233,7 @@ class Service:
                 drafts=wanted.drafts,
                 top_logprobs=wanted.top_logprobs,
                 rules=wanted.rules,
+                marks=marks,
             )
             for tokens in self._tokens(wanted)
             for i in range(wanted.n)

@@ -20,6 +20,7 @@ from ..text.token_rules import rules_of
 from ..text.tokenizer import Tokenizer
 from ..text.toolcalls import tool_names
 from ..text.transcript import ReplyBuilder, Transcript
+from ..text.turn_marks import turn_marks
 from ..types import (
     Draft,
     Event,
@@ -33,6 +34,7 @@ from ..types import (
     Reply,
     Request,
     StreamOptions,
+    TurnMarks,
 )
 from .filling import FillPlan
 from .infill import Spans, edit_prompt, edit_template, infill_template, plan_fill, run_fill
@@ -69,6 +71,7 @@ class Session:
     def __post_init__(self) -> None:
         self.driver = Driver(self.engine, self.threads.in_use)
         self._closed = False
+        self._marks: TurnMarks | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -295,6 +298,7 @@ class Session:
             drafts=options.get("drafts", False),
             top_logprobs=best,
             rules=rules_of(options.get("logit_bias"), options.get("allowed_token_ids")),
+            marks=None if options.get("raw") else self.marks,
         )
         return request, transcript
 
@@ -324,6 +328,13 @@ class Session:
         merged = check_params(replace(self.params, **{**chosen, **given}))
         canvas_length(merged, self.engine.config)  # raises for one that the model cannot have
         return bounded(merged, self.engine.max_context)
+
+    @property
+    def marks(self) -> TurnMarks:
+        """The tokens by which the engine tells where an answer to a chat stands."""
+        if self._marks is None:
+            self._marks = turn_marks(self.tokenizer)
+        return self._marks
 
     def token_text(self, token: int) -> str:
         """How one token reads by itself."""

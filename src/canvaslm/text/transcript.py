@@ -196,7 +196,7 @@ class ReplyBuilder:
         end = self.finished
         return Reply(
             self.text, self.thinking, tuple(self.tool_calls), end.reason, end.usage, end.timings, end.seed,
-            tuple(self.tokens), end.canvases, tuple(self.logprobs), index,
+            tuple(self.tokens), end.canvases, tuple(self.logprobs), index, end.notes,
         )  # fmt: skip
 
 

@@ -1,0 +1,153 @@
+"""What of a finished canvas stands: an answer's limits, the budget of its thought, ends that come too soon.
+
+A thought that stays within its budget is not touched: the answer is that without a budget, token for token.
+Where a canvas goes beyond it, nothing of it stands; it is done again with the closing marker *pinned* at the
+place, so that the model writes towards it, and the answer follows on the same canvas. (Where the budget is
+spent as a canvas begins, the marker is pinned at once.) If a part of the canvas was sent early, what was
+thought within the budget stands instead, with the marker put behind it.
+
+A pinned marker does harm where the thought is over before it: there the model had to write around it. Such a
+canvas stands up to the marker that really closed the thought; and if this time no thought was opened before
+the pinned marker at all, nothing stands, and no marker is pinned any more.
+
+An answer that ends before it says anything is not ended: what there is of it (its thought) stands, and the
+next canvas may not begin with an end of turn. That happens once.
+
+`keep` is a function of the tokens before a place alone, but for a canvas whose pinned marker waits for its
+thought (`holds_back`): so what was sent early is never taken back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from collections.abc import Sequence as Items
+from dataclasses import dataclass
+
+from ..errors import UsageError
+from ..types import Note, Request, TurnMarks
+from .repetition import repeated
+from .sequence import Sequence
+from .thoughts import Reading
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What stands of a canvas."""
+
+    tokens: list[int]
+    ended: bool = False  # the answer is complete
+    put_in: bool = False  # the last token comes from no place
+    notes: tuple[Note, ...] = ()
+    retry: bool = False  # the next canvas may not begin with an end of turn
+    pin: int | None = None  # where the next canvas must have a closing marker
+    vain: bool = False  # the marker that was pinned closed nothing
+
+    def places(self, places: Items[int | None]) -> Items[int | None]:
+        """Where each of the tokens comes from, given that of all of the canvas's."""
+        return [*places[: len(self.tokens) - 1], None] if self.put_in else places
+
+
+def guarded(request: Request, block: int) -> TurnMarks | None:
+    """The marks by which the engine tells where an answer stands; None where it must not interfere.
+
+    Given text stands at places of canvases, a constraint has counted on what it made, and contexts of blocks
+    take whole canvases alone: none of these bears canvases that stand in part.
+    """
+    if request.given or request.constraint is not None or block > 1:
+        return None
+    return request.marks
+
+
+def check_marks(request: Request, vocabulary: int) -> None:
+    """Raises UsageError for marks that are no tokens."""
+    marks = request.marks
+    if marks is None:
+        return
+    if (marks.open is None) != (marks.close is None):
+        raise UsageError("a thought has both its markers or none", "marks")
+    for token in (marks.open, marks.close):
+        if token is not None and not 0 <= token < vocabulary:
+            raise UsageError(f"the marker {token} is outside the vocabulary of {vocabulary}", "marks")
+
+
+def pinned(sequence: Sequence) -> dict[int, int]:
+    """{place: token} of the closing marker that the next canvas must have."""
+    marks = sequence.marks
+    if marks is None or marks.close is None:
+        return {}
+    if sequence.pin is None and sequence.budget is not None and sequence.reading.spent(sequence.budget):
+        sequence.pin = 0
+    return {} if sequence.pin is None else {sequence.pin: marks.close}
+
+
+def keep(sequence: Sequence, tokens: Iterable[int], *, last: bool = False) -> Kept:
+    """What stands of the draft of a canvas, or of what a constraint made of it. `last`: the canvas is done."""
+    cut, ended = sequence.cut(tokens)
+    marks, budget, pin = sequence.marks, sequence.budget, sequence.pin
+    if marks is None:
+        return Kept(cut, ended)
+    reading = sequence.reading
+    for place, token in enumerate(cut):
+        if token in sequence.request.eos_token_ids:
+            if not reading.said and _may_retry(sequence, place):
+                return _retry(cut[:place], reading, marks)
+        elif token != marks.close:
+            if budget is not None and reading.spent(budget):
+                return _beyond(sequence, cut[:place], last)
+        elif pin is not None and not reading.open and place == pin:
+            return Kept([], vain=True)
+        elif pin is not None and reading.open and place < pin:
+            return Kept(cut[: place + 1])
+        reading = reading.after(token, marks)
+    closed = pin is not None and pin < len(cut)
+    return Kept(cut, ended, notes=(_closed(budget),) if closed else ())
+
+
+def _beyond(sequence: Sequence, thought: list[int], last: bool) -> Kept:
+    """What stands of a canvas on which a thought goes on after these tokens, the last of its budget."""
+    if last and sequence.pin is None and not sequence.sent and not sequence.vain:
+        return Kept([], pin=len(thought))
+    assert sequence.marks is not None and sequence.marks.close is not None
+    return Kept([*thought, sequence.marks.close], put_in=True, notes=(_closed(sequence.budget),))
+
+
+def holds_back(sequence: Sequence, tokens: list[int]) -> bool:
+    """Whether these first tokens of a canvas may yet turn out not to stand: its pinned marker waits for a
+    thought that they have not opened."""
+    marks = sequence.marks
+    return (
+        sequence.pin is not None
+        and not sequence.reading.open
+        and marks is not None
+        and (marks.open not in tokens)
+    )
+
+
+def note(sequence: Sequence, kept: Kept) -> None:
+    """Notes what was committed, and what it says of the answer."""
+    text = sequence.output[:-1] if kept.ended else sequence.output
+    sequence.repetition = repeated(text, sequence.places) or sequence.repetition
+    if sequence.marks is not None:
+        sequence.reading = sequence.reading.after_all(kept.tokens, sequence.marks)
+    sequence.notes += kept.notes
+    sequence.pin, sequence.vain = kept.pin, sequence.vain or kept.vain
+    sequence.retried = sequence.retried or kept.retry
+
+
+def _may_retry(sequence: Sequence, place: int) -> bool:
+    """Once, and if there is room for the thought's end and a token of the answer."""
+    return sequence.params.retry_empty and not sequence.retried and sequence.room > place + 1
+
+
+def _retry(tokens: list[int], reading: Reading, marks: TurnMarks) -> Kept:
+    told = Note("empty_retried", "the model ended its turn before it said anything and was made to go on")
+    if reading.open and marks.close is not None:
+        return Kept([*tokens, marks.close], put_in=True, notes=(told,), retry=True)
+    return Kept(tokens, notes=(told,), retry=True)
+
+
+def _closed(budget: int | None) -> Note:
+    return Note("thinking_budget", f"the thought was closed after {budget} tokens")
+
+
+__all__ = ["Kept", "check_marks", "guarded", "holds_back", "keep", "note", "pinned"]

@@ -1,0 +1,25 @@
+"""The tokens by which the engine tells where an answer stands: a thought's markers, and what says nothing."""
+
+from __future__ import annotations
+
+from ..types import TurnMarks
+from .tokenizer import Tokenizer
+
+# Vocabularies have tokens for runs of white space. Whatever these texts are made of shows nothing.
+_LONGEST_RUN = 32
+_SPACES = tuple(sign * count for sign in " \n\t" for count in range(1, _LONGEST_RUN))
+
+
+def turn_marks(tokenizer: Tokenizer) -> TurnMarks:
+    """Those of a tokenizer's chat format; without markers where its vocabulary does not have both."""
+    opens, closes = (tokenizer.marker_id(marker) for marker in tokenizer.markers.thought)
+    controls = {tokenizer.marker_id(text) for text in tokenizer.control_texts}
+    spaces = {token for text in _SPACES for token in tokenizer.encode(text)}
+    blank = frozenset(token for token in controls | spaces if token is not None)
+    if opens is None or closes is None:
+        return TurnMarks(blank=blank)
+    name = tokenizer.encode(f"{tokenizer.markers.thought_name}\n")
+    return TurnMarks(opens, closes, len(name), blank=blank)
+
+
+__all__ = ["turn_marks"]
