@@ -87,7 +87,7 @@ class TurnMarks:
     open: int | None = None  # the markers around a thought
     close: int | None = None
     name: int = 0  # tokens between `open` and the thought itself: the channel's name
-    blank: frozenset[int] = frozenset()  # tokens that say nothing: control tokens, white space
+    blank: frozenset[int] = frozenset()  # tokens that say nothing: most control tokens, white space
 
 
 @dataclass(frozen=True)

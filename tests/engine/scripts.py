@@ -18,8 +18,7 @@ Script = Callable[[int], Sequence[int]]
 
 
 def scripted_engine(model: DiffusionGemma, scripts: Sequence[Script], **options: Any) -> Engine:
-    """Request number i follows script i. What is given stands all the same, and what is forbidden does not
-    come: in its place stands token 0."""
+    """Request number i follows script i, whatever is forbidden. What is given stands all the same."""
     engine = Engine(model, **options)
     run = engine.runner.run
 

@@ -13,7 +13,7 @@ from canvaslm.engine.reference import generate
 from canvaslm.engine.thoughts import Reading
 from canvaslm.errors import UsageError
 from canvaslm.model.diffusion_gemma import DiffusionGemma
-from canvaslm.types import Finished, Params, Projection, Readout, Request, TurnMarks
+from canvaslm.types import Finished, Params, Projection, Readout, Request, TokenRules, TurnMarks
 from tests.engine.scripts import Script, answer_of, scripted_engine
 from tests.engine.test_canvas_length import drain, tokens_of
 from tests.tiny import tiny_model
@@ -21,7 +21,7 @@ from tests.tiny import tiny_model
 PLACES = 16
 EOS, SPACE, NAME, OPEN, CLOSE = 1, 2, 58, 60, 61
 A, B, T = 10, 11, 20  # of an answer; of a thought
-MARKS = TurnMarks(OPEN, CLOSE, name=1, asked=True, blank=frozenset({0, EOS, SPACE, OPEN, CLOSE}))
+MARKS = TurnMarks(OPEN, CLOSE, name=1, blank=frozenset({0, EOS, SPACE, OPEN, CLOSE}))
 PARAMS = Params(max_new_tokens=80, max_denoising_steps=4, seed=3)
 
 
@@ -36,7 +36,11 @@ def says(*canvases: Sequence[int]) -> Script:
 
 
 def ask(*, marks: TurnMarks | None = MARKS, **changes: Any) -> Request:
-    fields = {name: changes.pop(name) for name in ("given", "constraint", "top_logprobs") if name in changes}
+    fields = {
+        name: changes.pop(name)
+        for name in ("given", "constraint", "top_logprobs", "rules")
+        if name in changes
+    }
     return Request((3, 4, 5), replace(PARAMS, **changes), (EOS,), marks=marks, **fields)
 
 
@@ -47,85 +51,96 @@ def kinds(end: Finished) -> list[str]:
 THOUGHT = [OPEN, NAME, T]
 
 
-@pytest.mark.parametrize("budget", [0, 1, 5, 13])
+@pytest.mark.parametrize("budget", [0, 1, 5, 11])
 def test_a_thought_is_closed_at_its_place_and_the_answer_follows_on_the_same_canvas(
     model: DiffusionGemma, budget: int
 ) -> None:
-    script = says([*THOUGHT, *[T] * (budget + 1), *[A] * (12 - budget), EOS])
-    (said, *rest), end = answer_of(scripted_engine(model, [script]), ask(thinking_budget=budget))
+    """The canvas that went beyond the budget is done again with the marker in its place."""
+    script = says([*THOUGHT, *[T] * (budget + 1), *[A] * (11 - budget), EOS])
+    canvases, end = answer_of(scripted_engine(model, [script]), ask(thinking_budget=budget))
+    assert canvases[0] == []
+    said = canvases[1]
     assert said[: budget + 3] == [OPEN, NAME, *[T] * budget, CLOSE]
-    assert CLOSE not in said[budget + 3 :]
-    assert kinds(end)[0] == "thinking_budget" and f"after {budget} tokens" in end.notes[0].text
-    assert bool(rest) == (EOS not in said)
+    assert len(said) == PLACES and said[-1] == EOS and CLOSE not in said[budget + 3 :]
+    assert [note.text for note in end.notes] == [f"the thought was closed after {budget} tokens"]
+    assert kinds(end) == ["thinking_budget"] and len(canvases) == 2
 
 
-@pytest.mark.parametrize("budget", [14, 15, 20, 30, 35])
+@pytest.mark.parametrize("budget", [13, 14, 15, 20, 30, 35])
 def test_the_marker_stands_on_the_canvas_where_the_budget_ends(model: DiffusionGemma, budget: int) -> None:
-    script = says(THOUGHT, [T])
+    script = says(THOUGHT, *([THOUGHT] if budget == 13 else []), [T])
     canvases, end = answer_of(scripted_engine(model, [script]), ask(thinking_budget=budget))
     output = [token for canvas in canvases for token in canvas]
     assert output.index(CLOSE) == 2 + budget
     assert output[: 2 + budget] == [OPEN, NAME, *[T] * budget]
-    assert all(len(canvas) == PLACES for canvas in canvases)  # every one stood whole
+    again = [canvas for canvas in canvases if not canvas]
+    assert len(again) == (budget != 14 and budget != 30)  # spent as a canvas begins: pinned at once
+    assert all(len(canvas) == PLACES for canvas in canvases if canvas)
     assert kinds(end) == ["thinking_budget"]
 
 
-def test_a_thought_that_is_over_before_its_budget_costs_the_rest_of_its_canvas(model: DiffusionGemma) -> None:
-    script = says([*THOUGHT, T, CLOSE, A], [B, B, EOS])
-    canvases, end = answer_of(scripted_engine(model, [script]), ask(thinking_budget=10))
-    assert canvases == [[OPEN, NAME, T, T, CLOSE], [B, B, EOS]]
-    assert (end.reason, kinds(end)) == ("stop", [])
-
-
-def test_no_marker_is_pinned_where_the_budget_lies_on_a_later_canvas(model: DiffusionGemma) -> None:
+@pytest.mark.parametrize("budget", [2, 10, 30, -1])
+def test_a_thought_within_its_budget_is_not_touched(model: DiffusionGemma, budget: int) -> None:
     script = says([*THOUGHT, T, CLOSE, A, A, EOS])
-    canvases, end = answer_of(scripted_engine(model, [script]), ask(thinking_budget=30))
+    canvases, end = answer_of(scripted_engine(model, [script]), ask(thinking_budget=budget))
     assert canvases == [[OPEN, NAME, T, T, CLOSE, A, A, EOS]] and not end.notes
 
 
-def test_a_marker_that_closes_nothing_is_taken_away_and_the_canvas_done_again(model: DiffusionGemma) -> None:
-    script = says([A], [B, B, EOS])
+def test_a_thought_that_ends_before_the_pinned_marker_costs_the_rest_of_its_canvas(
+    model: DiffusionGemma,
+) -> None:
+    script = says([*THOUGHT], [*THOUGHT, T, CLOSE, A], [B, B, EOS])
+    canvases, end = answer_of(scripted_engine(model, [script]), ask(thinking_budget=10))
+    assert canvases == [[], [OPEN, NAME, T, T, CLOSE], [B, B, EOS]]
+    assert (end.reason, kinds(end)) == ("stop", [])
+
+
+def test_a_marker_that_closes_nothing_is_taken_away_and_no_other_pinned(model: DiffusionGemma) -> None:
+    script = says([*THOUGHT], [A], [A, *THOUGHT], [B, EOS])
     canvases, end = answer_of(scripted_engine(model, [script]), ask(thinking_budget=5))
-    assert canvases == [[], [B, B, EOS]]
-    assert (end.usage.completion_tokens, kinds(end)) == (3, [])
+    assert canvases == [[], [], [A, OPEN, NAME, T, T, T, T, T, CLOSE], [B, EOS]]
+    assert kinds(end) == ["thinking_budget"]
 
 
-def test_an_answer_without_a_thought_that_ends_before_the_marker_stands(model: DiffusionGemma) -> None:
-    canvases, _ = answer_of(scripted_engine(model, [says([A, A, EOS])]), ask(thinking_budget=5))
-    assert canvases == [[A, A, EOS]]
+def test_an_answer_that_ends_before_the_pinned_marker_stands(model: DiffusionGemma) -> None:
+    canvases, end = answer_of(scripted_engine(model, [says(THOUGHT, [A, A, EOS])]), ask(thinking_budget=5))
+    assert canvases == [[], [A, A, EOS]] and not end.notes
 
 
-def test_a_thought_that_nobody_asked_for_is_cut_at_the_budget(model: DiffusionGemma) -> None:
-    unasked = replace(MARKS, asked=False)
+def test_what_was_sent_of_a_thought_beyond_its_budget_stands(model: DiffusionGemma) -> None:
     script = says([A, A, *THOUGHT], [B, EOS])
-    request = ask(marks=unasked, thinking_budget=4, top_logprobs=0)
+    request = ask(
+        thinking_budget=4, top_logprobs=0, settle_steps=1, max_denoising_steps=6, stability_threshold=3
+    )
     canvases, end = answer_of(scripted_engine(model, [script]), request)
     assert canvases == [[A, A, OPEN, NAME, T, T, T, T, CLOSE], [B, EOS]]
     assert kinds(end) == ["thinking_budget"]
 
 
 def test_several_thoughts_share_one_budget(model: DiffusionGemma) -> None:
-    script = says([*THOUGHT, T, CLOSE, A, OPEN, NAME, T], [B, EOS])
-    canvases, _ = answer_of(
-        scripted_engine(model, [script]), ask(marks=replace(MARKS, asked=False), thinking_budget=5)
-    )
-    assert canvases[0] == [*THOUGHT, T, CLOSE, A, OPEN, NAME, T, T, T, CLOSE]
+    script = says([*THOUGHT, T, CLOSE, A, OPEN, NAME, T], [*THOUGHT, T, CLOSE], [OPEN, NAME, T])
+    canvases, _ = answer_of(scripted_engine(model, [script]), ask(thinking_budget=5))
+    assert canvases[:3] == [[], [*THOUGHT, T, CLOSE], []]
+    assert canvases[3][:6] == [OPEN, NAME, T, T, T, CLOSE]
 
 
 def test_a_thought_that_the_prompt_opens_counts_from_there(model: DiffusionGemma) -> None:
-    script = says([T])
     request = replace(ask(thinking_budget=4), tokens=(3, OPEN, CLOSE, OPEN, NAME))
-    (said, *_), _ = answer_of(scripted_engine(model, [script]), request)
-    assert said[:5] == [T, T, T, T, CLOSE]
+    canvases, _ = answer_of(scripted_engine(model, [says([T])]), request)
+    assert canvases[0] == [] and canvases[1][:5] == [T, T, T, T, CLOSE]
+
+
+def test_markers_that_open_nothing_new_count_as_thought(model: DiffusionGemma) -> None:
+    canvases, _ = answer_of(scripted_engine(model, [says([OPEN])]), ask(thinking_budget=4))
+    assert canvases[1][:7] == [OPEN] * 6 + [CLOSE]
 
 
 def test_a_pinned_marker_is_given_like_any_other_place(model: DiffusionGemma) -> None:
-    """The canvas is the oracle's with that place given, where what stands of it is all of it."""
-    request = replace(ask(thinking_budget=4, max_new_tokens=PLACES), tokens=(3, OPEN, NAME))
+    """The oracle with that place given says the same, as far as the canvas stands."""
+    request = replace(ask(thinking_budget=0, max_new_tokens=PLACES, retry_empty=False), tokens=(3, OPEN))
     found, _ = answer_of(Engine(model), request)
-    expected, _ = generate(model, request.tokens, request.params, (EOS,), given={4: CLOSE})
-    first = expected.index(CLOSE)
-    assert found[0] == (expected if first == 4 else expected[: first + 1])
+    expected, _ = generate(model, request.tokens, request.params, (EOS,), given={0: CLOSE})
+    assert found == [expected] and expected[0] == CLOSE
 
 
 @pytest.mark.parametrize("settle", [0, 1])
@@ -134,7 +149,7 @@ def test_nothing_that_was_sent_is_taken_back(model: DiffusionGemma, settle: int)
     budget."""
     closed = 0
     for seed in range(40):
-        marks = replace(MARKS, open=7 + seed % 9, close=20 + seed % 11, asked=seed % 3 > 0, blank=frozenset())
+        marks = replace(MARKS, open=7 + seed % 9, close=20 + seed % 11, blank=frozenset())
         params = {"seed": seed, "settle_steps": settle, "settle_entropy": 3.0, "max_denoising_steps": 6}
         budget = (0, 3, 9, 20)[seed % 4]
         request = ask(marks=marks, thinking_budget=budget, **params)
@@ -188,3 +203,86 @@ def test_given_text_and_constraints_are_not_interfered_with(
 def test_markers_that_are_none_are_refused(model: DiffusionGemma, marks: TurnMarks) -> None:
     with pytest.raises(UsageError, match="marker"):
         Engine(model).submit(ask(marks=marks))
+
+
+# A model that wants to end at every place.
+ENDS = TokenRules(biases=((EOS, 1000.0),))
+
+
+@pytest.mark.parametrize("settle", [0, 1])
+@pytest.mark.parametrize("seed", range(5))
+def test_an_empty_answer_goes_on_with_a_token_that_says_something(
+    model: DiffusionGemma, seed: int, settle: int
+) -> None:
+    request = ask(rules=ENDS, seed=seed, settle_steps=settle)
+    canvases, end = answer_of(Engine(model), request)
+    assert canvases[0] == [] and len(canvases) == 2
+    said, last = canvases[1]
+    assert said not in MARKS.blank and last == EOS
+    assert (end.reason, kinds(end), end.usage.completion_tokens) == ("stop", ["empty_retried"], 2)
+    assert answer_of(Engine(model), request)[0] == canvases
+
+
+def test_an_answer_of_nothing_but_blanks_is_empty(model: DiffusionGemma) -> None:
+    script = says([SPACE, SPACE, EOS], [A, EOS])
+    canvases, end = answer_of(scripted_engine(model, [script]), ask())
+    assert canvases == [[SPACE, SPACE], [A, EOS]] and kinds(end) == ["empty_retried"]
+
+
+@pytest.mark.parametrize("thought", [[*THOUGHT, CLOSE, EOS], [*THOUGHT, CLOSE, SPACE, EOS], [*THOUGHT, EOS]])
+def test_an_answer_that_is_empty_after_its_thought_goes_on_behind_it(
+    model: DiffusionGemma, thought: list[int]
+) -> None:
+    """A thought that was never closed is closed."""
+    canvases, end = answer_of(scripted_engine(model, [says(thought, [A, EOS])]), ask(top_logprobs=0))
+    stood = thought[:-1] if CLOSE in thought else [*thought[:-1], CLOSE]
+    assert canvases == [stood, [A, EOS]] and kinds(end) == ["empty_retried"]
+
+
+def test_the_real_thing_after_a_thought(model: DiffusionGemma) -> None:
+    request = replace(ask(rules=ENDS, thinking_budget=0), tokens=(3, 4, OPEN))
+    canvases, end = answer_of(Engine(model), request)
+    assert canvases[0] == [CLOSE] and len(canvases) == 2
+    assert canvases[1][0] not in MARKS.blank and canvases[1][1:] == [EOS]
+    assert kinds(end) == ["empty_retried"]
+
+
+def test_it_happens_once(model: DiffusionGemma) -> None:
+    canvases, end = answer_of(scripted_engine(model, [says([EOS])]), ask())
+    assert (canvases, end.reason) == ([[], [EOS]], "stop")
+
+
+@pytest.mark.parametrize(
+    "changes", [{"retry_empty": False}, {"given": {0: EOS}}, {"marks": None}, {"max_new_tokens": 1}]
+)
+def test_an_empty_answer_stands_where_it_must(model: DiffusionGemma, changes: dict[str, Any]) -> None:
+    canvases, end = answer_of(scripted_engine(model, [says([EOS])]), ask(**changes))
+    assert (canvases, end.reason, end.notes) == ([[EOS]], "stop", ())
+
+
+def test_what_says_nothing_comes_where_nothing_else_may(model: DiffusionGemma) -> None:
+    """Rules that leave blanks alone are obeyed; the retry forbids the end, and no more."""
+    only = TokenRules(allowed=(SPACE,), biases=((EOS, 1000.0),))
+    canvases, end = answer_of(Engine(model), ask(rules=only))
+    assert canvases == [[SPACE], [SPACE, EOS]] and kinds(end) == ["empty_retried"]
+    never = TokenRules(biases=tuple((token, -float("inf")) for token in range(64) if token not in (0, EOS)))
+    canvases, end = answer_of(Engine(model), ask(rules=replace(never, biases=(*never.biases, (EOS, 1000.0)))))
+    assert canvases == [[], [EOS]] and kinds(end) == ["empty_retried"]
+
+
+@pytest.mark.parametrize("least", [1, 15, 16, 17, 40])
+def test_the_least_tokens_are_counted_over_canvases_that_stand_in_part(
+    model: DiffusionGemma, least: int
+) -> None:
+    for length in (16, 0):
+        request = ask(rules=ENDS, min_new_tokens=least, canvas_length=length)
+        canvases, end = answer_of(Engine(model), request)
+        output = [token for canvas in canvases for token in canvas]
+        assert output.index(EOS) == least == len(output) - 1 and end.reason == "stop"
+
+
+def test_the_least_tokens_count_the_thought(model: DiffusionGemma) -> None:
+    request = replace(ask(rules=ENDS, thinking_budget=3, min_new_tokens=20), tokens=(3, 4, OPEN))
+    canvases, end = answer_of(Engine(model), request)
+    output = [token for canvas in canvases for token in canvas]
+    assert output.index(EOS) >= 20 and end.reason == "stop"

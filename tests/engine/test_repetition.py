@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -57,9 +59,9 @@ def test_two_canvases_must_repeat_where_they_are_longer_than_the_least() -> None
     assert repeated([*text, *text[:-1], 9], 200) is None
 
 
-def ask(**params: object) -> Request:
+def ask(**params: Any) -> Request:
     plain = Params(max_new_tokens=12 * PLACES, max_denoising_steps=3, seed=0)
-    return Request((3, 4), Params(**{**plain.__dict__, **params}), (EOS,))  # type: ignore[arg-type]
+    return Request((3, 4), replace(plain, **params), (EOS,))
 
 
 def test_it_is_reported_and_ends_the_answer_only_when_asked(model: DiffusionGemma) -> None:

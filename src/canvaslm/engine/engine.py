@@ -27,7 +27,7 @@ from ..types import (
 from .canvases import answer_places, canvas_length, expected_tokens, next_canvas, prompt_end
 from .commit import committed_event, draft_event, project
 from .guards import check_marks, guarded, holds_back, keep, note
-from .rules import RowRules, check_rules
+from .rules import RowRules, check_rules, speaking
 from .runner import Denoised, Runner
 from .scheduler import Row, Scheduler
 from .sequence import Sequence, State
@@ -291,6 +291,11 @@ class Engine:
         elif not sequence.room or not self._fits_canvas(sequence) or _is_stuck(sequence):
             self._finish(sequence, "length")
         else:
+            if kept.retry and sequence.marks is not None:
+                place, blank = len(sequence.reports) * sequence.places, sequence.marks.blank
+                sequence.rules = speaking(
+                    sequence.rules, sequence.request, place, blank, self.config, self.runner.device
+                )
             lead = () if len(sequence.reports) > 1 else prompt_end(sequence)
             sequence.pending = [*lead, *kept.tokens]
             self._start_canvas(sequence)

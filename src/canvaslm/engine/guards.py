@@ -11,7 +11,7 @@ canvas stands up to the marker that really closed the thought; and if this time 
 the pinned marker at all, nothing stands, and no marker is pinned any more.
 
 An answer that ends before it says anything is not ended: what there is of it (its thought) stands, and the
-next canvas may not begin with an end of turn. That happens once.
+next canvas must begin with a token that says something. That happens once.
 
 `keep` is a function of the tokens before a place alone, but for a canvas whose pinned marker waits for its
 thought (`holds_back`): so what was sent early is never taken back.
@@ -38,7 +38,7 @@ class Kept:
     ended: bool = False  # the answer is complete
     put_in: bool = False  # the last token comes from no place
     notes: tuple[Note, ...] = ()
-    retry: bool = False  # the next canvas may not begin with an end of turn
+    retry: bool = False  # the next canvas must begin with something said
     pin: int | None = None  # where the next canvas must have a closing marker
     vain: bool = False  # the marker that was pinned closed nothing
 
@@ -53,7 +53,7 @@ def guarded(request: Request, block: int) -> TurnMarks | None:
     Given text stands at places of canvases, a constraint has counted on what it made, and contexts of blocks
     take whole canvases alone: none of these bears canvases that stand in part.
     """
-    if request.given or request.constraint is not None or block > 1:
+    if request.given or request.allowed or request.draft or request.constraint is not None or block > 1:
         return None
     return request.marks
 
@@ -65,7 +65,7 @@ def check_marks(request: Request, vocabulary: int) -> None:
         return
     if (marks.open is None) != (marks.close is None):
         raise UsageError("a thought has both its markers or none", "marks")
-    for token in (marks.open, marks.close):
+    for token in (marks.open, marks.close, *marks.blank):
         if token is not None and not 0 <= token < vocabulary:
             raise UsageError(f"the marker {token} is outside the vocabulary of {vocabulary}", "marks")
 
@@ -81,7 +81,7 @@ def pinned(sequence: Sequence) -> dict[int, int]:
 
 
 def keep(sequence: Sequence, tokens: Iterable[int], *, last: bool = False) -> Kept:
-    """What stands of the draft of a canvas, or of what a constraint made of it. `last`: the canvas is done."""
+    """What stands of the draft of a canvas, or of what a constraint made of it. `last`: the canvas's last."""
     cut, ended = sequence.cut(tokens)
     marks, budget, pin = sequence.marks, sequence.budget, sequence.pin
     if marks is None:

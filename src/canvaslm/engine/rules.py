@@ -7,8 +7,8 @@ nothing of it need be read back from the device.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -60,6 +60,33 @@ class RowRules:
         after = 1 if self.common > 1 else _EVERYTHING
         rows = [0 if written + place - first < self.least else after for place in range(length)]
         return [self.own.get(start + place, row) for place, row in enumerate(rows)]
+
+
+def speaking(
+    rules: RowRules | None,
+    request: Request,
+    place: int,
+    blank: Iterable[int],
+    config: ModelConfig,
+    device: torch.device,
+) -> RowRules | None:
+    """The rules with one more: the token at this place of the answer neither ends it nor is `blank`.
+
+    Where that leaves no token it may be blank; the rules as they were, where it leaves none even so.
+    """
+    row = _before_the_end(request, config)
+    row[[token for token, value in request.rules.biases if value == -math.inf]] = False
+    if config.facts.mask_token_id is not None:
+        row[config.facts.mask_token_id] = False
+    said = row.clone()
+    said[list(blank)] = False
+    if not row.any():
+        return rules
+    made = rules or RowRules((), None, 0)
+    bits = bit_rows((said if said.any() else row)[None]).to(device)
+    if made.bits is not None:
+        bits = torch.cat((made.bits, bits))
+    return replace(made, bits=bits, own={**made.own, place: len(bits) - 1})
 
 
 def _before_the_end(request: Request, config: ModelConfig) -> Tensor:
@@ -142,4 +169,4 @@ def joined(rows: Sequence[tuple[RowRules | None, list[int]]], device: torch.devi
     return {**made, "bits": torch.cat(tables), "allowed": torch.tensor(allowed, device=device)}
 
 
-__all__ = ["RowRules", "check_rules", "joined"]
+__all__ = ["RowRules", "check_rules", "joined", "speaking"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..types import TurnMarks
 from .tokenizer import Tokenizer
+from .toolcalls import QUOTE
 
 # Vocabularies have tokens for runs of white space. Whatever these texts are made of shows nothing.
 _LONGEST_RUN = 32
@@ -13,7 +14,9 @@ _SPACES = tuple(sign * count for sign in " \n\t" for count in range(1, _LONGEST_
 def turn_marks(tokenizer: Tokenizer) -> TurnMarks:
     """Those of a tokenizer's chat format; without markers where its vocabulary does not have both."""
     opens, closes = (tokenizer.marker_id(marker) for marker in tokenizer.markers.thought)
-    controls = {tokenizer.marker_id(text) for text in tokenizer.control_texts}
+    # A call says something, and a quote outside one is written as `"`.
+    silent = set(tokenizer.control_texts) - {tokenizer.markers.call[0], QUOTE}
+    controls = {tokenizer.marker_id(text) for text in silent}
     spaces = {token for text in _SPACES for token in tokenizer.encode(text)}
     blank = frozenset(token for token in controls | spaces if token is not None)
     if opens is None or closes is None:
