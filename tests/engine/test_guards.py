@@ -10,7 +10,7 @@ import pytest
 
 from canvaslm.engine import Engine
 from canvaslm.engine.reference import generate
-from canvaslm.engine.thoughts import Reading
+from canvaslm.engine.thoughts import TurnState
 from canvaslm.errors import UsageError
 from canvaslm.model.diffusion_gemma import DiffusionGemma
 from canvaslm.types import Finished, Params, Projection, Readout, Request, TokenRules, TurnMarks
@@ -156,8 +156,8 @@ def test_nothing_that_was_sent_is_taken_back(model: DiffusionGemma, settle: int)
         canvases, end = answer_of(Engine(model), request)
         output = [token for canvas in canvases for token in canvas]
         assert len(output) == end.usage.completion_tokens <= 80
-        reading = Reading.of_prompt(request.tokens, marks).after_all(output, marks)
-        assert reading.used <= budget
+        turn = TurnState.of_prompt(request.tokens, marks).after_all(output, marks)
+        assert turn.used <= budget
         closed += "thinking_budget" in kinds(end)
     assert closed > 3
 

@@ -31,7 +31,7 @@ from .rules import RowRules, check_rules, speaking
 from .runner import Denoised, Runner
 from .scheduler import Row, Scheduler
 from .sequence import Sequence, State
-from .thoughts import Reading
+from .thoughts import TurnState
 
 MAX_TOP_LOGPROBS = 20
 log = logging.getLogger("canvaslm.engine")
@@ -124,7 +124,7 @@ class Engine:
         sequence = Sequence(next(self._ids), request, params, limit, lead, symbols, constraint_state=state)
         sequence.marks = guarded(request, self.block)
         if sequence.marks is not None:
-            sequence.reading = Reading.of_prompt(request.tokens, sequence.marks)
+            sequence.turn = TurnState.of_prompt(request.tokens, sequence.marks)
         sequence.kv_bytes = self.runner.cache_bytes(expected_tokens(sequence))
         self._check_memory(sequence)
         self.scheduler.add(sequence)

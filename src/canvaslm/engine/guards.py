@@ -27,11 +27,11 @@ from ..errors import UsageError
 from ..types import Note, Request, TurnMarks
 from .repetition import repeated
 from .sequence import Sequence
-from .thoughts import Reading
+from .thoughts import TurnState
 
 
 @dataclass(frozen=True)
-class Kept:
+class Standing:
     """What stands of a canvas."""
 
     tokens: list[int]
@@ -75,40 +75,40 @@ def pinned(sequence: Sequence) -> dict[int, int]:
     marks = sequence.marks
     if marks is None or marks.close is None:
         return {}
-    if sequence.pin is None and sequence.budget is not None and sequence.reading.spent(sequence.budget):
+    if sequence.pin is None and sequence.budget is not None and sequence.turn.spent(sequence.budget):
         sequence.pin = 0
     return {} if sequence.pin is None else {sequence.pin: marks.close}
 
 
-def keep(sequence: Sequence, tokens: Iterable[int], *, last: bool = False) -> Kept:
+def keep(sequence: Sequence, tokens: Iterable[int], *, last: bool = False) -> Standing:
     """What stands of the draft of a canvas, or of what a constraint made of it. `last`: the canvas's last."""
     cut, ended = sequence.cut(tokens)
     marks, budget, pin = sequence.marks, sequence.budget, sequence.pin
     if marks is None:
-        return Kept(cut, ended)
-    reading = sequence.reading
+        return Standing(cut, ended)
+    turn = sequence.turn
     for place, token in enumerate(cut):
         if token in sequence.request.eos_token_ids:
-            if not reading.said and _may_retry(sequence, place):
-                return _retry(cut[:place], reading, marks)
+            if not turn.said and _may_retry(sequence, place):
+                return _retry(cut[:place], turn, marks)
         elif token != marks.close:
-            if budget is not None and reading.spent(budget):
+            if budget is not None and turn.spent(budget):
                 return _beyond(sequence, cut[:place], last)
-        elif pin is not None and not reading.open and place == pin:
-            return Kept([], vain=True)
-        elif pin is not None and reading.open and place < pin:
-            return Kept(cut[: place + 1])
-        reading = reading.after(token, marks)
+        elif pin is not None and not turn.open and place == pin:
+            return Standing([], vain=True)
+        elif pin is not None and turn.open and place < pin:
+            return Standing(cut[: place + 1])
+        turn = turn.after(token, marks)
     closed = pin is not None and pin < len(cut)
-    return Kept(cut, ended, notes=(_closed(budget),) if closed else ())
+    return Standing(cut, ended, notes=(_closed(budget),) if closed else ())
 
 
-def _beyond(sequence: Sequence, thought: list[int], last: bool) -> Kept:
+def _beyond(sequence: Sequence, thought: list[int], last: bool) -> Standing:
     """What stands of a canvas on which a thought goes on after these tokens, the last of its budget."""
     if last and sequence.pin is None and not sequence.sent and not sequence.vain:
-        return Kept([], pin=len(thought))
+        return Standing([], pin=len(thought))
     assert sequence.marks is not None and sequence.marks.close is not None
-    return Kept([*thought, sequence.marks.close], put_in=True, notes=(_closed(sequence.budget),))
+    return Standing([*thought, sequence.marks.close], put_in=True, notes=(_closed(sequence.budget),))
 
 
 def holds_back(sequence: Sequence, tokens: list[int]) -> bool:
@@ -117,18 +117,18 @@ def holds_back(sequence: Sequence, tokens: list[int]) -> bool:
     marks = sequence.marks
     return (
         sequence.pin is not None
-        and not sequence.reading.open
+        and not sequence.turn.open
         and marks is not None
         and (marks.open not in tokens)
     )
 
 
-def note(sequence: Sequence, kept: Kept) -> None:
+def note(sequence: Sequence, kept: Standing) -> None:
     """Notes what was committed, and what it says of the answer."""
     text = sequence.output[:-1] if kept.ended else sequence.output
     sequence.repetition = repeated(text, sequence.places) or sequence.repetition
     if sequence.marks is not None:
-        sequence.reading = sequence.reading.after_all(kept.tokens, sequence.marks)
+        sequence.turn = sequence.turn.after_all(kept.tokens, sequence.marks)
     sequence.notes += kept.notes
     sequence.pin, sequence.vain = kept.pin, sequence.vain or kept.vain
     sequence.retried = sequence.retried or kept.retry
@@ -139,15 +139,15 @@ def _may_retry(sequence: Sequence, place: int) -> bool:
     return sequence.params.retry_empty and not sequence.retried and sequence.room > place + 1
 
 
-def _retry(tokens: list[int], reading: Reading, marks: TurnMarks) -> Kept:
+def _retry(tokens: list[int], turn: TurnState, marks: TurnMarks) -> Standing:
     told = Note("empty_retried", "the model ended its turn before it said anything and was made to go on")
-    if reading.open and marks.close is not None:
-        return Kept([*tokens, marks.close], put_in=True, notes=(told,), retry=True)
-    return Kept(tokens, notes=(told,), retry=True)
+    if turn.open and marks.close is not None:
+        return Standing([*tokens, marks.close], put_in=True, notes=(told,), retry=True)
+    return Standing(tokens, notes=(told,), retry=True)
 
 
 def _closed(budget: int | None) -> Note:
     return Note("thinking_budget", f"the thought was closed after {budget} tokens")
 
 
-__all__ = ["Kept", "check_marks", "guarded", "holds_back", "keep", "note", "pinned"]
+__all__ = ["Standing", "check_marks", "guarded", "holds_back", "keep", "note", "pinned"]

@@ -14,7 +14,7 @@ from ..diffusion import Canvas, Progress, RowParams
 from ..diffusion.params import NO_LIMIT
 from ..types import CanvasReport, Note, Params, Request, Timings, TurnMarks, Usage
 from .rules import RowRules
-from .thoughts import Reading
+from .thoughts import TurnState
 
 
 class State(enum.Enum):
@@ -44,7 +44,7 @@ class Sequence:
     rules: RowRules | None = None  # which tokens may come, where the canvas is
     constraint_state: Any = None
     marks: TurnMarks | None = None  # None where what a canvas says stands as it is
-    reading: Reading = field(default_factory=Reading)  # what the output has come to
+    turn: TurnState = field(default_factory=TurnState)  # what the output has come to
     pin: int | None = None  # where the live canvas has a thought's closing marker, given by the budget
     vain: bool = False  # such a marker closed nothing: there are no more
     retried: bool = False  # the answer would have ended empty

@@ -12,7 +12,7 @@ from ..types import TurnMarks
 
 
 @dataclass(frozen=True)
-class Reading:
+class TurnState:
     """What the tokens of a turn have come to so far."""
 
     open: bool = False  # inside a thought
@@ -21,7 +21,7 @@ class Reading:
     said: bool = False  # there was one outside a thought that shows
 
     @classmethod
-    def of_prompt(cls, tokens: Iterable[int], marks: TurnMarks) -> Reading:
+    def of_prompt(cls, tokens: Iterable[int], marks: TurnMarks) -> TurnState:
         """Before the answer's first token. Some templates open the thought in the prompt, name and all."""
         opened = False
         for token in tokens:
@@ -33,7 +33,7 @@ class Reading:
         """Whether an open thought has all its tokens: the next must close it."""
         return self.open and not self.name and self.used >= budget
 
-    def after(self, token: int, marks: TurnMarks) -> Reading:
+    def after(self, token: int, marks: TurnMarks) -> TurnState:
         """With one more token."""
         if not self.open:
             if token == marks.open:
@@ -45,11 +45,11 @@ class Reading:
             return replace(self, name=self.name - 1)
         return replace(self, used=self.used + 1)
 
-    def after_all(self, tokens: Iterable[int], marks: TurnMarks) -> Reading:
-        reading = self
+    def after_all(self, tokens: Iterable[int], marks: TurnMarks) -> TurnState:
+        turn = self
         for token in tokens:
-            reading = reading.after(token, marks)
-        return reading
+            turn = turn.after(token, marks)
+        return turn
 
 
-__all__ = ["Reading"]
+__all__ = ["TurnState"]
