@@ -29,15 +29,30 @@ from ..text.transcript import Transcript
 from ..types import Failed, Finished, Request, TokenRules
 from .bridge import Bridge, RequestGroup
 from .choices import ChoiceEvent
+from .filling import FillAnswers
 from .limits import Limits
 from .metrics import ServerMetrics
-from .problems import Problem, problem_of, unfinished
+from .problems import Problem, problem_of, unfinished, unsupported
 
 if TYPE_CHECKING:
     from ..session import Session
+    from ..session.filling import FillPlan
+    from ..session.template import Template
 
 Prompt = str | Sequence[int]
 _SEEDS = 2**63
+
+
+@dataclass(frozen=True)
+class FillingRequest:
+    """A text with holes, and its options as in `Session.fill`. `whole`: the answer is all of the text, not
+    that of its only hole."""
+
+    template: Template
+    instruction: str | None = None
+    system: str | None = None
+    draft: str | None = None
+    whole: bool = False
 
 
 @dataclass(frozen=True)
@@ -187,6 +202,32 @@ class Service:
         except CanvasError as error:
             raise problem_of(error, wanted.names) from error
 
+    async def fill(self, wanted: GenerationRequest, filling: FillingRequest) -> FillAnswers:
+        """As `start`, of a text with holes, which brings its own prompt."""
+        refused = {
+            "n": wanted.n != 1,
+            "logprobs": wanted.top_logprobs is not None,
+            "logit_bias": wanted.rules != TokenRules(),
+            "tools": bool(wanted.tools),
+        }
+        for param, given in refused.items():
+            if given:
+                raise unsupported(param, f"{param} is not possible where text is filled in: leave it out")
+        try:
+            plan = await self.work(self._fill_plan, wanted, filling)
+            return await FillAnswers.start(self, plan, whole=filling.whole)
+        except CanvasError as error:
+            raise problem_of(error, wanted.names) from error
+
+    def _fill_plan(self, wanted: GenerationRequest, filling: FillingRequest) -> FillPlan:
+        texts = [*filling.template.given, filling.instruction or "", filling.system or ""]
+        self._check_size(replace(wanted, messages=None, prompts=texts))
+        options: Any = {
+            **wanted.params, "preset": wanted.preset, "stop": wanted.stop, "instruction": filling.instruction,
+            "system": filling.system, "draft": filling.draft,
+        }  # fmt: skip
+        return self.session.plan_fill(filling.template, options, drafts=wanted.drafts)
+
     async def encode(self, wanted: GenerationRequest) -> list[tuple[int, ...]]:
         """Token ids of the prompts, without running anything. Raises Problem."""
         try:
@@ -313,4 +354,16 @@ def _ready(request: HttpRequest) -> Service:
 Anytime = Annotated[Service, Depends(service_of)]
 Ready = Annotated[Service, Depends(_ready)]
 
-__all__ = ["Answers", "Anytime", "GenerationRequest", "Prompt", "Ready", "Service", "service_of"]
+AnyAnswers = Answers | FillAnswers
+
+__all__ = [
+    "Answers",
+    "AnyAnswers",
+    "Anytime",
+    "FillingRequest",
+    "GenerationRequest",
+    "Prompt",
+    "Ready",
+    "Service",
+    "service_of",
+]

@@ -155,15 +155,18 @@ class FillPlan:
                 yield from self._fill_between(shown, context)
         return self._filled(time.perf_counter() - began)
 
-    def draft_text(self, event: Draft) -> str:
-        """The whole text as it stands after a step of the first request of a round."""
+    def draft_holes(self, event: Draft) -> tuple[str, ...]:
+        """All holes as they stand after a step of the first request of a round; what comes later is empty."""
         if not self._layouts:
-            return ""
+            return ("",) * len(self._tokens.holes)
         spans = self._layouts[0].spans
         holes = [self._text(event.tokens[a:b], len(self._holes) + i) for i, (a, b) in enumerate(spans)]
         holes = [*self._holes, *holes][: len(self._tokens.holes)]
-        empty = [""] * (len(self._tokens.holes) - len(holes))
-        return self._task.template.whole((*holes, *empty))
+        return (*holes, *[""] * (len(self._tokens.holes) - len(holes)))
+
+    def whole(self, holes: tuple[str, ...]) -> str:
+        """The text with these in its holes."""
+        return self._task.template.whole(holes)
 
     # -- one canvas after the other --------------------------------------------------------------------------
 
@@ -331,7 +334,10 @@ class FillPlan:
         extra = bool(before) + bool(behind)
         most = self._task.most if hole.most is None else hole.most
         wish = None
-        if hole.most is not None:
+        if hole.draft is not None:
+            drafted = len(self._machine.tokenizer.encode(self._edge_text(index, hole.draft)))
+            wish = max(drafted, 0 if hole.most is None else hole.most + extra)
+        elif hole.most is not None:
             wish = hole.most + extra
         elif most is not None:
             wish = min(most + extra, self._machine.canvas_length // 4)

@@ -28,13 +28,6 @@ EDITED = (
 )
 
 
-def infill_template(prefix: str, suffix: str) -> Template:
-    """One hole between two texts. Raises UsageError for what is no text."""
-    check_text(prefix, "prefix")
-    check_text(suffix, "suffix")
-    return Template((prefix, suffix), (Hole(),))
-
-
 def edit_template(text: str, spans: Spans) -> Template:
     """Holes where a text is to be written anew. Raises UsageError for spans that overlap, or lie outside."""
     check_text(text, "text")
@@ -129,7 +122,7 @@ def _run_round(
         for index, event in events:
             if isinstance(event, Draft):
                 if index == 0:
-                    yield replace(event, text=plan.draft_text(event))
+                    yield replace(event, text=plan.whole(plan.draft_holes(event)))
                 continue
             outcomes[index].add(event)
 
@@ -165,7 +158,6 @@ __all__ = [
     "Spans",
     "edit_prompt",
     "edit_template",
-    "infill_template",
     "machine_of",
     "plan_fill",
     "run_fill",

@@ -37,10 +37,10 @@ from ..types import (
     TurnMarks,
 )
 from .filling import FillPlan
-from .infill import Spans, edit_prompt, edit_template, infill_template, plan_fill, run_fill
+from .infill import Spans, edit_prompt, edit_template, plan_fill, run_fill
 from .options import best_wanted, check_names, given_places, numbered, turns_of
 from .seams import Seams
-from .template import Template, check_text, parse
+from .template import Template, check_text, infill_template, parse
 
 
 @dataclass
@@ -205,6 +205,8 @@ class Session:
         >>> session.infill("def triple(", " * 3", instruction=asked, seed=0).holes
         ('x):\\n    return x',)
         """
+        check_text(prefix, "prefix")
+        check_text(suffix, "suffix")
         return self._fill(infill_template(prefix, suffix), options)
 
     def fill(self, template: str | Template, **options: Unpack[FillOptions]) -> Filled:

@@ -91,6 +91,11 @@ def parse(text: str) -> Template:
     return template
 
 
+def infill_template(prefix: str, suffix: str) -> Template:
+    """One hole between two texts, which are not checked here."""
+    return Template((prefix, suffix), (Hole(),))
+
+
 def escape(text: str, *, before_hole: bool = False) -> str:
     """A text as it must be written in a template to come back as it is; before a hole, backslashes at its end
     are doubled as well.
@@ -103,4 +108,4 @@ def escape(text: str, *, before_hole: bool = False) -> str:
     return escaped + "\\" * tail * before_hole
 
 
-__all__ = ["MOST_HOLES", "Hole", "Template", "check_text", "escape", "parse"]
+__all__ = ["MOST_HOLES", "Hole", "Template", "check_text", "escape", "infill_template", "parse"]

@@ -27,6 +27,8 @@ from fastapi import APIRouter
 
 from ..problems import Problem, openai_envelope
 from .anthropic import messages as anthropic
+from .inception import routes as inception
+from .llama_server import infill as llama_infill
 from .llama_server import routes as llama
 from .ollama import models as ollama_models
 from .ollama import routes as ollama
@@ -53,10 +55,11 @@ class Dialect:
 OPENAI = Dialect(
     "openai", (openai_chat.router, openai_completions.router, openai_responses.router, models.router)
 )
-LLAMA = Dialect("llama-server", (llama.router,))
+LLAMA = Dialect("llama-server", (llama.router, llama_infill.router))
+INCEPTION = Dialect("inception", (inception.router,))
 ANTHROPIC = Dialect("anthropic", (anthropic.router,), ("/v1/messages",), anthropic.envelope)
 OLLAMA = Dialect("ollama", (ollama.router, ollama_models.router), ("/api",), ollama.envelope, True)
-DIALECTS: tuple[Dialect, ...] = (OPENAI, ANTHROPIC, OLLAMA, LLAMA)
+DIALECTS: tuple[Dialect, ...] = (OPENAI, INCEPTION, ANTHROPIC, OLLAMA, LLAMA)
 
 
 def envelope_of(path: str) -> Callable[[Problem], dict[str, Any]]:
@@ -81,6 +84,7 @@ def _claiming(path: str) -> Dialect | None:
 __all__ = [
     "ANTHROPIC",
     "DIALECTS",
+    "INCEPTION",
     "LLAMA",
     "OLLAMA",
     "OPENAI",

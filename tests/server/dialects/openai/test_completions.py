@@ -110,7 +110,6 @@ def test_drafts_replace(client: httpx.Client) -> None:
     ("param", "body"),
     [
         ("echo", {"echo": True, "logprobs": 1}),
-        ("suffix", {"suffix": "."}),
         ("best_of", {"best_of": 3}),
         ("prompt", {"prompt": [10**6]}),
         ("prompt", {"prompt": []}),

@@ -140,7 +140,7 @@ async def show(body: ShowRequest, service: Ready) -> Shown:
     return Shown(
         modelfile=f"# Served by canvaslm.\nFROM {session.name}\n",
         parameters="\n".join(f"{name} {value}" for name, value in _parameters(service).items()),
-        template=template,
+        template=template + _INSERTS,
         details=ModelDetails(**(await _tag(service))["details"]),
         model_info=_info(service),
         capabilities=_abilities("\n".join(session.template.sources.values())),
@@ -153,9 +153,13 @@ def _parameters(service: Service) -> dict[str, Any]:
     return {"num_predict": params.max_new_tokens, "temperature": params.temperature}
 
 
+# Clients look for these words to know that `suffix` works: nothing renders them.
+_INSERTS = "\n{#- {{ .Prompt }} {{ .Suffix }} -#}"
+
+
 def _abilities(template: str) -> list[str]:
     words = {"tools": "tools", "thinking": "enable_thinking"}
-    return ["completion", *(ability for ability, word in words.items() if word in template)]
+    return ["completion", "insert", *(ability for ability, word in words.items() if word in template)]
 
 
 def _info(service: Service) -> dict[str, Any]:

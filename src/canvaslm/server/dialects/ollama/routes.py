@@ -20,7 +20,7 @@ from ...logprobs import as_content
 from ...problems import Problem
 from ...responses import errors
 from ...sending import JsonAnswer, Stream, json_bytes, unless_gone, wording_errors
-from ...service import Answers, GenerationRequest, Ready, Service
+from ...service import AnyAnswers, GenerationRequest, Ready, Service
 from .models import named, now
 from .schema import (
     ChatLine,
@@ -50,6 +50,10 @@ def _lines(model: type[BaseModel]) -> dict[str, Any]:
 async def generate(body: GenerateRequest, http: Request, service: Ready) -> Response:
     """An answer to one prompt, by default as lines of JSON."""
     body.refuse()
+    filling = body.filling()
+    if filling is not None:
+        wanted = generation_request(body, service)
+        return await _worded(body, http, service, await service.fill(wanted, filling), as_response)
     if not body.prompt:
         return JsonAnswer(_loaded(body, service, as_response))
     if body.raw:
@@ -87,7 +91,12 @@ def generation_request(body: OllamaBody, service: Service, **prompt: Any) -> Gen
 async def _answer(
     body: OllamaBody, http: Request, service: Service, wanted: GenerationRequest, shape: Shape
 ) -> Response:
-    answers = await service.start(wanted)
+    return await _worded(body, http, service, await service.start(wanted), shape)
+
+
+async def _worded(
+    body: OllamaBody, http: Request, service: Service, answers: AnyAnswers, shape: Shape
+) -> Response:
     words = LineWriter(body, answers, service, shape)
     if body.stream is not False:
         chunks = wording_errors(words.stream(), word_error)
@@ -128,7 +137,7 @@ def as_message(text: str, thinking: str, calls: Sequence[dict[str, Any]]) -> dic
 class LineWriter:
     """Words one answer."""
 
-    def __init__(self, body: OllamaBody, answers: Answers, service: Service, shape: Shape) -> None:
+    def __init__(self, body: OllamaBody, answers: AnyAnswers, service: Service, shape: Shape) -> None:
         self._answers, self._shape = answers, shape
         self._model = named(body.model, service.session.name)
         self._warnings = body.told()

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
+from ....session.template import infill_template
 from ....text.stop import MAX_LENGTH, MAX_STOPS
 from ...fields import (
     WHOLE,
@@ -21,6 +22,7 @@ from ...fields import (
 )
 from ...limits import MAX_BLOCKS, MAX_MESSAGES, MAX_TOKENS
 from ...problems import unsupported
+from ...service import FillingRequest
 from ..openai.schema import NOT_YET
 
 Images = Annotated[list[Any], Field(max_length=MAX_BLOCKS)]
@@ -108,7 +110,7 @@ class OllamaBody(Open):
     @property
     def names(self) -> dict[str, str]:
         """Our names -> the client's."""
-        return {"max_new_tokens": "num_predict", "messages": "prompt"}
+        return {"max_new_tokens": "num_predict", "messages": "prompt", "template": "prompt"}
 
     @property
     def unloads(self) -> bool:
@@ -135,7 +137,9 @@ class GenerateRequest(OllamaBody):
     prompt: str | None = Field(None, description="An empty one only loads the model.")
     system: str | None = None
     raw: bool | None = Field(None, description="The prompt is not put through the chat template.")
-    suffix: str | None = Field(None, description="Refused: filling in is still to come.")
+    suffix: str | None = Field(
+        None, description="Text behind the answer: what belongs between the prompt and this. Not with images."
+    )
     images: Images | None = Field(None, description="Refused unless empty.")
     context: Annotated[list[Any], Field(max_length=MAX_TOKENS)] | None = Field(
         None, description="Refused unless empty: use /api/chat."
@@ -145,12 +149,16 @@ class GenerateRequest(OllamaBody):
         super().refuse()
         if self.images:
             raise unsupported("images", "images are not supported yet: send text only")
-        if self.suffix:
-            raise unsupported("suffix", "suffix is not supported yet: filling in is still to come")
         if self.context:
             raise unsupported("context", "context is not supported: send the conversation to /api/chat")
         if self.raw and self.system:
             raise unsupported("raw", "a raw prompt has no system message: write it into the prompt")
+
+    def filling(self) -> FillingRequest | None:
+        """The text with a hole, if there is one."""
+        if not self.suffix:
+            return None
+        return FillingRequest(infill_template(self.prompt or "", self.suffix), system=self.system)
 
     def turns(self) -> list[dict[str, Any]]:
         """The prompt as chat messages."""

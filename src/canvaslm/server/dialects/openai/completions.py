@@ -18,7 +18,7 @@ from ...diffusion_view import after_canvas, after_step
 from ...logprobs import as_columns
 from ...responses import ERRORS, streamed
 from ...sending import JsonAnswer, Stream, sse, unless_gone, wording_errors
-from ...service import Answers, GenerationRequest, Ready, Service
+from ...service import AnyAnswers, GenerationRequest, Ready, Service
 from .chat import DONE, word_error
 from .schema import Completion, CompletionRequest
 
@@ -29,7 +29,8 @@ router = APIRouter(route_class=BodyRoute, tags=["OpenAI"])
 async def completions(body: CompletionRequest, http: Request, service: Ready) -> Response:
     """Goes on from texts or token ids, without a chat template: whole, or as server-sent events."""
     body.refuse()
-    answers = await service.start(await service.work(generation_request, body))
+    wanted, filling = await service.work(generation_request, body), body.filling()
+    answers = await (service.start(wanted) if filling is None else service.fill(wanted, filling))
     words = CompletionWriter(body, answers, service)
     if body.stream:
         return Stream(wording_errors(words.stream(), word_error), answers.close, limits=service.limits)
@@ -54,7 +55,7 @@ def generation_request(body: CompletionRequest) -> GenerationRequest:
 class CompletionWriter:
     """Words one answer."""
 
-    def __init__(self, body: CompletionRequest, answers: Answers, service: Service) -> None:
+    def __init__(self, body: CompletionRequest, answers: AnyAnswers, service: Service) -> None:
         self._body, self._answers = body, answers
         self._tokenizer = service.session.tokenizer
         self._echoes = self._echoed()

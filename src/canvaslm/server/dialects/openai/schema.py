@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from ....session.template import infill_template
 from ...fields import (
     WHOLE,
     AnswerSchema,
@@ -24,6 +25,7 @@ from ...fields import (
 )
 from ...limits import MAX_MESSAGES, MAX_PROMPTS, MAX_STRINGS
 from ...problems import unsupported
+from ...service import FillingRequest
 
 _IGNORED = "Accepted and ignored, with a warning unless it is neutral: a canvas is sampled as a whole."
 NOT_YET = "is not supported yet: constrained answers are still to come; ask for it in the prompt"
@@ -160,13 +162,15 @@ class CompletionRequest(Sampled):
     ) = Field(description="Text, token ids, or a list of either. Not put through the chat template.")
     logprobs: Annotated[int, Field(ge=0, le=20), WHOLE] | None = None
     echo: bool | None = Field(None, description="Put the prompt before the answer. Not with logprobs.")
-    suffix: str | None = Field(None, description="Not supported yet.")
+    suffix: str | None = Field(
+        None, description="Text behind the answer: what belongs between the prompt, a text, and this."
+    )
     best_of: Int | None = Field(None, description="Only if it equals n.")
 
     @property
     def names(self) -> dict[str, str]:
         """Our names -> the client's."""
-        return {"max_new_tokens": self.limit[0], "messages": "prompt"}
+        return {"max_new_tokens": self.limit[0], "messages": "prompt", "template": "prompt"}
 
     def refuse(self) -> None:
         super().refuse()
@@ -175,10 +179,16 @@ class CompletionRequest(Sampled):
                 "echo",
                 "echo with logprobs is not possible: this model gives a prompt's tokens no probabilities",
             )
-        if self.suffix:
-            raise unsupported("suffix", "suffix is not supported yet: filling in is still to come")
+        if self.suffix and not isinstance(self.prompt, str):
+            raise unsupported("suffix", "suffix goes with one prompt that is a text")
         if self.best_of is not None and self.best_of != (self.n or 1):
             raise unsupported("best_of", "best_of is not supported: ask for n answers and choose")
+
+    def filling(self) -> FillingRequest | None:
+        """The text with a hole, if there is one."""
+        if not self.suffix or not isinstance(self.prompt, str):
+            return None
+        return FillingRequest(infill_template(self.prompt, self.suffix))
 
     def prompts(self) -> list[str | list[int]]:
         """Each prompt by itself."""
