@@ -49,7 +49,7 @@ IMPORTS: dict[str, tuple[str, ...]] = {
     "diffusion": ("ops",),
     "text": (),
     "weights": ("diffusion", "files", "model", "ops"),
-    "constrain": (),
+    "constrain": ("ops",),
     "cache": ("model", "ops"),
     "engine": ("cache", "diffusion", "model", "ops"),
     "session": ("constrain", "diffusion", "engine", "model", "ops", "text", "weights"),

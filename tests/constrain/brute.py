@@ -9,8 +9,8 @@ import numpy as np
 
 from canvaslm.constrain.automaton import Automaton, compile_expression
 from canvaslm.constrain.edit import Prices
-from canvaslm.constrain.path import CanvasReading
 from canvaslm.constrain.pattern import parse
+from canvaslm.constrain.reading import CanvasReading
 from canvaslm.constrain.steps import Steps
 from canvaslm.constrain.vocabulary import Vocabulary
 

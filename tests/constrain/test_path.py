@@ -10,7 +10,8 @@ import pytest
 from canvaslm.constrain.automaton import Automaton, compile_expression
 from canvaslm.constrain.edit import Prices, best_edit
 from canvaslm.constrain.expression import text
-from canvaslm.constrain.path import CanvasReading, Path, best_path
+from canvaslm.constrain.path import Path, best_path
+from canvaslm.constrain.reading import CanvasReading
 from canvaslm.constrain.steps import Steps
 from canvaslm.constrain.vocabulary import Vocabulary
 

@@ -11,10 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .path import CanvasReading, Floats, Path
-from .steps import Ints, Steps
+from .lattice import PUT_IN, lattice_of, nowhere
+from .path import Path
+from .reading import CanvasReading
+from .steps import Steps
 
-_START, _DROP = -1, -2
+_START, _DROPPED = -1, -2
 
 
 @dataclass(frozen=True)
@@ -50,66 +52,35 @@ def best_edit(
 class _Alignment:
     """Scores of all states behind a number of places, a layer; and how each was reached.
 
-    `_by` holds the token that leads there from the layer before, _DROP where the place was left out, or
-    `-3 - token` for one put in on the same layer.
+    `by` holds the token that leads there from the layer before, _DROPPED where the place was left out, or
+    `PUT_IN - token` for one put in on the same layer.
     """
 
     def __init__(self, steps: Steps, reading: CanvasReading, state: int, prices: Prices) -> None:
         self._steps, self._reading, self._prices = steps, reading, prices
         self._price = np.where(steps.escape, prices.backslash, prices.insert * steps.length) + prices.token
         self._tail = reading.tail(np.maximum(reading.rest, -prices.drop))
-        self._score = np.full(steps.automaton.states + 1, -np.inf)
+        self._lattice = lattice_of(steps, reading)
+        self._layers = [nowhere(steps.automaton.states)]
+        self._score = self._layers[0].best
         self._score[state] = 0.0
-        self._changed = np.array([state])  # states from which something may be put in anew
-        self._layers: list[tuple[Ints, Ints]] = [self._nowhere()]
         self._best = (-np.inf, 0, state)
-
-    def _nowhere(self) -> tuple[Ints, Ints]:
-        size = len(self._score)
-        return np.full(size, -1, np.int32), np.full(size, _START, np.int32)
 
     def advance(self, place: int) -> None:
         """Keeps one of the place's tokens, or leaves the place out."""
-        before, by = self._nowhere()
+        reached = nowhere(self._steps.automaton.states)
+        np.subtract(self._score, self._prices.drop, out=reached.best)
         live = np.nonzero(self._score > -np.inf)[0]
-        score = self._score - self._prices.drop
-        before[live], by[live] = live, _DROP
-        source, target, value, token = self._kept(place)
-        np.maximum.at(score, target, value)
-        chosen = np.nonzero(value == score[target])[0][::-1]
-        before[target[chosen]], by[target[chosen]] = source[chosen], token[chosen]
-        self._changed = np.unique(target[chosen])
-        self._score = score
-        self._layers.append((before, by))
-
-    def _kept(self, place: int) -> tuple[Ints, Ints, Floats, Ints]:
-        named = zip(self._reading.tokens[place].tolist(), self._reading.logprobs[place].tolist(), strict=True)
-        none = np.zeros(0, np.int64)
-        parts = [(none, none, np.zeros(0), none)]
-        for token, logprob in named:
-            source, target = self._steps.walk(token)
-            parts.append((source, target, self._score[source] + logprob, np.full(len(source), token)))
-        source, target, value, tokens = (np.concatenate(column) for column in zip(*parts, strict=True))
-        alive = value > -np.inf
-        return source[alive], target[alive], value[alive], tokens[alive]
+        reached.before[live], reached.by[live] = live, _DROPPED
+        self._lattice.keep(place, self._score, reached)
+        self._layers.append(reached)
+        self._score = reached.best
 
     def insert(self) -> None:
-        """Puts tokens in as long as that makes some state cheaper. What was dropped to is closed already."""
-        steps, score = self._steps, self._score
-        before, by = self._layers[-1]
-        while len(self._changed):
-            edges = _edges_of(self._changed, steps.begin)
-            value = score[steps.source[edges]] - self._price[edges]
-            better = value > score[steps.target[edges]] + 1e-9
-            edges, value = edges[better], value[better]
-            target = steps.target[edges]
-            np.maximum.at(score, target, value)
-            chosen = edges[value == score[target]][::-1]
-            before[steps.target[chosen]], by[steps.target[chosen]] = (
-                steps.source[chosen],
-                -3 - steps.token[chosen],
-            )
-            self._changed = np.unique(steps.target[chosen])
+        """Puts tokens in. What was dropped to is done: all on that way was put in before the place."""
+        reached = self._layers[-1]
+        changed = reached.by >= 0 if len(self._layers) > 1 else reached.best > -np.inf
+        self._lattice.insert(self._price, reached, changed)
 
     def close(self, layer: int) -> None:
         """Considers that the answer ends before the place of this number."""
@@ -150,26 +121,19 @@ class _Alignment:
         tokens: list[int] = []
         places: list[int | None] = []
         while True:
-            before, by = (int(column[state]) for column in self._layers[layer])
+            reached = self._layers[layer]
+            before, by = int(reached.before[state]), int(reached.by[state])
             if by == _START:
                 return tokens[::-1], places[::-1]
-            if by <= -3:
-                tokens.append(-3 - by)
+            if by <= PUT_IN:
+                tokens.append(PUT_IN - by)
                 places.append(None)
             else:
                 layer -= 1
-                if by != _DROP:
+                if by != _DROPPED:
                     tokens.append(by)
                     places.append(layer)
             state = before
-
-
-def _edges_of(states: Ints, begin: Ints) -> Ints:
-    """The edges that lead out of some states, `begin` as in `Steps`."""
-    first, count = begin[states], begin[states + 1] - begin[states]
-    offset = np.repeat(np.cumsum(count) - count, count)
-    edges: Ints = np.arange(len(offset)) - offset + np.repeat(first, count)
-    return edges
 
 
 __all__ = ["Prices", "best_edit"]

@@ -11,39 +11,10 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from .steps import Ints, Steps
-from .vocabulary import Vocabulary
-
-Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class CanvasReading:
-    """What a canvas of P places says of its content: the k most probable tokens of each, best first."""
-
-    tokens: Ints  # [P, k]
-    logprobs: Floats  # [P, k], nats
-    floor: Floats  # [P]: log-probability of any other token
-    end: Floats  # [P]: of the answer's ending here
-    rest: Floats  # [P]: of an end or padding here
-
-    @classmethod
-    def of(cls, tokens: Ints, logprobs: Floats, vocabulary: Vocabulary) -> CanvasReading:
-        """From the most probable tokens and their log-probabilities."""
-        logprobs = np.maximum(logprobs.astype(np.float64), -1e4)  # a forbidden token: no path shall be -inf
-        left = np.clip(1 - np.exp(logprobs).sum(-1), 1e-12, 1)
-        floor = np.minimum(np.log(left / max(1, vocabulary.size - tokens.shape[1])), logprobs[:, -1])
-        ends = np.isin(tokens, vocabulary.ends)
-        end = np.maximum(np.where(ends, logprobs, -np.inf).max(-1), floor)
-        idle = np.where(ends | (tokens == vocabulary.pad), logprobs, -np.inf)
-        return cls(tokens, logprobs, floor, end, np.maximum(idle.max(-1), floor))
-
-    def tail(self, rest: Floats | None = None) -> Floats:
-        """[P + 1]: sums of `rest`, or of another column, from each place to the last."""
-        column = self.rest if rest is None else rest
-        return np.append(np.cumsum(column[::-1])[::-1], 0.0)
+from .lattice import Reached, lattice_of, nowhere
+from .reading import CanvasReading
+from .steps import Steps
 
 
 @dataclass(frozen=True)
@@ -83,9 +54,8 @@ class _Search:
         self._start, self._places = state, len(reading.tokens)
         self._score = np.full(steps.automaton.states + 1, -np.inf)
         self._score[state] = 0.0
-        self._back: list[
-            tuple[NDArray[np.int32], NDArray[np.int32]]
-        ] = []  # per place and state the state before, and the token
+        self._back: list[Reached] = []  # per place
+        self._lattice = lattice_of(steps, reading)
         self._tail = reading.tail()
         self._best = (-np.inf, 0, state)  # score, place of the end, state there
         words = steps.vocabulary
@@ -105,35 +75,16 @@ class _Search:
 
     def advance(self, place: int) -> None:
         """Takes one token of this place on every path."""
-        source, target, value, token = self._offers(place)
-        score = np.full(len(self._score), -np.inf)
-        np.maximum.at(score, target, value)
-        left = self._places - place - 1 + self._room_after
-        score[self._steps.distance + 1 > left] = -np.inf
-        chosen = np.nonzero(value == score[target])[0][::-1]  # of equals the first: it is written last
-        before, by = np.full((2, len(score)), -1, np.int32)
-        before[target[chosen]], by[target[chosen]] = source[chosen], token[chosen]
-        self._back.append((before, by))
-        self._score = score
-
-    def _offers(self, place: int) -> tuple[Ints, Ints, Floats, Ints]:
-        """(source, target, score, token) of every way on from a state that is reached."""
-        steps, reading, fixed = self._steps, self._reading, self._fixed.get(place)
-        named = zip(reading.tokens[place].tolist(), reading.logprobs[place].tolist(), strict=True)
-        parts: list[tuple[Ints, Ints, Floats, Ints]] = []
-        for token, logprob in named if fixed is None else ((fixed, 0.0),):
-            source, target = steps.walk(token)
-            if len(source):
-                parts.append((source, target, self._score[source] + logprob, np.full(len(source), token)))
+        fixed, reached = self._fixed.get(place), nowhere(self._steps.automaton.states)
         if fixed is None:
-            value = self._score[steps.source] + reading.floor[place]
-            parts.append((steps.source, steps.target, value, steps.token))
-        if not parts:
-            none = np.zeros(0, np.int64)
-            return none, none, np.zeros(0), none
-        source, target, value, tokens = (np.concatenate(column) for column in zip(*parts, strict=True))
-        alive = value > -np.inf
-        return source[alive], target[alive], value[alive], tokens[alive]
+            self._lattice.keep(place, self._score, reached)
+            self._lattice.take(float(self._reading.floor[place]), self._score, reached)
+        else:
+            self._lattice.keep_token(fixed, 0.0, self._score, reached)
+        left = self._places - place - 1 + self._room_after
+        reached.best[self._steps.distance + 1 > left] = -np.inf
+        self._back.append(reached)
+        self._score = reached.best
 
     def found(self) -> Path | None:
         """The best of all: ended at some place, or still under way behind the last."""
@@ -144,9 +95,9 @@ class _Search:
             return None
         tokens: list[int] = []
         here = state
-        for before, by in self._back[:place][::-1]:
-            tokens.append(int(by[here]))
-            here = int(before[here])
+        for reached in self._back[:place][::-1]:
+            tokens.append(int(reached.by[here]))
+            here = int(reached.before[here])
         tokens.reverse()
         places = [p if self._names(p, token) else None for p, token in enumerate(tokens)]
         if ended:
@@ -163,4 +114,4 @@ class _Search:
         return next((t for t in self._reading.tokens[place].tolist() if t in ends), ends[0])
 
 
-__all__ = ["CanvasReading", "Floats", "Path", "best_path"]
+__all__ = ["Path", "best_path"]

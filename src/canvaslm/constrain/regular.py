@@ -18,7 +18,8 @@ from ..types import Projection, Readout
 from .automaton import FAR, compile_expression
 from .edit import Prices, best_edit
 from .expression import Expression
-from .path import CanvasReading, Path, best_path
+from .path import Path, best_path
+from .reading import CanvasReading
 from .steps import Steps
 from .vocabulary import Vocabulary
 

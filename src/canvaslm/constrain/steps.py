@@ -19,7 +19,7 @@ from .vocabulary import BYTES, Vocabulary
 
 MAX_BRANCHES, MAX_WORD = 8, 24  # ways out of a state that are spelled out, symbols of one token
 BACKSLASH = 0x5C
-_MEMORY = 4 << 20  # bytes of walks that one constraint may keep
+_MEMORY, _ENTRY = 4 << 20, 400  # bytes of walks that one constraint may keep; of an entry without its arrays
 
 Ints = NDArray[np.int64]
 _Edge = tuple[int, int, int, int]  # source, target, token, symbols
@@ -38,6 +38,7 @@ class Steps:
     escape: NDArray[np.bool_]  # [E]: whether it is a backslash
     distance: Ints  # [states + 1]: tokens to the nearest end, without the one that ends the answer
     _walks: dict[int, tuple[Ints, Ints]] = field(default_factory=dict, repr=False)
+    _walks_size: list[int] = field(default_factory=lambda: [0], repr=False)  # bytes
 
     @classmethod
     def of(cls, automaton: Automaton, vocabulary: Vocabulary) -> Steps:
@@ -55,11 +56,15 @@ class Steps:
 
     def walk(self, token: int) -> tuple[Ints, Ints]:
         """(sources, targets): the states that a token leads out of, ascending, and where to."""
-        if token not in self._walks:
-            if len(self._walks) * 16 * (self.automaton.states + 8) > _MEMORY:
+        found = self._walks.get(token)
+        if found is None:
+            found = self._walked(token)
+            self._walks_size[0] += found[0].nbytes + found[1].nbytes + _ENTRY
+            if self._walks_size[0] > _MEMORY:
                 self._walks.clear()
-            self._walks[token] = self._walked(token)
-        return self._walks[token]
+                self._walks_size[0] = 0
+            self._walks[token] = found
+        return found
 
     def _walked(self, token: int) -> tuple[Ints, Ints]:
         dead, symbols = self.automaton.states, self.vocabulary.token_bytes[token]

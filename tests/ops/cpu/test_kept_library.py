@@ -38,6 +38,23 @@ def _made(folder: Path) -> Path:
     return folder
 
 
+def test_asking_whether_one_is_kept_builds_none(
+    calls: Callable[[], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loader, "_loaded", None)
+    monkeypatch.setattr(loader, "_problem", None)
+    monkeypatch.setattr(loader, "_installed", lambda: Path("nowhere"))
+    monkeypatch.delenv("CANVASLM_NATIVE", raising=False)
+    before = calls()
+    assert not build.is_cached()
+    assert not loader.ready()
+    assert calls() == before
+    build.cached_library()
+    assert build.is_cached()
+    monkeypatch.setenv("CANVASLM_NATIVE", "0")
+    assert not loader.ready()
+
+
 @pytest.mark.parametrize("spoil", ["cut", "zeros", "gone", "no digest", "half a digest"])
 def test_what_is_not_whole_is_built_anew(spoil: str, calls: Callable[[], int]) -> None:
     library = build.cached_library()

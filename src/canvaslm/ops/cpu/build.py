@@ -66,6 +66,7 @@ def units(machine: str | None = None) -> list[tuple[str, str, list[str]]]:
         ("plain", "kernels.cpp", ["-DCANVAS_ISA=plain"]),
         ("repack", "repack.cpp", []),
         ("pool", "pool.cpp", []),
+        ("lattice", "lattice.cpp", []),
     ]
     if machine in ("x86_64", "amd64"):
         parts.append(("avx512", "kernels.cpp", ["-DCANVAS_ISA=avx512", "-DCANVAS_AVX512", *_AVX512]))
@@ -185,6 +186,12 @@ def cached_library(*, anew: bool = False) -> Path:
     )
 
 
+def is_cached() -> bool:
+    """Whether a whole library for this source tree is kept already. Raises BuildFailed without a compiler."""
+    name = source_hash(find_compiler())
+    return any(is_whole(root() / name / LIBRARY) for root in (cache_root, temporary_root))
+
+
 def _kept(folder: Path, compiler: list[str], anew: bool) -> Path:
     target = folder / LIBRARY
     if is_whole(target) and not anew:
@@ -233,6 +240,7 @@ __all__ = [
     "cached_library",
     "compile_library",
     "find_compiler",
+    "is_cached",
     "is_temporary",
     "is_whole",
     "source_hash",

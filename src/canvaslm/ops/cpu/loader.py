@@ -68,6 +68,19 @@ _SIGNATURES: dict[str, tuple[object, list[object]]] = {
         None,
         [_pointer, _pointer, _int, _pointer, _int, _int, _pointer, _int, _int, _float, _pointer, _pointer],
     ),
+    "canvas_keep": (
+        None,
+        [_pointer, _int, _int, _int, _pointer, _pointer, _pointer, _pointer, _pointer, _pointer, _pointer,
+         _pointer],
+    ),
+    "canvas_take": (
+        None, [_int, _pointer, _pointer, _pointer, ctypes.c_double, _pointer, _pointer, _pointer, _pointer],
+    ),
+    "canvas_insert": (
+        None,
+        [_int, _pointer, _pointer, _pointer, _pointer, ctypes.c_double, _pointer, _pointer, _pointer,
+         _pointer],
+    ),
     "canvas_ceiling": (ctypes.c_double, [_int]),
 }  # fmt: skip
 
@@ -182,7 +195,7 @@ def _path() -> tuple[Path, bool]:
         raise build.BuildFailed("switched off by CANVASLM_NATIVE=0", "unset it")
     if os.sep in choice:
         return Path(choice), False
-    installed = Path(__file__).parent / build.LIBRARY
+    installed = _installed()
     return (installed, False) if installed.exists() else (build.cached_library(), True)
 
 
@@ -205,6 +218,26 @@ def available() -> bool:
     return True
 
 
+def ready() -> bool:
+    """Whether the kernels can be used at once: they are loaded, or lie compiled."""
+    with _lock:
+        if _loaded is not None or _problem is not None:
+            return _loaded is not None
+    try:
+        return _is_there() and available()
+    except (build.BuildFailed, OSError):
+        return False
+
+
+def _is_there() -> bool:
+    choice = os.environ.get("CANVASLM_NATIVE", "")
+    return choice != "0" and (os.sep in choice or _installed().exists() or build.is_cached())
+
+
+def _installed() -> Path:
+    return Path(__file__).parent / build.LIBRARY
+
+
 def notes() -> list[str]:
     """What a user should know of the kernels, once they have been asked for: why there are none and what to
     do, or that they are kept in a place of the system's. Nothing where they were switched off."""
@@ -215,7 +248,7 @@ def _other_library() -> str:
     """The remedy for a library that cannot be used."""
     if os.sep in os.environ.get("CANVASLM_NATIVE", ""):
         return "unset CANVASLM_NATIVE, or let it name this version's library"
-    if (Path(__file__).parent / build.LIBRARY).exists():
+    if _installed().exists():
         return "reinstall canvaslm"
     return "let XDG_CACHE_HOME name another folder, one that libraries may be loaded from"
 
@@ -258,6 +291,7 @@ __all__ = [
     "library",
     "notes",
     "problem",
+    "ready",
     "release_scratch",
     "set_threads",
     "threads",
