@@ -21,6 +21,7 @@ _LONGEST_WITH_DICE = 512
 # Bytes in the order in which they are tried: what closes, ends or separates in JSON and its like, then
 # short values, and what opens something new last.
 _CLOSING = (b"}", b"]", b")")
+_SPACES = (b" ", b"\n", b"\t", b"\\")  # always possible somewhere, and never needed first
 _EARLY = b'}])",:0nft .-1'
 _LATE = b"{[(\n\\\t"
 _LATE_COUNT = len(_LATE)
@@ -41,6 +42,7 @@ class Effort:
     """
 
     steps: int
+    said: str = ""  # llguidance's words where it gave up
     stopped: Callable[[], bool] = _never
 
     def spend(self, steps: int = 1) -> bool:
@@ -85,6 +87,7 @@ class _Try:
                 return written
             token = self._choice(mask)
             if token is None or not self.matcher.consume_token(token):
+                self.work.said = self.work.said or str(self.matcher.get_error())
                 return None
             written.append(token)
         return None
@@ -96,7 +99,8 @@ class _Try:
             options = self.known[mask] = self._explored(mask)
         if not options:
             return None
-        weights = [(1 + 9 * self._closes(token)) / (1 + 4 * self.met[leads]) for token, leads in options]
+        text = self._in_text([token for token, _ in options])
+        weights = [self._weight(token, text) / (1 + 4 * self.met[leads]) for token, leads in options]
         if self.dice is not None:
             token, leads = self.dice.choices(options, weights)[0]
         else:
@@ -112,13 +116,17 @@ class _Try:
             return [(symbols[0], mask)]
         found = []
         text = self._in_text(symbols)
+        if text:  # words rather than a row of brackets
+            symbols.sort(key=lambda token: not self.matchers.tokens[token].isalpha())
+            symbols.sort(key=lambda token: self.matchers.tokens[token] != b'"')
         for token in symbols:
             if not self.work.spend():
                 return []
             leads = self._probe(token)
             if leads is None:
                 continue
-            if not leads or (self.dice is None and not text and self._closes(token)):
+            closes = self.matchers.tokens[token] == b'"' if text else self._closes(token)
+            if not leads or (self.dice is None and closes and (leads != mask or not text)):
                 return [(token, leads)]
             found.append((token, leads))
         return found
@@ -143,6 +151,11 @@ class _Try:
 
     def _closes(self, token: int) -> bool:
         return self.matchers.tokens[token] in _CLOSING
+
+    def _weight(self, token: int, text: bool) -> float:
+        if self._closes(token) and not text:
+            return 10.0
+        return 0.02 if self.matchers.tokens[token] in _SPACES else 1.0
 
     def _probe(self, token: int) -> bytes | None:
         """The mask behind a symbol: where it leads. b"" where the document may end

@@ -21,8 +21,8 @@ from .answers import Thought
 from .beam import Beam, CanvasRows, Found
 from .completion import Effort, completion
 from .gbnf import gbnf_to_lark
-from .limits import check_document, check_nesting, check_text
-from .matchers import Matcher, Matchers, takes
+from .limits import check_document, check_multiples, check_nesting, check_text
+from .matchers import Matcher, Matchers, short_message, takes
 from .vocabulary import Vocabulary
 
 COMPILE_STEPS = 60_000  # of the search for the first whole document
@@ -134,6 +134,7 @@ def lark(
     """Documents of a grammar in llguidance's Lark: control tokens are `<|tool_call>` or `<[106]>`."""
     check_text(text, "grammar")
     check_nesting(text, "grammar")
+    _check_schemas_within(text)
     return _compiled([{"lark_grammar": text}], vocabulary, thought, stopped, "grammar")
 
 
@@ -147,13 +148,45 @@ def json_schema(
 ) -> Grammar:
     """JSON texts that a schema accepts. white_space: an expression for what may stand between signs."""
     check_document(document, "schema")
+    check_multiples(document, "schema")
     if document is False:
         raise UsageError("the schema false accepts nothing", "schema")
+    _refuse_counted_keys(document)
     schema = {} if document is True else document
     if not isinstance(schema, dict):
         raise UsageError(f"the schema must be an object, not {type(document).__name__}", "schema")
     guided = {**schema, "x-guidance": {"whitespace_pattern": white_space}}
     return _compiled([{"json_schema": guided}], vocabulary, thought, stopped, "schema")
+
+
+def _refuse_counted_keys(schema: Any) -> None:
+    """Raises UsageError for a least number of properties above one: llguidance lets a key come twice, and
+    then it counts once."""
+    rest = [schema]
+    while rest:
+        value = rest.pop()
+        if isinstance(value, dict):
+            rest += value.values()
+            least = value.get("minProperties")
+            if isinstance(least, int | float) and least > 1:
+                raise UsageError(
+                    "the schema cannot be used: minProperties above 1 is not supported here; name the "
+                    "properties and require them",
+                    "schema",
+                )
+        elif isinstance(value, list):
+            rest += value
+
+
+def _check_schemas_within(text: str) -> None:
+    """Raises UsageError where a schema within a Lark grammar is none or beyond the limits of schemas."""
+    for place in re.finditer(r"%json\b\s*", text):
+        try:
+            schema, _ = json.JSONDecoder().raw_decode(text, place.end())
+        except ValueError as error:
+            raise UsageError(f"the grammar has no JSON behind %json: {error}", "grammar") from None
+        check_document(schema, "grammar")
+        check_multiples(schema, "grammar")
 
 
 def _compiled(
@@ -169,7 +202,8 @@ def _compiled(
         text = json.dumps({"grammars": [{"lark_grammar": outer}, {"name": "answer", **reading}]})
         try:
             symbols = matchers.symbol_matcher(text)
-            document = completion(matchers, symbols, Effort(COMPILE_STEPS, stopped))
+            work = Effort(COMPILE_STEPS, stopped=stopped)
+            document = completion(matchers, symbols, work)
             if document is None:
                 continue
             first = matchers.token_matcher(text)
@@ -179,7 +213,8 @@ def _compiled(
             raise UsageError(f"the {field} cannot be used: it is too complex to follow a document", field)
         return Grammar(matchers, vocabulary.pad, first, symbols, tuple(document))
     why = "compiling took too long" if stopped() else "no document was found that it accepts"
-    raise UsageError(f"the {field} cannot be used: {why}; make it simpler", field)
+    words = f" ({short_message(work.said)})" if work.said and not stopped() else ""
+    raise UsageError(f"the {field} cannot be used: {why}{words}; make it simpler", field)
 
 
 def _warmed(first: Matcher, document: list[int]) -> bool:

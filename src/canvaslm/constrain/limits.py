@@ -10,6 +10,7 @@ import json
 import math
 import threading
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any, TypeVar
 
 from ..errors import UsageError
@@ -25,10 +26,14 @@ GRAMMAR_NESTING = 64  # brackets within each other
 PARSER: dict[str, Any] = {
     "max_items_in_row": 500,
     "step_max_items": 20_000,
+    "step_lexer_fuel": 50_000,
     "max_lexer_states": 50_000,
     "max_grammar_size": 100_000,
     "verbose_errors": False,
 }
+
+# `multipleOf` is a table of remainders: so many take half a second, and llguidance's limits count none.
+MULTIPLES = 100_000
 
 # llguidance recurses about 10 kB deep for each `$ref` that leads to another, and 64 KiB hold 1,800 of them;
 # a thread's usual stack of 8 MiB ends at 800. The pages are only taken when they are used.
@@ -53,6 +58,25 @@ def check_document(document: Any, field: str) -> str:
     if size > SCHEMA_BYTES:
         raise UsageError(f"{field} has {size:,} bytes, at most {SCHEMA_BYTES:,} are taken", field)
     return text
+
+
+def check_multiples(document: Any, field: str) -> None:
+    """Raises UsageError where the divisors of `multipleOf` are too large together, powers of ten aside.
+    The document is within the limits of `check_document`."""
+    total, rest = 0, [document]
+    while rest:
+        value = rest.pop()
+        if isinstance(value, dict):
+            rest += value.values()
+            divisor = value.get("multipleOf")
+            if isinstance(divisor, int | float):
+                total += int("".join(map(str, Decimal(str(divisor)).normalize().as_tuple().digits)))
+        elif isinstance(value, list | tuple):
+            rest += value
+    if total > MULTIPLES:
+        raise UsageError(
+            f"{field} has multipleOf with divisors of {total:,} together, at most {MULTIPLES:,}", field
+        )
 
 
 def _check_depth(document: Any, field: str) -> None:
@@ -141,11 +165,13 @@ __all__ = [
     "GRAMMAR_BYTES",
     "GRAMMAR_NESTING",
     "GRAMMAR_RULES",
+    "MULTIPLES",
     "PARSER",
     "SCHEMA_BYTES",
     "SCHEMA_DEPTH",
     "STACK_BYTES",
     "check_document",
+    "check_multiples",
     "check_nesting",
     "check_text",
     "on_a_deep_stack",

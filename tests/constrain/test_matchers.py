@@ -1,0 +1,143 @@
+"""llguidance's matchers of our vocabularies."""
+
+from __future__ import annotations
+
+import gc
+import json
+import subprocess
+import sys
+import threading
+import weakref
+from typing import Any
+
+import numpy as np
+import pytest
+
+from canvaslm.constrain.grammar import json_schema
+from canvaslm.constrain.matchers import Matchers, allowed, following, forced, short_message, takes
+from canvaslm.errors import UsageError
+
+from .words import EOS, TURN_END, vocabulary
+
+WORDS = vocabulary()
+MATCHERS = Matchers.of(WORDS)
+
+
+def grammar(lark: str) -> str:
+    outer = '%llguidance {"no_forcing": true}\nstart: @answer'
+    return json.dumps({"grammars": [{"lark_grammar": outer}, {"name": "answer", "lark_grammar": lark}]})
+
+
+def names(mask: bytes) -> set[bytes]:
+    ids = np.arange(WORDS.size)
+    return {WORDS.names[token] for token in ids[allowed(mask, ids)].tolist()}
+
+
+@pytest.mark.parametrize("text", ["", "true the é世界", "<|channel>", "x\0y\xff", "😀"])
+def test_text_is_split_into_tokens_that_say_it(text: str) -> None:
+    tokens = MATCHERS.split(text.encode())
+    assert b"".join(WORDS.names[token] for token in tokens) == text.encode()
+    assert not set(tokens) & set(WORDS.controls)
+
+
+def test_broken_text_is_split_too() -> None:
+    """The end of a character first, and the beginning of one last."""
+    for text in (b"\x96\x8c the", b"the \xe4", b"\x96", b"\xff\xfe"):
+        assert b"".join(WORDS.names[token] for token in MATCHERS.split(text)) == text
+    assert len(MATCHERS.split(b"\x96\x8c the")) == 3
+
+
+def test_tokens_as_symbols() -> None:
+    marker = WORDS.names.index(b"<|tool_call>")
+    symbols = MATCHERS.symbols_of([*MATCHERS.split(b"true"), marker, *MATCHERS.split("é".encode())])
+    said = [WORDS.names[token] for token in symbols]
+    assert said == [b"t", b"r", b"u", b"e", b"<|tool_call>", b"\xc3", b"\xa9"]
+
+
+def test_masks_have_every_token_that_may_follow() -> None:
+    """Where text is forced too: a canvas splits it as it likes."""
+    matcher = MATCHERS.token_matcher(grammar('start: "{\\"name\\":" /[a-z]+/'))
+    assert names(matcher.compute_bitmask()) == {b"{", b'{"'}
+    assert forced(matcher) == b'{"name":'
+    assert takes(matcher, MATCHERS.split(b'{"na'))
+    assert names(matcher.compute_bitmask()) == {b"m"}
+
+
+def test_symbols_have_single_bytes_only() -> None:
+    matcher = MATCHERS.symbol_matcher(grammar('start: "true" <|tool_call>'))
+    assert names(matcher.compute_bitmask()) == {b"t"}
+    assert takes(matcher, MATCHERS.symbols_of(MATCHERS.split(b"true")))
+    assert names(matcher.compute_bitmask()) == {b"<|tool_call>"}
+
+
+def test_all_ends_end_a_document() -> None:
+    matcher = MATCHERS.token_matcher(grammar('start: "a"'))
+    assert takes(matcher, MATCHERS.split(b"a"))
+    mask, accepting = following(matcher)
+    assert accepting and names(mask) == {WORDS.names[EOS], WORDS.names[TURN_END]}
+
+
+def test_a_forced_control_token_does_not_break_a_matcher() -> None:
+    """`following` and `forced`, in any order, before every symbol."""
+    matcher = MATCHERS.symbol_matcher(grammar('start: <|tool_call> "ab" <tool_call|>'))
+    begin, end = (WORDS.names.index(name) for name in (b"<|tool_call>", b"<tool_call|>"))
+    for token in (begin, *MATCHERS.symbols_of(MATCHERS.split(b"ab")), end):
+        assert forced(matcher) in (b"", b"ab", b"b")
+        mask, accepting = following(matcher)
+        assert names(mask) == {WORDS.names[token]} and not accepting
+        assert takes(matcher, [token])
+    assert following(matcher)[1]
+
+
+def test_llguidances_words_are_passed_on_in_short() -> None:
+    with pytest.raises(UsageError, match='unknown name: "missing"') as caught:
+        MATCHERS.token_matcher(grammar("start: missing"))
+    assert caught.value.param == "grammar"
+    assert "\n" not in str(caught.value)
+    assert len(short_message("word " * 200)) == 240
+
+
+def test_a_vocabulary_has_its_matchers_as_long_as_it_lives() -> None:
+    words = vocabulary()
+    assert Matchers.of(words) is Matchers.of(words)
+    assert Matchers.of(words) is not MATCHERS
+    gone = weakref.ref(Matchers.of(words))
+    del words
+    gc.collect()
+    assert gone() is None
+
+
+def test_tokenizers_are_made_once_by_any_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    import llguidance
+
+    made: list[int] = []
+    real = llguidance.LLTokenizer
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        made.append(1)
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(llguidance, "LLTokenizer", counted)
+    matchers = Matchers.of(vocabulary())
+    threads = [
+        threading.Thread(target=lambda: matchers.token_matcher(grammar('start: "a"'))) for _ in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(made) == 1
+
+
+def test_without_llguidance_the_message_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "llguidance", None)
+    with pytest.raises(UsageError, match=r"pip install 'canvaslm\[constrain\]'"):
+        json_schema({"type": "string"}, vocabulary())
+
+
+def test_importing_loads_no_llguidance() -> None:
+    code = (
+        "import sys, canvaslm, canvaslm.constrain.grammar, canvaslm.constrain.gbnf;"
+        "assert 'llguidance' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
