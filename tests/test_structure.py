@@ -38,7 +38,9 @@ def test_shared_vocabulary_imports_what_the_table_says(name: str) -> None:
     assert structure.module_imports(name, typing_too=True) == structure.FREE_IMPORTS.get(name, set())
 
 
-@pytest.mark.parametrize("name", sorted({*structure.FREE_IMPORTS["types"]}))
+@pytest.mark.parametrize(
+    "name", sorted({*structure.FREE_IMPORTS["types"], *structure.FREE_IMPORTS["options"]})
+)
 def test_what_the_vocabulary_is_made_of_imports_no_more(name: str) -> None:
     assert structure.module_imports(name, typing_too=True) == structure.FREE_IMPORTS.get(name, set())
 

@@ -19,6 +19,7 @@ from .errors import (
     PromptTooLong,
     UsageError,
 )
+from .options import FillOptions, GenerateOptions, LoadingOptions, StreamOptions
 from .types import (
     CanvasReport,
     Committed,
@@ -26,16 +27,12 @@ from .types import (
     Event,
     Failed,
     Filled,
-    FillOptions,
     Finished,
-    GenerateOptions,
-    LoadingOptions,
     Message,
     Messages,
     Params,
     Reply,
     Settled,
-    StreamOptions,
     Timings,
     TokenLogprob,
     ToolCall,

@@ -6,11 +6,10 @@ entropies in nats, times in seconds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, TypedDict
+from typing import Any, Literal, Protocol
 
-from .diffusion.options import SamplingOptions
 from .diffusion.params import Params
 
 NoteKind = Literal["thinking_budget", "empty_retried", "repetition"]
@@ -54,6 +53,11 @@ class Constraint(Protocol):
     """
 
     @property
+    def shortest(self) -> int:
+        """Tokens that a whole answer takes at least, its EOS included: a request with room for fewer is
+        refused."""
+
+    @property
     def top(self) -> int:
         """How many of each place's most probable tokens `project` wants to read."""
 
@@ -62,6 +66,18 @@ class Constraint(Protocol):
 
     def project(self, state: Any, readout: Readout) -> Projection:
         """What to commit for one canvas. An exception ends the request, and no other."""
+
+
+StructureKind = Literal["schema", "regex", "choice", "grammar"]
+
+
+@dataclass(frozen=True)
+class Structure:
+    """What a whole answer has to be, as a caller says it: what a `Constraint` is compiled from."""
+
+    kind: StructureKind
+    source: str  # a JSON schema, a pattern, a JSON list of texts, a grammar in GBNF or Lark
+    param: str = field(default="", compare=False)  # what the caller calls it, for errors
 
 
 MAX_BIASES = 1024  # tokens with a bias in one request
@@ -295,7 +311,8 @@ class Reply:
     """A whole answer. `tokens` are the committed ids, thoughts and markers included.
 
     `logprobs` has the tokens of `text`, if they were asked for; `index` is the number of the prompt in
-    `Session.generate_many`.
+    `Session.generate_many`; `parsed` is what `text` says where a schema was asked for (an instance of the
+    pydantic model, if that was the schema).
 
     >>> reply = session.generate("capital of France", seed=0, logprobs=0)
     >>> reply.usage.completion_tokens == len(reply.tokens)
@@ -316,6 +333,7 @@ class Reply:
     logprobs: tuple[TokenLogprob, ...] = ()
     index: int = 0
     notes: tuple[Note, ...] = ()
+    parsed: Any = None
 
 
 @dataclass(frozen=True)
@@ -381,59 +399,9 @@ class ChatMarkers:
 Messages = str | Sequence[Message | Mapping[str, Any]]
 
 
-class GenerateOptions(SamplingOptions, total=False):
-    """Options of `Session.generate`: what is said beside the messages, and the fields of `Params`."""
-
-    system: str | None  # a system message put before the others
-    thinking: bool  # the model thinks first
-    tools: list[dict[str, Any]] | None  # OpenAI-style definitions
-    raw: bool  # the prompt is not put through the chat template
-    preset: str | None
-    stop: str | Sequence[str] | None  # texts before which the answer ends
-    logprobs: int | None  # log-probabilities of the tokens, and of so many others at each place
-    given: Mapping[int, int] | None  # {place of the answer: token id}
-    logit_bias: Mapping[int, float] | None  # {token id: what is added to its logit, -100 or less: never}
-    allowed_token_ids: Sequence[int] | None  # the only tokens that may come
-
-
-class StreamOptions(GenerateOptions, total=False):
-    """Options of `Session.stream`."""
-
-    drafts: bool  # Draft events, too
-
-
-class FillOptions(SamplingOptions, total=False):
-    """Options of `Session.fill`, `infill` and `edit`: `max_new_tokens` is what each hole may have."""
-
-    instruction: str | None  # what the text shall say; the user's turn
-    system: str | None
-    thinking: bool
-    preset: str | None
-    stop: str | Sequence[str] | None  # texts before which a hole's text ends
-    draft: str | Sequence[str | None] | None  # a guess of each hole
-    draft_noise: float  # share of a draft's places that are noise
-
-
-class LoadingOptions(TypedDict, total=False):
-    """Options of `load`."""
-
-    device: str
-    dtype: str | None
-    threads: int | None
-    progress: Callable[[int, int], None] | None
-    max_rows: int
-    max_context: int | None
-    kv_memory: int | None
-    prefix_memory: int
-    deterministic: bool
-    kv_type: str | None
-    self_conditioning: str
-
-
 __all__ = [
     "MAX_BIASES", "CanvasReport", "CanvasStop", "ChatMarkers", "CommitAttention", "Committed",
-    "Constraint", "Draft", "Event", "Failed", "FillOptions", "Filled", "FinishReason", "Finished",
-    "GenerateOptions", "LoadingOptions", "Message", "Messages", "ModelFacts", "Note", "NoteKind",
-    "Params", "Projection", "Readout", "Reply", "Request", "Settled", "StreamOptions", "Timings",
-    "TokenLogprob", "TokenRules", "ToolCall", "TurnMarks", "Usage",
+    "Constraint", "Draft", "Event", "Failed", "Filled", "FinishReason", "Finished", "Message", "Messages",
+    "ModelFacts", "Note", "NoteKind", "Params", "Projection", "Readout", "Reply", "Request", "Settled",
+    "Structure", "StructureKind", "Timings", "TokenLogprob", "TokenRules", "ToolCall", "TurnMarks", "Usage",
 ]  # fmt: skip

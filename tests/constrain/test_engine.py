@@ -16,7 +16,8 @@ from canvaslm.constrain import answers
 from canvaslm.constrain.regular import Regular
 from canvaslm.constrain.vocabulary import Vocabulary
 from canvaslm.engine import Driver, Engine
-from canvaslm.types import Committed, Event, Finished, Params, Request, StreamOptions
+from canvaslm.options import StreamOptions
+from canvaslm.types import Committed, Event, Finished, Params, Request
 from tests.tiny import tiny_model
 
 from .words import EOS, TURN_END, vocabulary, written

@@ -46,6 +46,7 @@ class Keep:
     adds: tuple[int, ...] = ()
     canvases: int = 1000
     top: int = 0
+    shortest: int = 1
 
     def start(self) -> int:
         return 0
@@ -173,6 +174,7 @@ class SecondBest(Keep):
     """Commits the second most probable token of every place, and looks at what it is shown."""
 
     top: int = 3
+    shortest: int = 1
 
     def project(self, state: int, readout: Readout) -> Projection:
         assert readout.room == 60 - PLACES * state

@@ -121,6 +121,12 @@ class Engine:
         symbols = self.prefixes.symbols_of(request.tokens, request.content_keys)
         state = constraint.start() if constraint is not None else None
         limit = min(params.max_new_tokens, places)
+        if constraint is not None and constraint.shortest > limit:
+            raise UsageError(
+                f"the shortest valid answer has {constraint.shortest} tokens, and there is room for {limit}: "
+                "raise max_new_tokens",
+                "max_new_tokens",
+            )
         sequence = Sequence(next(self._ids), request, params, limit, lead, symbols, constraint_state=state)
         sequence.marks = guarded(request, self.block)
         if sequence.marks is not None:

@@ -27,6 +27,7 @@ from ..text.token_rules import NEVER_AT, rules_of
 from ..types import MAX_BIASES, TokenRules
 from .limits import MAX_BLOCKS, MAX_TOKENS, MAX_TOOLS
 from .problems import unsupported
+from .structured import Structured
 
 _SHOWN = 16  # unknown fields named in the warnings
 
@@ -120,7 +121,7 @@ else:
     )
 
 
-class Diffusion(_Sampling):
+class Diffusion(_Sampling, Structured):
     """Parameters of the sampler, named as in `generation_config.json`."""
 
     preset: Preset | None = Field(None, description="A named trade-off; single parameters win over it.")

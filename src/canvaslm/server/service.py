@@ -18,6 +18,7 @@ import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import Depends
@@ -26,7 +27,7 @@ from starlette.requests import Request as HttpRequest
 from ..errors import CanvasError, PromptTooLong
 from ..text.toolcalls import tool_names
 from ..text.transcript import Transcript
-from ..types import Failed, Finished, Request, TokenRules
+from ..types import Constraint, Failed, Finished, Request, Structure, TokenRules
 from .bridge import Bridge, RequestGroup
 from .choices import ChoiceEvent
 from .filling import FillAnswers
@@ -76,6 +77,7 @@ class GenerationRequest:
     drafts: bool = False
     top_logprobs: int | None = None
     rules: TokenRules = field(default_factory=TokenRules)
+    structure: Structure | None = None
     names: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -161,6 +163,7 @@ class Service:
         self.bridge, self.limits, self.metrics = bridge, limits, metrics
         self.started = int(time.time())
         self._workers = ThreadPoolExecutor(2, "canvaslm-prompts")
+        self._compilers = ThreadPoolExecutor(1, "canvaslm-constraints")
         self._fingerprint: str | None = None
         self._longest_token: int | None = None  # bytes
 
@@ -191,7 +194,8 @@ class Service:
         self.bridge.reserve(wanted.count)
         try:
             transcripts = [self._transcript(wanted) for _ in range(wanted.count)]
-            requests = await self.work(self._prepare, wanted)
+            constraint = await self._compiled(wanted)
+            requests = await self.work(self._prepare, wanted, constraint)
         except BaseException as error:
             self.bridge.release(wanted.count)
             if isinstance(error, CanvasError):
@@ -209,6 +213,7 @@ class Service:
             "logprobs": wanted.top_logprobs is not None,
             "logit_bias": wanted.rules != TokenRules(),
             "tools": bool(wanted.tools),
+            wanted.structure.param if wanted.structure else "grammar": wanted.structure is not None,
         }
         for param, given in refused.items():
             if given:
@@ -241,8 +246,17 @@ class Service:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._workers, function, *arguments)
 
+    async def _compiled(self, wanted: GenerationRequest) -> Constraint | None:
+        """On a thread of its own: what takes its time there keeps other prompts from nothing."""
+        if wanted.structure is None:
+            return None
+        loop, session = asyncio.get_running_loop(), self.session
+        compiling = partial(session.constraint_of, wanted.structure, thinking=wanted.thinking)
+        return await loop.run_in_executor(self._compilers, compiling)
+
     def close(self) -> None:
-        self._workers.shutdown(wait=False, cancel_futures=True)
+        for threads in (self._workers, self._compilers):
+            threads.shutdown(wait=False, cancel_futures=True)
 
     def _check(self, wanted: GenerationRequest) -> None:
         if not 1 <= wanted.n <= self.limits.max_n:
@@ -261,7 +275,7 @@ class Service:
             tools=tool_names(wanted.tools),
         )
 
-    def _prepare(self, wanted: GenerationRequest) -> list[Request]:
+    def _prepare(self, wanted: GenerationRequest, constraint: Constraint | None) -> list[Request]:
         params = self.session.merge(wanted.preset, wanted.params)
         # 32 bits, as the engine's own: readers of JSON that know only doubles round what is above 2^53.
         base = secrets.randbits(32) if params.seed is None else params.seed
@@ -275,6 +289,7 @@ class Service:
                 top_logprobs=wanted.top_logprobs,
                 rules=wanted.rules,
                 marks=marks,
+                constraint=constraint,
             )
             for tokens in self._tokens(wanted)
             for i in range(wanted.n)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..diffusion import PARAMETERS
 from ..errors import UsageError
-from ..types import Draft, Filled, FillOptions, Params
+from ..options import FillOptions
+from ..types import Draft, Filled, Params
 from .filling import FillPlan, FillTask, Machine, Outcome, Round
 from .options import check_names
 from .template import Hole, Template, check_text

@@ -15,12 +15,10 @@ from ..model.registry import family_of
 from ..ops import cpu
 from ..ops.cpu.loader import default_threads
 from ..ops.threads import Threads
+from ..options import LoadingOptions
 from ..text.chat import ChatTemplate
 from ..text.tokenizer import Tokenizer
-from ..types import (
-    LoadingOptions,
-    Params,
-)
+from ..types import Params
 from ..weights.describe import format_of
 from ..weights.generation import sampling_defaults, source_of, stop_tokens
 from ..weights.gguf.fields import family_of_file

@@ -7,7 +7,8 @@ from typing import Any
 
 from ..diffusion.params import nearest
 from ..errors import UsageError
-from ..types import Message, Messages, StreamOptions
+from ..options import StreamOptions
+from ..types import Message, Messages
 
 _SEEDS = 2**63
 

@@ -9,12 +9,14 @@ from functools import cached_property
 from types import TracebackType
 from typing import Any, Self, Unpack
 
+from ..constrain.compiler import Compiler
 from ..diffusion import PARAMETERS, check_params
 from ..diffusion.params import bounded, check_preset
 from ..engine import Driver, Engine
 from ..engine.canvases import canvas_length
 from ..errors import UsageError
 from ..ops.threads import Threads
+from ..options import FillOptions, GenerateOptions, StreamOptions
 from ..text.chat import ChatTemplate
 from ..text.token_rules import rules_of
 from ..text.tokenizer import Tokenizer
@@ -22,24 +24,24 @@ from ..text.toolcalls import tool_names
 from ..text.transcript import ReplyBuilder, Transcript
 from ..text.turn_marks import turn_marks
 from ..types import (
+    Constraint,
     Draft,
     Event,
     Failed,
     Filled,
-    FillOptions,
     Finished,
-    GenerateOptions,
     Messages,
     Params,
     Reply,
     Request,
-    StreamOptions,
+    Structure,
     TurnMarks,
 )
 from .filling import FillPlan
 from .infill import Spans, edit_prompt, edit_template, plan_fill, run_fill
 from .options import best_wanted, check_names, given_places, numbered, turns_of
 from .seams import Seams
+from .structures import compiler_for, parsed, structure_of
 from .template import Template, check_text, infill_template, parse
 
 
@@ -67,11 +69,16 @@ class Session:
     format: str = ""
     threads: Threads = field(default_factory=Threads)
     driver: Driver = field(init=False, repr=False)
+    compiler: Compiler = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         self.driver = Driver(self.engine, self.threads.in_use)
         self._closed = False
         self._marks: TurnMarks | None = None
+        config = self.engine.config
+        self.compiler = compiler_for(
+            self.tokenizer, config.vocab_size, self.eos_token_ids, config.pad_token_id
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -98,7 +105,7 @@ class Session:
         answer = ReplyBuilder()
         for event in self.stream(messages, **options):
             answer.add(event)
-        return answer.reply()
+        return replace(answer.reply(), parsed=parsed(options, answer.text))
 
     def stream(self, messages: Messages, **options: Unpack[StreamOptions]) -> Generator[Event, None, None]:
         """Yields Draft (with `drafts=True`), Settled, Committed, and one Finished or Failed.
@@ -111,8 +118,9 @@ class Session:
         or several, before which the answer ends); `logprobs` (log-probabilities of the answer's tokens and of
         so many others at each place, 0 to 20); `given` ({place of the answer: token id}, fixed);
         `logit_bias` ({token id: what is added to its logit}, -100 and less forbids it); `allowed_token_ids`
-        (no others come); `drafts`; `preset`; and every field of `Params`. Raises UsageError naming the option
-        at fault.
+        (no others come); one of `schema` (a JSON schema, pydantic model or TypedDict), `regex`, `choice`
+        (texts) and `grammar` (GBNF or Lark), which the answer then is for sure; `drafts`; `preset`; and every
+        field of `Params`. Raises UsageError naming the option at fault.
 
         >>> for event in session.stream("capital of France", seed=0):
         ...     print(type(event).__name__, repr(event.text))
@@ -155,7 +163,8 @@ class Session:
                 answers.setdefault(index, ReplyBuilder()).add(event)
                 if not isinstance(event, Finished):
                     continue
-                reply = answers.pop(index).reply(index)
+                answer = answers.pop(index)
+                reply = replace(answer.reply(index), parsed=parsed(options, answer.text))
                 if not ordered:
                     yield reply
                     continue
@@ -301,6 +310,7 @@ class Session:
             top_logprobs=best,
             rules=rules_of(options.get("logit_bias"), options.get("allowed_token_ids")),
             marks=None if options.get("raw") else self.marks,
+            constraint=self.constraint_of(structure_of(options), thinking=options.get("thinking", False)),
         )
         return request, transcript
 
@@ -321,6 +331,14 @@ class Session:
             return [*([] if bos is None else [bos]), *self.tokenizer.encode(messages)]
         turns = list(turns_of(messages, system))
         return self.tokenizer.encode_pieces(self.template.render(turns, tools=tools, thinking=thinking))
+
+    def constraint_of(self, structure: Structure | None, *, thinking: bool = False) -> Constraint | None:
+        """What sees to it that an answer is what it has to be; `thinking`: a thought may stand before it.
+
+        Takes up to seconds where the same was not asked for before. Safe to call on any thread. Raises
+        UsageError.
+        """
+        return None if structure is None else self.compiler.compile(structure, thinking=thinking)
 
     def merge(self, preset: str | None, params: Mapping[str, Any]) -> Params:
         """The checkpoint's defaults, then the preset, then params that are not None; checked."""

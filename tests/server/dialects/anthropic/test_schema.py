@@ -151,7 +151,6 @@ def test_tools_that_anthropic_runs_are_refused(tool: dict[str, Any], words: str)
         ("tool_choice", {"type": "any"}),
         ("tool_choice", {"type": "tool", "name": "add"}),
         ("thinking", {"type": "sometimes"}),
-        ("output_config", {"format": {"type": "json_schema", "schema": {}}}),
         ("chat_template", "{{ 1 }}"),
         ("messages", [user(), {"role": "assistant", "content": "The answer is ("}]),
     ],

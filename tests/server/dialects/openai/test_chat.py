@@ -202,8 +202,16 @@ def test_what_is_unknown_is_ignored_and_named(client: httpx.Client) -> None:
 @pytest.mark.parametrize(
     ("param", "body"),
     [
-        ("response_format", {"response_format": {"type": "json_object"}}),
+        ("response_format", {"response_format": {"type": "magic"}}),
         ("response_format", {"response_format": {"type": "json_schema", "json_schema": {}}}),
+        ("response_format", {"response_format": {"type": "json_schema", "json_schema": {"schema": 5}}}),
+        ("guided_regex", {"guided_regex": "(a"}),
+        ("structured_outputs.magic", {"structured_outputs": {"magic": 1}}),
+        ("structured_outputs.choice", {"structured_outputs": {"choice": "yes"}}),
+        ("structured_outputs.regex", {"structured_outputs": {"regex": 5}}),
+        ("guided_json", {"guided_json": "{"}),
+        ("guided_regex", {"structured_outputs": {"choice": ["a"]}, "guided_regex": "a"}),
+        ("max_tokens", {"guided_regex": "a{30}", "max_tokens": 10}),
         ("tool_choice", {"tools": [TOOL], "tool_choice": "required"}),
         ("tool_choice", {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "add"}}}),
         ("logit_bias", {"logit_bias": {"five": 1.0}}),

@@ -77,6 +77,7 @@ def generation_request(body: MessagesRequest) -> GenerationRequest:
         preset=body.preset,
         stop=body.stop_sequences,
         rules=body.rules(),
+        structure=body.structure(),
     )
 
 

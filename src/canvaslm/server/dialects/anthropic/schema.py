@@ -6,12 +6,13 @@ tool results become turns of their own, and turns of one role in a row are one t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
 from ....text.stop import MAX_LENGTH, MAX_STOPS
+from ....types import Structure
 from ...fields import (
     WHOLE,
     AnswerSchema,
@@ -27,6 +28,7 @@ from ...fields import (
 )
 from ...limits import MAX_MESSAGES
 from ...problems import Problem, unsupported
+from ...structured import format_wish
 from ..openai.schema import NOT_YET
 
 _THINKING = ("enabled", "adaptive", "disabled", "between_tools")
@@ -51,7 +53,9 @@ class OutputConfig(Open):
     """How the answer is to be."""
 
     effort: str | None = None
-    format: dict[str, Any] | None = Field(None, description="Refused: constrained answers are still to come.")
+    format: dict[str, Any] | None = Field(
+        None, description='{"type": "json_schema", "schema": ...}: the answer is that for sure.'
+    )
 
 
 class Conversation(Diffusion):
@@ -67,6 +71,9 @@ class Conversation(Diffusion):
         None, description='{"type": "auto"} or {"type": "none"}; any and tool are not supported yet.'
     )
     output_config: OutputConfig | None = None
+    output_format: dict[str, Any] | None = Field(
+        None, description="The name that `output_config.format` had before."
+    )
 
     def refuse(self) -> None:
         """Raises Problem for what is understood and cannot be."""
@@ -75,8 +82,6 @@ class Conversation(Diffusion):
             raise unsupported("thinking", f"thinking.type: must be one of {', '.join(_THINKING)}")
         if (self.tool_choice or {"type": "auto"}).get("type") not in ("auto", "none"):
             raise unsupported("tool_choice", f"a tool_choice other than auto and none {NOT_YET}")
-        if self.output_config is not None and self.output_config.format is not None:
-            raise unsupported("output_config", f"output_config.format {NOT_YET}")
         if self.messages[-1].role == "assistant":
             raise unsupported(
                 "messages", "an answer cannot be begun for the model: the last message must be the user's"
@@ -86,6 +91,11 @@ class Conversation(Diffusion):
     def names(self) -> dict[str, str]:
         """Our names -> the client's."""
         return {"max_new_tokens": "max_tokens", "stop": "stop_sequences"}
+
+    def wishes(self) -> Iterator[Structure | None]:
+        yield from super().wishes()
+        yield format_wish(self.output_config.format if self.output_config else None, "output_config.format")
+        yield format_wish(self.output_format, "output_format")
 
     @property
     def shows_thinking(self) -> bool:

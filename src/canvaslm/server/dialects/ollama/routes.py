@@ -4,7 +4,7 @@ of which adds to the text."""
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from fastapi import APIRouter
@@ -52,14 +52,15 @@ async def generate(body: GenerateRequest, http: Request, service: Ready) -> Resp
     body.refuse()
     filling = body.filling()
     if filling is not None:
-        wanted = generation_request(body, service)
+        wanted = await service.work(_wanted, body, service, {})
         return await _worded(body, http, service, await service.fill(wanted, filling), as_response)
     if not body.prompt:
         return JsonAnswer(_loaded(body, service, as_response))
     if body.raw:
-        wanted = generation_request(body, service, prompts=[body.prompt])
+        wanted = await service.work(_wanted, body, service, {"prompts": [body.prompt]})
     else:
-        wanted = generation_request(body, service, messages=body.turns(), thinking=body.thinks())
+        prompt = {"messages": body.turns(), "thinking": body.thinks()}
+        wanted = await service.work(_wanted, body, service, prompt)
     return await _answer(body, http, service, wanted, as_response)
 
 
@@ -70,11 +71,12 @@ async def chat(body: OllamaChatRequest, http: Request, service: Ready) -> Respon
     if not body.messages:
         return JsonAnswer(_loaded(body, service, as_message))
     turns = await service.work(body.turns)
-    wanted = generation_request(body, service, messages=turns, tools=body.tools, thinking=body.thinks())
+    prompt = {"messages": turns, "tools": body.tools, "thinking": body.thinks()}
+    wanted = await service.work(_wanted, body, service, prompt)
     return await _answer(body, http, service, wanted, as_message)
 
 
-def generation_request(body: OllamaBody, service: Service, **prompt: Any) -> GenerationRequest:
+def _wanted(body: OllamaBody, service: Service, prompt: Mapping[str, Any]) -> GenerationRequest:
     """What the client wants, in our words."""
     options = body.given
     return GenerationRequest(
@@ -84,6 +86,7 @@ def generation_request(body: OllamaBody, service: Service, **prompt: Any) -> Gen
         stop=options.stop,
         top_logprobs=body.best,
         rules=options.rules(),
+        structure=body.structure(),
         names=body.names,
     )
 
@@ -221,7 +224,6 @@ __all__ = [
     "as_message",
     "as_response",
     "envelope",
-    "generation_request",
     "router",
     "word_error",
 ]

@@ -8,6 +8,7 @@ from pydantic import BaseModel, Field
 
 from ....session.template import infill_template
 from ....text.stop import MAX_LENGTH, MAX_STOPS
+from ....types import Structure
 from ...fields import (
     WHOLE,
     AnswerSchema,
@@ -21,9 +22,9 @@ from ...fields import (
     idle,
 )
 from ...limits import MAX_BLOCKS, MAX_MESSAGES, MAX_TOKENS
-from ...problems import unsupported
+from ...problems import Problem, unsupported
 from ...service import FillingRequest
-from ..openai.schema import NOT_YET
+from ...structured import schema_wish
 
 Images = Annotated[list[Any], Field(max_length=MAX_BLOCKS)]
 _StopString = Annotated[str, Field(min_length=1, max_length=MAX_LENGTH)]
@@ -89,7 +90,9 @@ class OllamaBody(Open):
     think: bool | Literal["low", "medium", "high", "max"] | None = None
     options: OllamaOptions | None = None
     keep_alive: Number | str | None = Field(None, description="Accepted: the model stays loaded anyway.")
-    format: str | dict[str, Any] | None = Field(None, description="Refused unless empty, so far.")
+    format: str | dict[str, Any] | None = Field(
+        None, description='"json", or a JSON schema: the answer is that for sure.'
+    )
     logprobs: bool | None = None
     top_logprobs: Annotated[Int, Field(ge=0, le=20), WHOLE] | None = None
     template: str | None = Field(None, description="Refused: templates come with the model alone.")
@@ -98,9 +101,22 @@ class OllamaBody(Open):
         """Raises Problem for what is understood and cannot be."""
         if self.template:
             raise unsupported("template", "templates in requests are not run: the model's own is used")
-        if self.format:
-            raise unsupported("format", f"format {NOT_YET}")
         self.given.refuse_templates()
+
+    def structure(self) -> Structure | None:
+        """What the answer has to be. Raises Problem for two wishes at once."""
+        wish = self._format()
+        options = self.given.structure()
+        if wish is not None and options is not None:
+            raise Problem(
+                400, f"{options.param} and format cannot both hold: send one of them", param="format"
+            )
+        return wish or options
+
+    def _format(self) -> Structure | None:
+        if not self.format:
+            return None
+        return schema_wish({"type": "object"} if self.format == "json" else self.format, "format")
 
     @property
     def given(self) -> OllamaOptions:

@@ -55,6 +55,7 @@ def generation_request(body: ChatRequest) -> GenerationRequest:
         drafts=bool(body.stream and (body.diffusing or body.wants_diffusion)),
         top_logprobs=(body.top_logprobs or 0) if body.logprobs else None,
         rules=body.rules(),
+        structure=body.structure(),
         names=body.names,
     )
 

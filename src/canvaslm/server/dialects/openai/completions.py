@@ -48,6 +48,7 @@ def generation_request(body: CompletionRequest) -> GenerationRequest:
         drafts=bool(body.stream and (body.diffusing or body.wants_diffusion)),
         top_logprobs=body.logprobs,
         rules=body.rules(),
+        structure=body.structure(),
         names=body.names,
     )
 

@@ -45,6 +45,7 @@ def generation_request(body: ResponsesRequest) -> GenerationRequest:
         params=body.params(),
         preset=body.preset,
         rules=body.rules(),
+        structure=body.structure(),
         names=body.names,
     )
 

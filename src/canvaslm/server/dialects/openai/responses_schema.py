@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from ....types import Structure
 from ...fields import (
     AnswerSchema,
     Count,
@@ -17,6 +19,7 @@ from ...fields import (
 )
 from ...limits import MAX_MESSAGES
 from ...problems import Problem, unsupported
+from ...structured import format_wish
 from .schema import NOT_YET
 
 
@@ -30,7 +33,10 @@ class Reasoning(Open):
 class TextOptions(Open):
     """How the answer is to look."""
 
-    format: dict[str, Any] | None = Field(None, description='Only {"type": "text"} so far.')
+    format: dict[str, Any] | None = Field(
+        None,
+        description='{"type": "json_schema", "schema": ...} or json_object: the answer is that for sure.',
+    )
 
 
 class ResponsesRequest(Truncated):
@@ -76,10 +82,12 @@ class ResponsesRequest(Truncated):
                 )
         if self.background:
             raise unsupported("background", "background is not supported: nothing is stored here")
-        if ((self.text and self.text.format) or {"type": "text"}).get("type") != "text":
-            raise unsupported("text.format", f"a format of the text {NOT_YET}")
         if self.tool_choice not in (None, "none", "auto"):
             raise unsupported("tool_choice", f"a tool_choice other than none and auto {NOT_YET}")
+
+    def wishes(self) -> Iterator[Structure | None]:
+        yield from super().wishes()
+        yield format_wish(self.text.format if self.text else None, "text.format")
 
     def functions(self) -> list[dict[str, Any]] | None:
         """The tools as chat completions have them. Raises Problem for kinds that OpenAI runs itself."""

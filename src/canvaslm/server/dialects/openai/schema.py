@@ -3,11 +3,13 @@ get, as far as it is fixed."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from ....session.template import infill_template
+from ....types import Structure
 from ...fields import (
     WHOLE,
     AnswerSchema,
@@ -26,9 +28,10 @@ from ...fields import (
 from ...limits import MAX_MESSAGES, MAX_PROMPTS, MAX_STRINGS
 from ...problems import unsupported
 from ...service import FillingRequest
+from ...structured import format_wish
 
 _IGNORED = "Accepted and ignored, with a warning unless it is neutral: a canvas is sampled as a whole."
-NOT_YET = "is not supported yet: constrained answers are still to come; ask for it in the prompt"
+NOT_YET = "is not supported yet: ask for it in the prompt"
 
 
 class ChatStreamOptions(Open):
@@ -124,7 +127,11 @@ class ChatRequest(Sampled):
     tool_choice: Literal["none", "auto", "required"] | dict[str, Any] | None = Field(
         None, description="none or auto; required and named tools are not supported yet."
     )
-    response_format: dict[str, Any] | None = Field(None, description='Only {"type": "text"} so far.')
+    response_format: dict[str, Any] | None = Field(
+        None,
+        description='{"type": "json_object"}, or {"type": "json_schema", "json_schema": {"schema": ...}}: '
+        "the answer is that for sure, strict or not.",
+    )
     modalities: Annotated[list[str], Field(fail_fast=True, max_length=MAX_STRINGS)] | None = None
 
     @property
@@ -134,14 +141,16 @@ class ChatRequest(Sampled):
 
     def refuse(self) -> None:
         super().refuse()
-        if (self.response_format or {"type": "text"}).get("type") != "text":
-            raise unsupported("response_format", f"response_format {NOT_YET}")
         if self.tool_choice not in (None, "none", "auto"):
             raise unsupported("tool_choice", f"a tool_choice other than none and auto {NOT_YET}")
         if set(self.modalities or ["text"]) != {"text"}:
             raise unsupported("modalities", "only text is written here")
         if self.top_logprobs is not None and not self.logprobs:
             raise unsupported("top_logprobs", 'top_logprobs needs "logprobs": true')
+
+    def wishes(self) -> Iterator[Structure | None]:
+        yield from super().wishes()
+        yield format_wish(self.response_format, "response_format")
 
     def turns(self) -> list[dict[str, Any]]:
         """The messages as plain data."""

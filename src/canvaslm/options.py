@@ -1,0 +1,64 @@
+"""The options that callers give by name: of `load`, and of a session's ways to ask. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypedDict
+
+from .diffusion.options import SamplingOptions
+
+
+class GenerateOptions(SamplingOptions, total=False):
+    """Options of `Session.generate`: what is said beside the messages, and the fields of `Params`."""
+
+    system: str | None  # a system message put before the others
+    thinking: bool  # the model thinks first
+    tools: list[dict[str, Any]] | None  # OpenAI-style definitions
+    raw: bool  # the prompt is not put through the chat template
+    preset: str | None
+    stop: str | Sequence[str] | None  # texts before which the answer ends
+    logprobs: int | None  # log-probabilities of the tokens, and of so many others at each place
+    given: Mapping[int, int] | None  # {place of the answer: token id}
+    logit_bias: Mapping[int, float] | None  # {token id: what is added to its logit, -100 or less: never}
+    allowed_token_ids: Sequence[int] | None  # the only tokens that may come
+    schema: Any  # a JSON schema, a pydantic model or a TypedDict: the answer is a JSON text of it
+    regex: str | None  # the whole answer matches it
+    choice: Sequence[str] | None  # the answer is one of these texts
+    grammar: str | None  # the answer is of this grammar, in GBNF or Lark
+
+
+class StreamOptions(GenerateOptions, total=False):
+    """Options of `Session.stream`."""
+
+    drafts: bool  # Draft events, too
+
+
+class FillOptions(SamplingOptions, total=False):
+    """Options of `Session.fill`, `infill` and `edit`: `max_new_tokens` is what each hole may have."""
+
+    instruction: str | None  # what the text shall say; the user's turn
+    system: str | None
+    thinking: bool
+    preset: str | None
+    stop: str | Sequence[str] | None  # texts before which a hole's text ends
+    draft: str | Sequence[str | None] | None  # a guess of each hole
+    draft_noise: float  # share of a draft's places that are noise
+
+
+class LoadingOptions(TypedDict, total=False):
+    """Options of `load`."""
+
+    device: str
+    dtype: str | None
+    threads: int | None
+    progress: Callable[[int, int], None] | None
+    max_rows: int
+    max_context: int | None
+    kv_memory: int | None
+    prefix_memory: int
+    deterministic: bool
+    kv_type: str | None
+    self_conditioning: str
+
+
+__all__ = ["FillOptions", "GenerateOptions", "LoadingOptions", "StreamOptions"]
