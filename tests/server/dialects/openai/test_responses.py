@@ -106,7 +106,7 @@ def test_events_add_up_to_the_answer(known: Running) -> None:
         ("previous_response_id", {"previous_response_id": "resp_1"}),
         ("conversation", {"conversation": "conv_1"}),
         ("background", {"background": True}),
-        ("text.format", {"text": {"format": {"type": "json_object"}}}),
+        ("text.format", {"text": {"format": {"type": "magic"}}}),
         ("tools", {"tools": [{"type": "web_search"}]}),
         ("tool_choice", {"tool_choice": "required"}),
         ("input", {"input": [{"type": "item_reference", "id": "x"}]}),
