@@ -123,3 +123,16 @@ def test_the_end_is_the_one_the_model_named() -> None:
         for found in (best_path(steps, canvas, 0, 0), best_edit(steps, canvas, 0, 9)):
             assert found is not None
             assert found.tokens == (int(words.byte_ids[ord("a")]), end)
+
+
+def test_the_white_space_around_a_token_can_be_left_out() -> None:
+    """The model's quote is in one token with a space that the language forbids."""
+    words = vocabulary([' "', " x"])
+    steps = Steps.of(automaton_of('"a":"b"'), words)
+    draft = [words.ids[data] for data in (b'"', b"a", b'"', b":", b' "', b"b", b'"')] + [EOS]
+    canvas = CanvasReading.of(np.array(draft)[:, None], np.full((8, 1), -0.01), words)
+    found = best_edit(steps, canvas, 0, 100)
+    assert found is not None
+    assert written(found.tokens, words) == b'"a":"b"'
+    assert found.places == tuple(range(8))
+    assert found.score == pytest.approx(-1 - 8 * 0.01)
