@@ -220,6 +220,7 @@ class Draft:
     accepted: tuple[bool, ...]
     changed: tuple[bool, ...]  # argmax differs from the step before
     text: str = ""  # committed text plus this draft, filled in by the session
+    given: tuple[bool, ...] = ()  # places whose token was given with the request; empty if none was
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,11 @@ from canvaslm.ops import cpu
 from ..waiting import HUNG, wait_for
 
 # What an example needs that a user must have already.
-NEEDS = ("model.gguf", "org/name", "--url", "questions.txt", "recipe.toml", "a.json b.json")
+NEEDS = (
+    "model.gguf", "org/name", "--url", "questions.txt", "recipe.toml", "a.json b.json",
+    "template.txt", "config.json",
+    "app.py", "notes.md",
+)  # fmt: skip
 QUICK = ("run", "show", "quantize")
 
 

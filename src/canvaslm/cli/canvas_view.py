@@ -5,6 +5,7 @@ What the reader sees, apart from colour (NO_COLOR and monochrome terminals lose 
 - an accepted place is plain text; a place that will be drawn anew is italic, and dim
   where there is no colour;
 - a place whose token changed in the last step is underlined;
+- a place whose token was given is bold;
 - the darker the grey, the higher the entropy; certain text has the terminal's own colour;
 - `·` is a place after the end of the answer; control tokens are shown by name.
 
@@ -46,6 +47,7 @@ class Style:
     italic: bool = False
     underline: bool = False
     shade: int = 0
+    bold: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ class Cell:
     changed: bool
     entropy: float
     control: bool = False
+    given: bool = False
 
 
 @dataclass(frozen=True)
@@ -142,14 +145,15 @@ def cells_of(draft: Draft, vocabulary: TokenTexts, ends: Collection[int] = ()) -
     utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
     cells: list[Cell] = []
     ended = False
-    for token, entropy, accepted, changed in zip(
-        draft.tokens, draft.entropy, draft.accepted, draft.changed, strict=True
+    given = draft.given or (False,) * len(draft.tokens)
+    for token, entropy, accepted, changed, fixed in zip(
+        draft.tokens, draft.entropy, draft.accepted, draft.changed, given, strict=True
     ):
         control = vocabulary.is_control(token)
         text = utf8.decode(vocabulary.token_bytes(token), final=control)
         if control and (ended or token in ends):
             ended, text = True, _END
-        cells.append(Cell(visible(text), accepted, changed, entropy, control))
+        cells.append(Cell(visible(text), accepted, changed, entropy, control, fixed))
     if left := utf8.decode(b"", final=True):
         cells[-1] = replace(cells[-1], text=cells[-1].text + left)
     return tuple(cells)
@@ -191,6 +195,8 @@ def style_of(cell: Cell, color: bool) -> Style:
     shade = sum(cell.entropy >= limit for limit in SHADES) if color else 0
     if cell.control:
         return Style(dim=not color, shade=len(SHADES) if color else 0)
+    if cell.given:
+        return Style(bold=True)
     return Style(
         dim=not cell.settled and not color, italic=not cell.settled, underline=cell.changed, shade=shade
     )

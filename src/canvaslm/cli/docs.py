@@ -45,6 +45,7 @@ _VIEW = """\
 | plain text | a place whose token is accepted |
 | italic (dim where there is no colour) | a place that will be drawn anew |
 | underlined | a place whose token changed in the last step |
+| bold | a place whose token was given: the text around holes |
 | fainter grey | higher entropy |
 | `·` | a place after the end of the answer |
 

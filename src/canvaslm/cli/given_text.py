@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-from ..errors import UsageError
+from ..errors import NotFound, UsageError
 
 
 def argument_text(text: str, flag: str) -> str:
@@ -26,6 +26,24 @@ def input_text(flag: str) -> str:
     """Standard input, whole."""
     raw = getattr(sys.stdin, "buffer", None)
     return sys.stdin.read() if raw is None else _decoded(raw.read(), "standard input", flag)
+
+
+def exact_text(path: str, flag: str) -> str:
+    """A file, or standard input for `-`, whole and with its line ends as they are.
+    Raises NotFound, and UsageError."""
+    raw = getattr(sys.stdin, "buffer", None)
+    if path == "-" and raw is None:
+        return sys.stdin.read()
+    try:
+        data = raw.read() if path == "-" and raw is not None else Path(path).read_bytes()
+    except FileNotFoundError as error:
+        raise NotFound(f"{path}: there is no such file") from error
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror})", flag) from error
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise _refused("standard input" if path == "-" else path, error, flag) from error
 
 
 def input_line() -> str:
@@ -51,4 +69,4 @@ def _refused(what: str, error: UnicodeError, flag: str) -> UsageError:
     )
 
 
-__all__ = ["argument_text", "file_text", "input_line", "input_text"]
+__all__ = ["argument_text", "exact_text", "file_text", "input_line", "input_text"]

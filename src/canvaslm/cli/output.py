@@ -14,6 +14,7 @@ from ..types import (
     Draft,
     Event,
     Failed,
+    Filled,
     Finished,
     Reply,
     ToolCall,
@@ -72,7 +73,7 @@ def call_line(call: ToolCall) -> str:
     return json.dumps({"name": call.name, "arguments": call.arguments}, ensure_ascii=False)
 
 
-def figures(reply: Reply) -> str:
+def figures(reply: Reply | Filled) -> str:
     """One line of honest figures: committed tokens over wall time, never canvas places times steps."""
     steps = sum(canvas.steps for canvas in reply.canvases)
     wall, count = reply.timings.total, tokens_in(reply)
@@ -83,7 +84,7 @@ def figures(reply: Reply) -> str:
     return " · ".join([*parts, f"seed {reply.seed}"])
 
 
-def tokens_in(reply: Reply) -> str:
+def tokens_in(reply: Reply | Filled) -> str:
     """As `1 token`, `20 tokens`."""
     count = reply.usage.completion_tokens
     return f"{count} token{'' if count == 1 else 's'}"
@@ -116,7 +117,21 @@ def as_json(reply: Reply, model: str, params: Mapping[str, Any]) -> dict[str, An
     }
 
 
-def _rate(reply: Reply) -> float:
+def filled_json(filled: Filled, model: str) -> dict[str, Any]:
+    """A filled text as a JSON object; times in seconds."""
+    return {
+        "model": model,
+        "text": filled.text,
+        "holes": list(filled.holes),
+        "finish_reason": filled.finish_reason,
+        "steps": [canvas.steps for canvas in filled.canvases],
+        "seed": filled.seed,
+        "timings": {**asdict(filled.timings), "tokens_per_second": _rate(filled)},
+        "usage": asdict(filled.usage),
+    }
+
+
+def _rate(reply: Reply | Filled) -> float:
     return reply.usage.completion_tokens / reply.timings.total if reply.timings.total > 0 else 0.0
 
 
@@ -127,6 +142,7 @@ __all__ = [
     "call_line",
     "canvas_steps",
     "figures",
+    "filled_json",
     "log",
     "tokens_in",
 ]

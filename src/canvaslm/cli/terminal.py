@@ -69,7 +69,8 @@ def paint(span: StyledText, able: Abilities) -> str:
 
 
 def _codes(style: Style, able: Abilities) -> list[str]:
-    codes = [code for on, code in ((style.dim, "2"), (style.italic, "3"), (style.underline, "4")) if on]
+    attributes = ((style.bold, "1"), (style.dim, "2"), (style.italic, "3"), (style.underline, "4"))
+    codes = [code for on, code in attributes if on]
     if style.shade and able.colors >= 256:
         rank = len(SHADES) - style.shade  # 0 for the faintest
         codes.append(f"38;5;{_GREYS[-1 - rank if able.light else rank]}")

@@ -43,10 +43,20 @@ def draft_event(sequence: Sequence) -> Draft:
     tokens, entropy, accepted, changed = (
         tuple(_values(column)[sequence.first_place :]) for column in columns
     )
+    given = _given(sequence, len(tokens))
     return Draft(
         sequence.id, len(sequence.reports), step, params.max_denoising_steps,
-        temperature(params, step - 1), tokens, entropy, accepted, changed,
+        temperature(params, step - 1), tokens, entropy, accepted, changed, given=given,
     )  # fmt: skip
+
+
+def _given(sequence: Sequence, count: int) -> tuple[bool, ...]:
+    """Of each place that a draft shows; empty where nothing is given."""
+    given = sequence.request.given
+    if not given:
+        return ()
+    first = len(sequence.reports) * sequence.places - sequence.lead + sequence.first_place
+    return tuple(first + place in given for place in range(count))
 
 
 def committed_event(sequence: Sequence, kept: list[int], places: Items[int | None]) -> Committed:

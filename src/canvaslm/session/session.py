@@ -241,10 +241,19 @@ class Session:
         >>> session.edit("def triple(x):\\n    return x + 3", [(28, 29)], asked, seed=0).text
         'def triple(x):\\n    return x * 3'
         """
+        for event in self.stream_edit(text, spans, wanted, **options):
+            if isinstance(event, Filled):
+                return event
+        raise AssertionError("a stream ends with what it fills")
+
+    def stream_edit(
+        self, text: str, spans: Spans, wanted: str, **options: Unpack[FillOptions]
+    ) -> Generator[Draft | Filled, None, None]:
+        """As `edit`, with a Draft after every step as in `stream_fill`."""
         check_text(wanted, "instruction")
         template = edit_template(text, spans)
         options["instruction"] = edit_prompt(text, spans, wanted, demo=self.is_demo)
-        return self._fill(template, options)
+        return self.stream_fill(template, **options)
 
     def stream_fill(
         self, template: str | Template, **options: Unpack[FillOptions]
