@@ -110,6 +110,7 @@ def as_json(reply: Reply, model: str, params: Mapping[str, Any]) -> dict[str, An
         "steps": [canvas.steps for canvas in reply.canvases],
         "stop_reasons": [canvas.stop for canvas in reply.canvases],
         "mean_entropy": [canvas.mean_entropy for canvas in reply.canvases],
+        "notes": [asdict(note) for note in reply.notes],
         "seed": reply.seed,
         "params": dict(params),
         "timings": {**asdict(reply.timings), "tokens_per_second": _rate(reply)},

@@ -165,10 +165,12 @@ def check(puzzle: Puzzle, reply: Reply) -> bool:
 
 
 def conclude(reply: Reply) -> None:
-    """Says if the answer was cut. Raises CanvasError if there is none."""
+    """Says how the answer came to be, and if it was cut. Raises CanvasError if there is none."""
     if not (reply.text.strip() or reply.tool_calls):
         thought = "the model was still thinking" if reply.thinking else "the model gave an empty answer"
         raise CanvasError(f"{thought}; try a larger -n or another --seed")
+    for note in reply.notes:
+        log(f"note: {note.text}")
     if reply.finish_reason == "length":
         log(f"note: cut at {tokens_in(reply)}; -n allows more")
 

@@ -119,6 +119,13 @@ def timings(ends: Sequence[Finished]) -> dict[str, Any]:
     }
 
 
+def finish_details(end: Finished) -> dict[str, Any]:
+    """The field `finish_details` beside the reason why an answer ended, or nothing: what it says too little
+    of."""
+    told = [{"reason": note.kind, "message": note.text} for note in end.notes]
+    return {"finish_details": told} if told else {}
+
+
 def _ms(seconds: float) -> float:
     return round(seconds * 1000, 3)
 
@@ -127,4 +134,4 @@ def _rate(count: int, seconds: float) -> float:
     return round(count / seconds, 3) if seconds > 0 else 0.0
 
 
-__all__ = ["ChoiceEvent", "Tokens", "count_tokens", "gather", "openai_usage", "timings"]
+__all__ = ["ChoiceEvent", "Tokens", "count_tokens", "finish_details", "gather", "openai_usage", "timings"]

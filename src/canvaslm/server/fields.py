@@ -22,6 +22,7 @@ from pydantic import (
 )
 
 from ..diffusion.params import PARAMETERS, PRESETS, Parameter, old_names
+from ..errors import UsageError
 from ..text.stop import MAX_STOPS
 from ..text.token_rules import NEVER_AT, rules_of
 from ..types import MAX_BIASES, TokenRules
@@ -47,6 +48,7 @@ WHOLE = BeforeValidator(_whole)
 Int = Annotated[int, WHOLE]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Count = Annotated[int, limits("max_new_tokens"), WHOLE]
+Budget = Annotated[int, limits("thinking_budget"), WHOLE]
 Temperature = Annotated[Number, limits("temperature")]
 
 # Lists stop at the first wrong item: an error is worded for each, and a body may hold millions of them.
@@ -61,6 +63,9 @@ else:
     Sampler = Literal[PARAMETERS["sampler"].choices]
     Preset = Literal[tuple(PRESETS)]
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+
+# Tokens of thought that a level of effort stands for. The levels above have no limit.
+BUDGETS = {"low": 512, "medium": 2048}
 
 # Clients send these with every request, and nothing they wish for with them changes the answer here.
 HARMLESS = frozenset(
@@ -107,7 +112,7 @@ def field_of(about: Parameter) -> tuple[Any, Any]:
     elif about.kind is bool:
         kind = bool
     elif about.kind is int:
-        kind = Annotated[int, Field(ge=about.low, le=about.high), WHOLE]
+        kind = Annotated[int, Field(ge=about.least, le=about.high), WHOLE]
     else:
         kind = Annotated[Number, Field(ge=about.low, le=about.high)]
     return kind | None, Field(None, description=about.explained())
@@ -125,10 +130,17 @@ class Diffusion(_Sampling, Structured):
     """Parameters of the sampler, named as in `generation_config.json`."""
 
     preset: Preset | None = Field(None, description="A named trade-off; single parameters win over it.")
-    thinking: bool | dict[str, Any] | None = Field(None, description='true, or {"type": "enabled"}.')
-    reasoning_effort: Effort | None = Field(
-        None, description='All but "none" and "minimal" switch thinking on.'
+    thinking: bool | dict[str, Any] | None = Field(
+        None, description='true, or {"type": "enabled"}; {"budget_tokens": N} is a thinking_budget.'
     )
+    reasoning_effort: Effort | None = Field(
+        None,
+        description='All but "none" and "minimal" switch thinking on; a thinking_budget goes with '
+        + " and ".join(f'"{level}" ({budget})' for level, budget in BUDGETS.items())
+        + ".",
+    )
+    thinking_token_budget: Budget | None = Field(None, description="vLLM's name of thinking_budget.")
+    thinking_budget_tokens: Budget | None = Field(None, description="llama-server's name of thinking_budget.")
     chat_template_kwargs: dict[str, Any] | None = Field(
         None, description="Only `enable_thinking` has an effect."
     )
@@ -158,7 +170,25 @@ class Diffusion(_Sampling, Structured):
     def sampling(self) -> dict[str, Any]:
         """Fields of `Params` that the client set."""
         given = {name: getattr(self, name) for name in _SAMPLING if getattr(self, name) is not None}
-        return given if self.min_tokens is None else {"min_new_tokens": self.min_tokens, **given}
+        if self.min_tokens is not None:
+            given.setdefault("min_new_tokens", self.min_tokens)
+        budget = self.budget()
+        return given if budget is None else {**given, "thinking_budget": budget}
+
+    def effort(self) -> str | None:
+        """How much the client wants thought."""
+        return self.reasoning_effort
+
+    def budget(self) -> int | None:
+        """Tokens that may be thought, -1 for no limit: as many as the client says, or what its level stands
+        for. None: nothing was said. Raises Problem for a budget that is no number."""
+        for name in ("thinking_budget", "thinking_token_budget", "thinking_budget_tokens"):
+            told: int | None = getattr(self, name)
+            if told is not None:
+                return told
+        if isinstance(self.thinking, dict) and self.thinking.get("budget_tokens") is not None:
+            return _budget(self.thinking["budget_tokens"])
+        return BUDGETS.get(self.effort() or "")
 
     def rules(self) -> TokenRules:
         """The tokens that the client favours and forbids. Raises Problem for keys that are no token ids."""
@@ -191,6 +221,18 @@ class Diffusion(_Sampling, Structured):
             )
 
 
+def _budget(tokens: Any) -> int:
+    """Anthropic's `thinking.budget_tokens`."""
+    tokens = _whole(tokens)
+    if isinstance(tokens, bool) or not isinstance(tokens, int):
+        raise unsupported("thinking", "thinking.budget_tokens: must be a whole number")
+    try:
+        PARAMETERS["thinking_budget"].check(tokens)
+    except UsageError as error:
+        raise unsupported("thinking", f"thinking.budget_tokens: {error}") from None
+    return tokens
+
+
 class Truncated(Diffusion):
     """With `top_k`, in the dialects whose own clients do not know the field: who sends it means it.
 
@@ -219,6 +261,7 @@ def idle(name: str) -> dict[str, str]:
 
 
 __all__ = [
+    "BUDGETS",
     "WHOLE",
     "AnswerSchema",
     "Blocks",

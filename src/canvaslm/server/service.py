@@ -27,7 +27,7 @@ from starlette.requests import Request as HttpRequest
 from ..errors import CanvasError, PromptTooLong
 from ..text.toolcalls import tool_names
 from ..text.transcript import Transcript
-from ..types import Constraint, Failed, Finished, Request, Structure, TokenRules
+from ..types import Constraint, Failed, Finished, Note, Request, Structure, TokenRules
 from .bridge import Bridge, RequestGroup
 from .choices import ChoiceEvent
 from .filling import FillAnswers
@@ -97,6 +97,7 @@ class Answers:
     ) -> None:
         self.requests = group.requests
         self.empty: set[int] = set()
+        self._notes: dict[int, tuple[Note, ...]] = {}
         self._group, self._transcripts, self._metrics = group, transcripts, metrics
         self._silent = set(range(len(group.requests)))
 
@@ -128,6 +129,8 @@ class Answers:
         """Notes which choices end without having said anything. One that a stop string cut was to be so."""
         if piece.says:
             self._silent.discard(piece.choice)
+        if isinstance(piece.event, Finished):
+            self._notes[piece.choice] = piece.event.notes
         if not isinstance(piece.event, Finished) or piece.choice not in self._silent:
             return
         if self.stop_string(piece.choice) is None:
@@ -136,14 +139,15 @@ class Answers:
 
     def warnings(self, told: Sequence[dict[str, str]], choice: int | None = None) -> dict[str, Any]:
         """The field `warnings` of an answer, or nothing: what is told anyway, and the
-        choices (or only the one given) that are empty, have damaged tool calls or call
-        tools that there are not."""
+        choices (or only the one given) that are empty, have damaged tool calls, call tools
+        that there are not, or came to be with a note."""
         choices = range(len(self.requests)) if choice is None else (choice,)
         made = [*told]
         for index in choices:
             if index in self.empty:
                 made.append(_emptiness(index, len(self.requests)))
             made += _of_calls(self._transcripts[index])
+            made += [{"param": "", "code": n.kind, "message": n.text} for n in self._notes.get(index, ())]
         return {"warnings": made} if made else {}
 
     def stop_string(self, choice: int = 0) -> str | None:

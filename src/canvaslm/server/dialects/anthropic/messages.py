@@ -19,7 +19,7 @@ from starlette.responses import Response
 
 from ....types import Finished, ToolCall
 from ...bodies import BodyRoute
-from ...choices import ChoiceEvent, count_tokens, timings
+from ...choices import ChoiceEvent, count_tokens, finish_details, timings
 from ...problems import Problem
 from ...responses import errors, streamed
 from ...sending import JsonAnswer, Stream, sse, unless_gone, wording_errors
@@ -151,6 +151,7 @@ class MessageWriter:
                 "output_tokens_details": {"thinking_tokens": tokens.reasoning},
             },
             "timings": timings([end]),
+            **finish_details(end),
             **self._answers.warnings(()),
         }
 
@@ -164,7 +165,9 @@ class MessageWriter:
         elif end.reason == "tool_calls":
             reason = "tool_use"
         elif end.reason == "length":
-            full = end.usage.completion_tokens < wanted
+            stops = self._answers.requests[0].params.stop_on_repetition
+            stuck = stops and any(note.kind == "repetition" for note in end.notes)
+            full = end.usage.completion_tokens < wanted and not stuck
             reason = "model_context_window_exceeded" if full else "max_tokens"
         return {"stop_reason": reason, "stop_sequence": stop}
 

@@ -52,7 +52,7 @@ class Turn(Open):
 class OutputConfig(Open):
     """How the answer is to be."""
 
-    effort: str | None = None
+    effort: str | None = Field(None, description="Bounds a thought: see reasoning_effort.")
     format: dict[str, Any] | None = Field(
         None, description='{"type": "json_schema", "schema": ...}: the answer is that for sure.'
     )
@@ -86,6 +86,10 @@ class Conversation(Diffusion):
             raise unsupported(
                 "messages", "an answer cannot be begun for the model: the last message must be the user's"
             )
+
+    def effort(self) -> str | None:
+        asked = self.output_config.effort if self.output_config else None
+        return super().effort() if asked is None else asked
 
     @property
     def names(self) -> dict[str, str]:

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from ....text.transcript import ReplyBuilder
 from ....types import Finished, TokenLogprob, ToolCall
 from ...bodies import BodyRoute
-from ...choices import ChoiceEvent, gather
+from ...choices import ChoiceEvent, finish_details, gather
 from ...logprobs import as_content
 from ...problems import Problem
 from ...responses import errors
@@ -81,7 +81,7 @@ def _wanted(body: OllamaBody, service: Service, prompt: Mapping[str, Any]) -> Ge
     options = body.given
     return GenerationRequest(
         **prompt,
-        params=options.params(service.session.engine.max_context),
+        params=body.params(service.session.engine.max_context),
         preset=options.preset,
         stop=options.stop,
         top_logprobs=body.best,
@@ -199,6 +199,7 @@ class LineWriter:
             "eval_count": end.usage.completion_tokens,
             "eval_duration": _nanoseconds(times.total - times.queued),
             "seed": end.seed,
+            **finish_details(end),
             **self._answers.warnings(self._warnings),
         }
 

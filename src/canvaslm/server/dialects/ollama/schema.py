@@ -10,6 +10,7 @@ from ....session.template import infill_template
 from ....text.stop import MAX_LENGTH, MAX_STOPS
 from ....types import Structure
 from ...fields import (
+    BUDGETS,
     WHOLE,
     AnswerSchema,
     Blocks,
@@ -87,7 +88,9 @@ class OllamaBody(Open):
     stream: bool | None = Field(
         None, description="Lines of JSON, which is also the default; false: one object."
     )
-    think: bool | Literal["low", "medium", "high", "max"] | None = None
+    think: bool | Literal["low", "medium", "high", "max"] | None = Field(
+        None, description="A level bounds the thought: see reasoning_effort."
+    )
     options: OllamaOptions | None = None
     keep_alive: Number | str | None = Field(None, description="Accepted: the model stays loaded anyway.")
     format: str | dict[str, Any] | None = Field(
@@ -141,6 +144,12 @@ class OllamaBody(Open):
 
     def thinks(self) -> bool:
         return bool(self.think) or (self.think is None and self.given.thinks())
+
+    def params(self, max_context: int) -> dict[str, Any]:
+        """Fields of `Params`."""
+        level = BUDGETS.get(self.think) if isinstance(self.think, str) else None
+        given = self.given.params(max_context)
+        return given if level is None else {"thinking_budget": level, **given}
 
     def told(self) -> list[dict[str, str]]:
         """A warning for each field that was ignored."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 from fastapi import APIRouter
@@ -14,7 +14,7 @@ from starlette.responses import Response
 from ....text.transcript import ReplyBuilder
 from ....types import Committed, Draft, Finished, ToolCall
 from ...bodies import BodyRoute
-from ...choices import ChoiceEvent, count_tokens, gather, openai_usage, timings
+from ...choices import ChoiceEvent, count_tokens, finish_details, gather, openai_usage, timings
 from ...diffusion_view import after_canvas, after_step
 from ...logprobs import as_content
 from ...problems import Problem, openai_envelope
@@ -101,7 +101,8 @@ class ChatWriter:
             message["content"] = choice.text or None
         logprobs = as_content(tuple(choice.logprobs)) if self._body.logprobs else None
         return {
-            "index": index, "message": message, "logprobs": logprobs, "finish_reason": choice.finished.reason
+            "index": index, "message": message, "logprobs": logprobs, "finish_reason": choice.finished.reason,
+            **finish_details(choice.finished),
         }  # fmt: skip
 
     async def stream(self) -> AsyncIterator[bytes]:
@@ -134,7 +135,8 @@ class ChatWriter:
         if isinstance(piece.event, Finished):
             figures = timings([piece.event])
             told = self._answers.warnings((), at)
-            made.append(self._chunk(at, {}, finish_reason=piece.event.reason, timings=figures, **told))
+            why, more = piece.event.reason, finish_details(piece.event)
+            made.append(self._chunk(at, {}, finish_reason=why, details=more, timings=figures, **told))
         return made
 
     def _content(self, piece: ChoiceEvent, whole: ReplyBuilder) -> list[bytes]:
@@ -166,9 +168,13 @@ class ChatWriter:
         *,
         finish_reason: str | None = None,
         logprobs: dict[str, Any] | None = None,
+        details: Mapping[str, Any] | None = None,
         **extra: Any,
     ) -> bytes:
-        choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
+        choice = {
+            "index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason,
+            **(details or {}),
+        }  # fmt: skip
         return sse({**self._head, "object": "chat.completion.chunk", "choices": [choice], **extra})
 
 

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from ....text.transcript import ReplyBuilder
 from ....types import Committed, Draft, Finished
 from ...bodies import BodyRoute
-from ...choices import ChoiceEvent, count_tokens, gather, openai_usage, timings
+from ...choices import ChoiceEvent, count_tokens, finish_details, gather, openai_usage, timings
 from ...diffusion_view import after_canvas, after_step
 from ...logprobs import as_columns
 from ...responses import ERRORS, streamed
@@ -75,6 +75,7 @@ class CompletionWriter:
         ends = [choice.finished for choice in choices]
         made = [
             self._choice(i, self._echoes[i] + c.text, c.finished.reason, as_columns(tuple(c.logprobs), 0))
+            | finish_details(c.finished)
             for i, c in enumerate(choices)
         ]
         return {
@@ -123,7 +124,7 @@ class CompletionWriter:
         made += self._diffusion(piece)
         if isinstance(piece.event, Finished):
             text = self._echoes[piece.choice] + whole.text if self._body.diffusing else ""
-            ending = self._choice(piece.choice, text, piece.event.reason, None)
+            ending = self._choice(piece.choice, text, piece.event.reason, None) | finish_details(piece.event)
             figures = timings([piece.event])
             made.append({"choices": [ending], "timings": figures, **self._answers.warnings((), piece.choice)})
         return made

@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from ....types import Finished
 from ...bodies import BodyRoute
-from ...choices import ChoiceEvent, count_tokens, timings
+from ...choices import ChoiceEvent, count_tokens, finish_details, timings
 from ...problems import Problem
 from ...responses import ERRORS, streamed
 from ...sending import JsonAnswer, Stream, sse, unless_gone, wording_errors
@@ -128,6 +128,7 @@ class ResponseWriter:
                 "total_tokens": tokens.prompt + tokens.answer,
             },
             "timings": timings([end]),
+            **finish_details(end),
             **self._answers.warnings(self._warnings),
         }
 

@@ -68,9 +68,13 @@ class ResponsesRequest(Truncated):
         given = {**self.sampling(), "temperature": self.temperature, "max_new_tokens": self.max_output_tokens}
         return {name: value for name, value in given.items() if value is not None}
 
+    def effort(self) -> str | None:
+        asked = self.reasoning.effort if self.reasoning else None
+        return super().effort() if asked is None else asked
+
     def thinks(self) -> bool:
-        effort = self.reasoning.effort if self.reasoning else None
-        return super().thinks() if effort is None else effort not in ("none", "minimal")
+        asked = self.reasoning.effort if self.reasoning else None
+        return super().thinks() if asked is None else asked not in ("none", "minimal")
 
     def refuse(self) -> None:
         """Raises Problem for what is understood and cannot be."""
