@@ -81,7 +81,8 @@ def test_thoughts_are_no_answer_and_calls_are_one(talking: Running, path: str) -
 @pytest.mark.parametrize("path", BODIES)
 def test_it_is_told_beside_other_warnings(talking: Running, path: str) -> None:
     answer = asked(talking, path, SILENT, sparkle=1).json()
-    assert [told["param"] for told in answer["warnings"]] == ["sparkle", ""]
+    others = [told for told in answer["warnings"] if told.get("code") != "empty_retried"]
+    assert [told["param"] for told in others] == ["sparkle", ""]
     streamed = objects(asked(talking, path, SILENT, stream=True, sparkle=1))
     told = [t["param"] for answer in streamed for t in answer.get("warnings") or ()]
     assert {"sparkle", ""} <= set(told)
