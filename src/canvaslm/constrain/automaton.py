@@ -30,7 +30,7 @@ from .expression import (
 from .utf8 import byte_ranges
 from .vocabulary import SYMBOLS
 
-MAX_STATES, MAX_SECONDS = 20_000, 2.0
+MAX_STATES, MAX_SECONDS = 20_000, 2.0  # fewer states than 16 bits count: the kernels' tables have these
 _MAX_NODES = 5 * MAX_STATES
 FAR = 1 << 30  # distance of a state from which no end is in reach
 

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from ..ops.cpu import loader
 from .reading import CanvasReading, Floats
 from .steps import Ints, Steps
-from .vocabulary import SYMBOLS
 
 Backs = NDArray[np.int32]
 PUT_IN = -3  # less the token: what `by` holds of one that was put in
@@ -91,7 +90,7 @@ class NativeLattice(PlainLattice):
     def keep(self, place: int, score: Floats, reached: Reached) -> None:
         count = self._tokens.shape[1]
         self._library.canvas_keep(
-            self._steps.automaton.next.ctypes.data, self._dead, SYMBOLS, count,
+            self._steps.columns.ctypes.data, self._dead, count,
             self._tokens[place].ctypes.data, self._logprobs[place].ctypes.data,
             self._begin[place * count :].ctypes.data, self._runs.ctypes.data,
             score.ctypes.data, *_pointers(reached),

@@ -54,6 +54,11 @@ class Steps:
         """[states + 2]: where each state's edges begin."""
         return np.searchsorted(self.source, np.arange(self.automaton.states + 2))
 
+    @cached_property
+    def columns(self) -> NDArray[np.uint16]:
+        """[SYMBOLS, states + 1]: the automaton's table by symbols."""
+        return np.ascontiguousarray(self.automaton.next.T, np.uint16)
+
     def walk(self, token: int) -> tuple[Ints, Ints]:
         """(sources, targets): the states that a token leads out of, ascending, and where to."""
         found = self._walks.get(token)

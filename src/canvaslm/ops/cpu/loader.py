@@ -70,7 +70,7 @@ _SIGNATURES: dict[str, tuple[object, list[object]]] = {
     ),
     "canvas_keep": (
         None,
-        [_pointer, _int, _int, _int, _pointer, _pointer, _pointer, _pointer, _pointer, _pointer, _pointer,
+        [_pointer, _int, _int, _pointer, _pointer, _pointer, _pointer, _pointer, _pointer, _pointer,
          _pointer],
     ),
     "canvas_take": (

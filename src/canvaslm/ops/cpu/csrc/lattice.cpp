@@ -2,6 +2,7 @@
 // Scores are nats, -inf where nothing leads; of equal ways the first one wins, as in the numpy twins.
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
@@ -9,22 +10,26 @@
 
 static constexpr int kPutIn = -3;  // less the token: how `by` says that one was put in
 
-// Takes each of a place's `count` tokens from every state that it leads out of. `next` [dead + 1, symbols] is
-// the automaton, `runs[begin[i]]` to `runs[begin[i + 1]]` are the symbols of token i. `score` is what was,
-// `best` [dead + 1] what is so far, with `before` and `by`: the state and the token that led there.
-API void canvas_keep(const int32_t* next, int dead, int symbols, int count, const int64_t* tokens,
-                     const double* logprobs, const int64_t* begin, const int16_t* runs, const double* score,
-                     double* best, int32_t* before, int32_t* by) {
+// Takes each of a place's `count` tokens from every state that it leads out of. `next` [symbols, dead + 1] is
+// the automaton by symbols, so that states one after the other are near each other; `runs[begin[i]]` to
+// `runs[begin[i + 1]]` are the symbols of token i. `score` is what was, `best` [dead + 1] what is so far,
+// with `before` and `by`: the state and the token that led there.
+API void canvas_keep(const uint16_t* next, int dead, int count, const int64_t* tokens, const double* logprobs,
+                     const int64_t* begin, const int16_t* runs, const double* score, double* best,
+                     int32_t* before, int32_t* by) {
   std::vector<int> live;
   for (int state = 0; state < dead; state++)
     if (score[state] > -INFINITY) live.push_back(state);
+  const size_t column = (size_t)dead + 1;
   for (int i = 0; i < count; i++) {
     if (begin[i] == begin[i + 1]) continue;
+    const uint16_t* first = next + column * runs[begin[i]];
     for (int source : live) {
-      int state = source;
-      for (int64_t at = begin[i]; at < begin[i + 1] && state != dead; at++)
-        state = next[(int64_t)state * symbols + runs[at]];
+      int state = first[source];
+      if (state == dead) continue;
       const double value = score[source] + logprobs[i];
+      for (int64_t at = begin[i] + 1; at < begin[i + 1] && state != dead; at++)
+        state = next[column * runs[at] + state];
       if (state == dead || !(value > best[state])) continue;
       best[state] = value, before[state] = source, by[state] = (int32_t)tokens[i];
     }
