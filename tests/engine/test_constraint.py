@@ -52,6 +52,8 @@ class Keep:
         return 0
 
     def project(self, state: int, readout: Readout) -> Projection:
+        if not readout.tokens:  # no canvas will follow: nothing to add
+            return Projection((), (), state)
         assert len(readout.tokens) == len(readout.given) == PLACES
         kept = [(token, place) for place, token in enumerate(readout.tokens) if token not in self.drops]
         tokens = (*(token for token, _ in kept), *self.adds)

@@ -245,6 +245,11 @@ class Beam:
             index, stride = index + stride, stride * 2
         return self.known_end()
 
+    def completed(self, found: Found) -> Found:
+        """What was found, with the end of it."""
+        added = (*found.completion, self.matchers.ends[0])
+        return Found(found.tokens + added, (*found.places, *[None] * len(added)), ended=True)
+
     def known_end(self) -> Found:
         """Nothing of the canvas, but the completion in hand: what is left when all else fails."""
         return Found((*self.known, self.matchers.ends[0]), (None,) * (len(self.known) + 1), ended=True)

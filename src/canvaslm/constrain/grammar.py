@@ -25,6 +25,8 @@ from .limits import check_document, check_multiples, check_nesting, check_text
 from .matchers import Matcher, Matchers, short_message, takes
 from .vocabulary import Vocabulary
 
+THIN = 8  # a canvas of which less than the 8th part is of the document
+MOST_THIN = 2  # so many in a row: the third such canvas ends the document, for each costs all its steps
 COMPILE_STEPS = 60_000  # of the search for the first whole document
 WHITE_SPACE = r"[ \n]{0,2}"  # between the signs of a JSON text: free, but no way to spend a budget
 
@@ -39,6 +41,7 @@ class GrammarState:
 
     tokens: tuple[int, ...] = ()  # committed so far
     completion: tuple[int, ...] = ()  # that would complete it, without the end token
+    thin: int = 0  # canvases in a row that said hardly anything of it
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,11 +83,14 @@ class Grammar:
         beam = Beam(self.matchers, first, symbols, state.completion, readout.room)
         lead = len(readout.top_tokens) - len(readout.tokens)  # places of the canvas before the answer's
         found = self._judged(state, beam.best(self._places(readout, lead)), beam)
+        thin = state.thin + 1 if THIN * len(found.tokens) < len(readout.tokens) else 0
+        if thin > MOST_THIN and not found.ended:
+            found = beam.completed(found)
         tokens = state.tokens + found.tokens
         return Projection(
             found.tokens,
             tuple(None if place is None else place + lead for place in found.places),
-            GrammarState(tokens, found.completion),
+            GrammarState(tokens, found.completion, thin),
             found.ended,
         )
 

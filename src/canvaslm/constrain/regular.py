@@ -53,9 +53,24 @@ class Regular:
 
     def project(self, state: int, readout: Readout) -> Projection:
         """What a canvas commits. Raises UsageError where the room or given tokens leave nothing valid."""
+        if not readout.tokens:
+            return self._rest(state, readout)
         path = self._unchanged(state, readout) or self._nearest(state, readout)
         self._judge(state, path, readout.room)
         return Projection(path.tokens, path.places, path.state, path.ended)
+
+    def _rest(self, state: int, readout: Readout) -> Projection:
+        """A readout without places asks for the end, for no canvas will follow: the shortest."""
+        need = int(self.steps.distance[state]) + 1
+        if need > readout.room:
+            raise self._nothing_fits(state, readout)
+        idle = np.full((need, 1), self.steps.vocabulary.pad)
+        reading = CanvasReading.of(idle, np.full((need, 1), -1.0), self.steps.vocabulary)
+        path = best_path(self.steps, reading, state, 0, [])
+        if path is None:
+            raise self._nothing_fits(state, readout)
+        self._judge(state, path, readout.room)
+        return Projection(path.tokens, (None,) * len(path.tokens), path.state, path.ended)
 
     def _unchanged(self, state: int, readout: Readout) -> Path | None:
         """The draft as it is, up to its end, if it is valid and can be completed."""

@@ -36,6 +36,17 @@ def project(sequence: Sequence) -> Projection:
     return projection
 
 
+def rest(sequence: Sequence) -> list[int]:
+    """What a constraint adds to what is committed where no canvas will follow: the end of the answer, or
+    nothing. Asked with a readout that has no places."""
+    constraint = sequence.request.constraint
+    if constraint is None or not sequence.room:
+        return []
+    projection = constraint.project(sequence.constraint_state, Readout((), (), (), (), sequence.room))
+    fits = projection.ended and len(projection.tokens) <= sequence.room
+    return list(projection.tokens) if fits else []
+
+
 def draft_event(sequence: Sequence) -> Draft:
     """The canvas as it stands after a step, copied from where it is."""
     canvas, params, step = _canvas(sequence), sequence.params, sequence.progress.step
@@ -115,4 +126,4 @@ def _canvas(sequence: Sequence) -> Canvas:
     return sequence.canvas
 
 
-__all__ = ["committed_event", "draft_event", "project"]
+__all__ = ["committed_event", "draft_event", "project", "rest"]

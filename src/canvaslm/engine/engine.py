@@ -25,7 +25,7 @@ from ..types import (
     Settled,
 )
 from .canvases import answer_places, canvas_length, expected_tokens, next_canvas, prompt_end
-from .commit import committed_event, draft_event, project
+from .commit import committed_event, draft_event, project, rest
 from .guards import check_marks, guarded, holds_back, keep, note
 from .rules import RowRules, check_rules, speaking
 from .runner import Denoised, Runner
@@ -291,10 +291,15 @@ class Engine:
         sequence.constraint_state = committed.state
         sequence.take(kept.tokens)
         note(sequence, kept)
-        self._events.append(committed_event(sequence, kept.tokens, kept.places(committed.places)))
-        if kept.ended or (committed.ended and len(kept.tokens) == len(committed.tokens)):
+        ended = kept.ended or (committed.ended and len(kept.tokens) == len(committed.tokens))
+        goes_on = sequence.room > 0 and self._fits_canvas(sequence) and not _is_stuck(sequence)
+        added = [] if ended or goes_on else rest(sequence)
+        sequence.output += added
+        places = [*kept.places(committed.places), *[None] * len(added)]
+        self._events.append(committed_event(sequence, kept.tokens + added, places))
+        if ended or added:
             self._finish(sequence, "stop")
-        elif not sequence.room or not self._fits_canvas(sequence) or _is_stuck(sequence):
+        elif not goes_on:
             self._finish(sequence, "length")
         else:
             if kept.retry and sequence.marks is not None:
