@@ -20,7 +20,7 @@ from ..waiting import HUNG, wait_for
 
 # What an example needs that a user must have already.
 NEEDS = (
-    "model.gguf", "org/name", "--url", "questions.txt", "recipe.toml", "a.json b.json",
+    "model.gguf", "org/name", "--url", "questions.txt", "recipe.toml", "a.json b.json", "person.json",
     "template.txt", "config.json",
     "app.py", "notes.md",
 )  # fmt: skip

@@ -257,3 +257,29 @@ def test_a_prompt_from_a_locale_that_is_not_utf8(program: Program) -> None:
     session = FakeSession()
     program("run", "-p", "caf\udcc3\udca9 日本", session=session)
     assert session.asked[0][0] == "café 日本"
+
+
+def test_what_the_answer_has_to_be_reaches_the_session(program: Program, tmp_path: Path) -> None:
+    schema, grammar = tmp_path / "schema.json", tmp_path / "list.gbnf"
+    schema.write_text('{"type": "integer"}')
+    grammar.write_text('root ::= "a"\n')
+    cases: list[tuple[list[str], dict[str, Any]]] = [
+        (["--schema", str(schema)], {"schema": {"type": "integer"}}),
+        (["--regex", "[a-z]+"], {"regex": "[a-z]+"}),
+        (["--choice", "yes", "--choice", "no"], {"choice": ["yes", "no"]}),
+        (["--grammar", str(grammar)], {"grammar": 'root ::= "a"\n'}),
+    ]
+    for flags, wanted in cases:
+        session = FakeSession(["1"])
+        assert program("run", "-p", "hi", *flags, session=session).code == 0
+        assert session.asked[0][1].items() >= wanted.items()
+
+
+def test_a_schema_that_is_no_json_is_named(program: Program, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.json"
+    broken.write_text("{")
+    shown = program("run", "-p", "hi", "--schema", str(broken))
+    assert (shown.code, shown.out) == (2, "")
+    assert f"{broken} is no JSON: Expecting property name" in shown.err
+    assert program("run", "-p", "hi", "--schema", str(tmp_path / "none")).code == 3
+    assert program("run", "--regex", "a").code == 2, "a wish without a prompt is not for the Sudoku"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +38,11 @@ class Oracle:
         seeds: Sequence[int],
         *,
         pieces: Sequence[Pieces] | None = None,
+        structures: Sequence[Mapping[str, Any]] | None = None,
         **params: Any,
     ) -> Iterator[tuple[int, Answer]]:
         assert len(set(seeds)) == len(conversations)
-        self.calls.append(params)
+        self.calls.append(params if structures is None else {**params, "structures": structures})
         for place in reversed(range(len(conversations))):
             question = _question(conversations[place], None if pieces is None else pieces[place])
             yield place, Answer(self.answers[question] if self.right(place) else "", tokens=10, steps=(3, 2))
@@ -133,3 +134,32 @@ def test_reports_say_the_same(tmp_path: Path) -> None:
     assert table(scores, "t").row_count == 1
     with pytest.raises(UsageError, match="no such folder"):
         write(tmp_path / "no" / "out.json", content)
+
+
+def test_forms_are_asked_for_and_their_answers_judged() -> None:
+    options = EvalOptions(count=6, structure=True, seed=SEED)
+    oracle = Oracle(options, right=lambda place: place % 2 == 0)
+    scores = evaluate(oracle, options)
+    assert [s.task for s in scores[::4]] == ["sudoku", "json"]
+    assert [s.mode for s in scores[:4]] == ["refined", "refined, schema", "one shot", "one shot, schema"]
+    assert {(s.correct, s.valid) for s in scores} == {(3, 3)}, "an empty answer has no form"
+    assert ["structures" in call for call in oracle.calls] == [False, True] * 4
+    (schema,) = oracle.calls[5]["structures"][0].values()
+    assert schema["type"] == "object"
+    assert set(schema["required"]) == set(schema["properties"])
+    assert document("demo", scores, {})["scores"][0]["valid"] == 3
+    assert markdown(scores).count("valid") == 4
+    assert table(scores, "x").row_count == 8
+    with pytest.raises(UsageError, match="no task is called 'sort'"):
+        EvalOptions(tasks=("sort",), structure=True).chosen()
+
+
+def test_an_answer_of_another_form_is_right_of_no_schema() -> None:
+    task = TASKS["json"]
+    (item,) = heldout_items(task, 1, 0)
+    pairs = json.loads(item.answer)
+    assert task.valid(item, json.dumps(pairs, indent=1))
+    assert not task.valid(item, json.dumps({**pairs, "more": 1}))
+    assert not task.valid(item, json.dumps(dict.fromkeys(pairs)))
+    assert not task.valid(item, "[]")
+    assert not task.valid(item, item.answer[:-1])

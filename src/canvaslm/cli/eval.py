@@ -40,6 +40,13 @@ def command(
     json: Annotated[
         Path | None, typer.Option("--json", help="Also write a JSON document to this file.")
     ] = None,
+    schema: Annotated[
+        bool,
+        typer.Option(
+            "--schema",
+            help="Only tasks whose answers have a form that can be said, with it and without it.",
+        ),
+    ] = False,
     rows: Annotated[int, typer.Option("--rows", min=1, help="Answers worked on at once.")] = 32,
     truncation: Truncation = Truncation(),
 ) -> None:
@@ -49,14 +56,13 @@ def command(
     Examples:
       canvaslm eval -n 20 --tasks sudoku,sort --json scores.json
       canvaslm eval demo -m model.gguf
+      canvaslm eval demo --schema -n 200
     """
     from ..evals import find_eval
 
     found = find_eval(name)
     names = tuple(part.strip() for part in tasks.split(",") if part.strip()) if tasks else ()
-    options = found.EvalOptions(
-        count=count, tasks=names, one_shot=one_shot, seed=seed, steps=steps, sampling=truncation.chosen()
-    )
+    options = found.EvalOptions(count, names, one_shot, seed, steps, truncation.chosen(), schema)
     options.chosen()  # an unknown name is an error before a model is loaded
     if json is not None:
         check_output(json, force=True, param="json")

@@ -19,6 +19,7 @@ from ..types import Reply
 from .given_text import argument_text, file_text, input_text
 from .options import Display, Loading, Sampling, Talk, grouped
 from .output import as_json, figures, log, tokens_in
+from .structure_options import AnswerForm
 
 if TYPE_CHECKING:
     from ..demo.puzzle import Puzzle
@@ -44,6 +45,7 @@ def command(
         bool, typer.Option("--json", help="Print one JSON object: text, tokens, steps, seed, timings ...")
     ] = False,
     loading: Loading = Loading(),
+    form: AnswerForm = AnswerForm(),
     sampling: Sampling = Sampling(),
     display: Display = Display(),
 ) -> None:
@@ -59,11 +61,12 @@ def command(
       canvaslm run -m model.gguf -p "Why is the sky blue?" -n 512 --preset quality
       git diff | canvaslm run -m org/name -p - --system "Write a commit message." > message.txt
       canvaslm run -m model.gguf -p "Three primes?" --json | jq .steps
+      canvaslm run -p "JSON: name=Ada, age=36" --schema person.json
     """
     display.checked()
-    chosen = sampling.chosen()
+    chosen, structure = sampling.chosen(), form.chosen()
     asked, system = read_prompt(prompt, file), talk.message()
-    if asked is None and (loading.model is not None or raw):
+    if asked is None and (loading.model is not None or raw or structure):
         raise UsageError(
             "there is no prompt: give one with -p, - for standard input; `canvaslm chat` talks", "prompt"
         )
@@ -73,9 +76,8 @@ def command(
         asked, display = puzzle.prompt, paced(display)
     session = loading.open(display.quiet)
     notes(session, display, chosen)
-    reply = answer(
-        session, asked, display, as_object, system=system, thinking=talk.thinking, raw=raw, **chosen
-    )
+    options = {"system": system, "thinking": talk.thinking, "raw": raw, **structure, **chosen}
+    reply = answer(session, asked, display, as_object, **options)
     if as_object:
         print_json(session, reply, chosen, puzzle)
     solved = puzzle is None or check(puzzle, reply)

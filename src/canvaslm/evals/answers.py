@@ -24,7 +24,7 @@ class Answer:
 class Answerer(Protocol):
     """Answers conversations in any order, as (place in the list, answer). `params`
     override sampling defaults. `pieces`, one sequence a conversation: what is given of its answer, and what
-    holes there are."""
+    holes there are. `structures`: options of a session that say what each answer has to be."""
 
     def __call__(
         self,
@@ -32,6 +32,7 @@ class Answerer(Protocol):
         seeds: Sequence[int],
         *,
         pieces: Sequence[Pieces] | None = None,
+        structures: Sequence[Mapping[str, Any]] | None = None,
         **params: Any,
     ) -> Iterator[tuple[int, Answer]]: ...
 

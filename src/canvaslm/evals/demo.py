@@ -21,6 +21,7 @@ from .answers import Answerer
 from .score import Score
 
 REFINED, ONE_SHOT = "refined", "one shot"
+SAID = ", schema"  # of a mode: the answer has to have the form that the task says
 MAX_NEW_TOKENS = 128
 MISSES_KEPT = 5
 # A small universe may hold fewer items than asked for: give up after this many draws without a new one.
@@ -37,7 +38,8 @@ Tick = Callable[[str, str], None]
 @dataclass(frozen=True)
 class EvalOptions:
     """What to run. `tasks` empty = all. `steps` overrides max_denoising_steps of the refined mode; `sampling`
-    holds further fields of `Params`, for both modes.
+    holds further fields of `Params`, for both modes. `structure`: only tasks whose answers have a form that
+    can be said, in each mode with it and without.
     """
 
     count: int = 500
@@ -46,10 +48,11 @@ class EvalOptions:
     seed: int = 0
     steps: int | None = None
     sampling: Mapping[str, Any] = field(default_factory=dict)
+    structure: bool = False
 
     def chosen(self) -> list[Task]:
         """The tasks to run. Raises UsageError for an unknown name or a count that is not positive."""
-        known = EVALUATED
+        known = {name: task for name, task in EVALUATED.items() if task.structured or not self.structure}
         unknown = [name for name in self.tasks if name not in known]
         if unknown:
             raise UsageError(f"no task is called {unknown[0]!r}; there are {', '.join(known)}", "tasks")
@@ -59,7 +62,8 @@ class EvalOptions:
 
     @property
     def modes(self) -> tuple[str, ...]:
-        return (REFINED, ONE_SHOT) if self.one_shot else (REFINED,)
+        plain = (REFINED, ONE_SHOT) if self.one_shot else (REFINED,)
+        return tuple(m for mode in plain for m in (mode, mode + SAID)) if self.structure else plain
 
 
 def heldout_items(task: Task, count: int, seed: int) -> list[Example]:
@@ -92,23 +96,29 @@ def _score(
     options: EvalOptions,
     tick: Callable[[], None],
 ) -> Score:
-    score = Score(task.name, mode)
+    score = Score(task.name, mode, valid=0 if options.structure else None)
     seeds = [options.seed * 1_000_003 + place for place in range(len(items))]
     params = {**options.sampling, "max_new_tokens": MAX_NEW_TOKENS}
-    steps = 1 if mode == ONE_SHOT else options.steps
+    steps = 1 if mode.startswith(ONE_SHOT) else options.steps
     if steps is not None:
         params["max_denoising_steps"] = steps
     questions = [item.messages for item in items]
     if items and items[0].holes:
         params["pieces"] = [item.pieces() for item in items]
+    if mode.endswith(SAID):
+        params["structures"] = [task.structure(item) for item in items]
     for place, answer in answerer(questions, seeds, **params):
         item = items[place]
         right = task.check(item, answer.text)
         score.add(answer, right)
+        if score.valid is not None:
+            score.valid += task.valid(item, answer.text)
         if not right and len(score.misses) < MISSES_KEPT:
             score.misses.append((item.messages[-1]["content"], item.answer, answer.text))
         tick()
     return score
 
 
-__all__ = ["EVALUATED", "MAX_NEW_TOKENS", "ONE_SHOT", "REFINED", "EvalOptions", "evaluate", "heldout_items"]
+__all__ = [
+    "EVALUATED", "MAX_NEW_TOKENS", "ONE_SHOT", "REFINED", "SAID", "EvalOptions", "evaluate", "heldout_items",
+]  # fmt: skip

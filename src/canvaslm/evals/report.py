@@ -14,20 +14,23 @@ from .score import Score, wilson
 
 
 def table(scores: Sequence[Score], title: str) -> Table:
-    """One row per task: a group of columns per mode, side by side."""
+    """One row per task: a group of columns per mode, side by side. Of more than two modes, a row for each."""
     modes = list(dict.fromkeys(score.mode for score in scores))
-    rows: dict[str, dict[str, Score]] = {}
-    for score in scores:
-        rows.setdefault(score.task, {})[score.mode] = score
     drawn = Table(title=title, title_justify="left")
-    drawn.add_column("task")
-    drawn.add_column("items", justify="right")
-    for mode in modes:
-        for heading in (f"{mode}\nexact", "95 %", "steps/\ncanvas", "tokens/\nstep"):
+    side_by_side = len(modes) <= 2
+    for heading in ("task", "items") if side_by_side else ("task", "mode", "items"):
+        drawn.add_column(heading, justify="right" if heading == "items" else "left")
+    counted = any(score.valid is not None for score in scores)
+    for prefix in [f"{mode}\n" for mode in modes] if side_by_side else [""]:
+        for heading in (f"{prefix}exact", "95 %", "steps/\ncanvas", "tokens/\nstep", *["valid"] * counted):
             drawn.add_column(heading, justify="right")
-    for task, by_mode in rows.items():
-        cells = [cell for mode in modes for cell in _cells(by_mode[mode])]
-        drawn.add_row(task, str(next(iter(by_mode.values())).count), *cells)
+    for task in dict.fromkeys(score.task for score in scores):
+        mine = [score for score in scores if score.task == task]
+        if side_by_side:
+            drawn.add_row(task, str(mine[0].count), *(cell for score in mine for cell in _cells(score)))
+            continue
+        for score in mine:
+            drawn.add_row(task, score.mode, str(score.count), *_cells(score))
     return drawn
 
 
@@ -38,15 +41,17 @@ def _cells(score: Score) -> list[str]:
         f"{low:.3f}-{high:.3f}",
         f"{score.steps_per_canvas:.1f}",
         f"{score.tokens_per_step:.1f}",
+        *([] if score.valid is None else [f"{score.valid / max(1, score.count):.3f}"]),
     ]
 
 
 def markdown(scores: Sequence[Score]) -> str:
     """The table of a model card."""
     modes = list(dict.fromkeys(score.mode for score in scores))
-    heads = [
-        f"{mode}: {what}" for mode in modes for what in ("exact match", "95 %", "steps/canvas", "tokens/step")
-    ]
+    columns = ["exact match", "95 %", "steps/canvas", "tokens/step"]
+    if any(score.valid is not None for score in scores):
+        columns.append("valid")
+    heads = [f"{mode}: {what}" for mode in modes for what in columns]
     lines = [f"| task | items | {' | '.join(heads)} |", "|---|---" + "|---" * len(heads) + "|"]
     for task in dict.fromkeys(score.task for score in scores):
         mine = [score for score in scores if score.task == task]

@@ -34,6 +34,7 @@ class Score:
     steps: int = 0
     tokens: int = 0
     misses: list[tuple[str, str, str]] = field(default_factory=list)
+    valid: int | None = None  # answers of the form that was asked for; None: not counted
 
     def add(self, answer: Answer, right: bool) -> None:
         """Counts one answer in."""
@@ -65,6 +66,7 @@ class Score:
             "mode": self.mode,
             "items": self.count,
             "correct": self.correct,
+            **({} if self.valid is None else {"valid": self.valid}),
             "exact_match": round(self.share, 4),
             "interval_95": [round(low, 4), round(high, 4)],
             "steps_per_canvas": round(self.steps_per_canvas, 3),

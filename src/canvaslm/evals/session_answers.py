@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
@@ -30,13 +30,16 @@ class SessionAnswerer:
         seeds: Sequence[int],
         *,
         pieces: Sequence[Pieces] | None = None,
+        structures: Sequence[Mapping[str, Any]] | None = None,
         **params: Any,
     ) -> Iterator[tuple[int, Answer]]:
         """Raises the engine's error when a request fails: an eval with holes is none."""
         given = [None] * len(seeds) if pieces is None else [self._given(each) for each in pieces]
         requests = (
-            self.session.prepare(conversation, seed=seed, given=places, **params)
-            for conversation, seed, places in zip(conversations, seeds, given, strict=True)
+            self.session.prepare(conversation, **{**params, **structure, "seed": seed, "given": places})
+            for conversation, seed, places, structure in zip(
+                conversations, seeds, given, structures or [{}] * len(seeds), strict=True
+            )
         )
         transcripts = [Transcript(self.session.tokenizer) for _ in conversations]
         answers = [ReplyBuilder() for _ in conversations]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import pairwise
 from random import Random
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 Split = Literal["train", "heldout"]
 
@@ -63,6 +63,8 @@ class Task(ABC):
     evaluated: ClassVar[bool] = True
     # What the model says to itself when thinking is on.
     thought: ClassVar[str] = ""
+    # Whether `structure` says something of every item.
+    structured: ClassVar[bool] = False
 
     @abstractmethod
     def draw(self, rng: Random) -> Example:
@@ -79,6 +81,14 @@ class Task(ABC):
     def check(self, example: Example, text: str) -> bool:
         """Whether `text` answers `example`: an exact match but for white space around it."""
         return text.strip() == example.answer
+
+    def structure(self, example: Example) -> dict[str, Any]:
+        """What is known of the answer's form, as an option of a session: a `schema` or a `regex`."""
+        return {}
+
+    def valid(self, example: Example, text: str) -> bool:
+        """Whether `text` has the form that `structure` says, right or wrong."""
+        return True
 
 
 __all__ = ["Example", "Split", "Task", "ask", "held_out"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from random import Random
+from typing import Any
 
 from .base import Example, Task, ask
 from .words import (
@@ -28,6 +29,7 @@ WORD_KEYS = {
 }
 NUMBER_KEYS = ("age", "size", "count", "price", "id", "level")
 FLAG_KEYS = ("open", "new", "ready")
+_TYPES = {str: "string", int: "integer", bool: "boolean"}
 KEYS = (*WORD_KEYS, *NUMBER_KEYS, *FLAG_KEYS)
 
 
@@ -45,6 +47,7 @@ class JsonPairs(Task):
 
     name = "json"
     thought = "Words get quotes, numbers do not."
+    structured = True
 
     def draw(self, rng: Random) -> Example:
         pairs = {key: value_of(key, rng) for key in rng.sample(KEYS, rng.randint(2, 4))}
@@ -53,6 +56,29 @@ class JsonPairs(Task):
         ]
         prompt = rng.choice(PROMPTS).format(", ".join(written))
         return ask(self.name, prompt, json.dumps(pairs), " ".join(sorted(written)))
+
+    def structure(self, example: Example) -> dict[str, Any]:
+        pairs = json.loads(example.answer)
+        return {
+            "schema": {
+                "type": "object",
+                "properties": {key: {"type": _TYPES[type(value)]} for key, value in pairs.items()},
+                "required": list(pairs),
+                "additionalProperties": False,
+            }
+        }
+
+    def valid(self, example: Example, text: str) -> bool:
+        try:
+            said = json.loads(text)
+        except ValueError:
+            return False
+        wanted = json.loads(example.answer)
+        return isinstance(said, dict) and _kinds(said) == _kinds(wanted)
+
+
+def _kinds(pairs: dict[str, Any]) -> dict[str, type]:
+    return {key: type(value) for key, value in pairs.items()}
 
 
 __all__ = ["KEYS", "JsonPairs", "value_of"]

@@ -7,13 +7,16 @@ holes), not grids: the solution of a held-out puzzle has been seen in training a
 
 from __future__ import annotations
 
+import re
 from itertools import permutations
 from random import Random
+from typing import Any
 
 from .base import Example, Task, ask
 
 CELLS = 16
 HOLE = "."
+GRID = r"[1-4]{4}(\n[1-4]{4}){3}"  # a grid's form
 PROMPTS = (
     "Solve this Sudoku:\n{}",
     "Sudoku:\n{}",
@@ -96,11 +99,18 @@ class Sudoku(Task):
 
     name = "sudoku"
     thought = "Each row, column and box has 1, 2, 3, 4."
+    structured = True
 
     def draw(self, rng: Random) -> Example:
         grid = rng.choice(GRIDS)
         puzzle = dig(grid, rng.randint(6, 12), rng)
         return ask(self.name, rng.choice(PROMPTS).format(lines(puzzle)), lines(grid), puzzle)
+
+    def structure(self, example: Example) -> dict[str, Any]:
+        return {"regex": GRID}
+
+    def valid(self, example: Example, text: str) -> bool:
+        return re.fullmatch(GRID, text) is not None
 
 
 __all__ = ["CELLS", "GRIDS", "HOLE", "PROMPTS", "Sudoku", "dig", "is_valid", "lines", "solutions"]
