@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterator
 from random import Random
 
 import pytest
 
-from canvaslm.constrain.holes import TokenHole, TokenTemplate, Window, lay_out, window
-from canvaslm.constrain.infill import Named, PlaceLogprobs, close, lengths_by_score
+from canvaslm.constrain.holes import HoleSpan, Seam, TokenHole, TokenTemplate, Window, lay_out, window
+from canvaslm.constrain.infill import Named, PlaceLogprobs, close, left_seam, lengths_by_score
 from canvaslm.errors import UsageError
 
 VOCABULARY, END = 6, 0
@@ -25,51 +26,94 @@ def _named(rng: Random, places: int) -> list[Named]:
     return made
 
 
-def _brute(template: TokenTemplate, shown: Window, reading: PlaceLogprobs) -> dict[tuple[int, ...], float]:
-    """The score of every choice of lengths."""
-    scores = {}
-    places = len(reading)
-    for lengths in itertools.product(range(places + 1), repeat=len(shown.texts)):
-        holes = template.holes[shown.first : shown.last]
-        bounds = [(h.least, places if h.most is None else h.most) for h in holes]
-        if any(not a <= n <= b for n, (a, b) in zip(lengths, bounds, strict=True)):
-            continue
-        place, score = shown.left, 0.0
-        for length, text in zip(lengths, shown.texts, strict=True):
-            if place + length > places:
-                break
-            score += sum(reading.best[place : place + length])
-            place += length
-            score += sum(reading.of(place + i, t) for i, t in enumerate(text) if place + i < places)
-            place += len(text)
+def _bits(*tokens: int) -> bytes:
+    return bytes([sum(1 << token for token in tokens)])
+
+
+def _spans(
+    template: TokenTemplate, shown: Window, before: int, places: int
+) -> Iterator[tuple[HoleSpan, ...]]:
+    """Every way to place the holes so that all that is to be there fits on the canvas."""
+
+    def place(number: int, start: int, before: int) -> Iterator[tuple[HoleSpan, ...]]:
+        if number == len(shown.texts):
+            if start + shown.closes <= places:
+                yield ()
+            return
+        hole, text = template.holes[number], shown.texts[number]
+        for stop, behind in itertools.product(range(start, places + 1), (0, *(s.count for s in hole.behind))):
+            edges = bool(before) + bool(behind)
+            joins = edges == 2 and stop == start + 1 and (before, behind) in hole.joined
+            most = places if hole.most is None else hole.most + edges
+            if not (joins or edges <= stop - start <= most):
+                continue
+            last = number + 1 == len(shown.texts)
+            for taken in (0,) if last else (0, *(s.count for s in template.holes[number + 1].before)):
+                if behind + taken <= len(text):
+                    for rest in place(number + 1, stop + len(text) - behind - taken, taken):
+                        yield HoleSpan(start, stop, before, behind), *rest
+
+    return place(0, shown.left - before, before)
+
+
+def _score(
+    template: TokenTemplate, shown: Window, reading: PlaceLogprobs, spans: tuple[HoleSpan, ...]
+) -> float:
+    """Of a canvas as it is laid out: what is allowed at a place, or given, or anything."""
+    layout = lay_out(template, shown, (1,) * shown.left, spans, END)
+    held = {place: token for place, token in layout.given.items() if place >= spans[0].start}
+    last = spans[-1].stop + len(shown.texts[-1]) - spans[-1].behind
+    score = 0.0
+    for place in range(spans[0].start, len(reading)):
+        if shown.closes and place >= last:
+            score += reading.of(place, END)
+        elif place in held:
+            score += reading.of(place, held[place])
+        elif place in layout.allowed:
+            score += float(reading.of_allowed(layout.allowed[place])[place])
         else:
-            if place + shown.closes <= places:
-                tail = range(place, places)
-                score += sum(reading.of(p, END) if shown.closes else reading.best[p] for p in tail)
-                scores[lengths] = score
-    return scores
+            score += float(reading.best[place])
+    return score
 
 
-@pytest.mark.parametrize("seed", range(40))
-def test_the_best_lengths_are_those_of_brute_force(seed: int) -> None:
+@pytest.mark.parametrize("seed", range(60))
+def test_the_best_places_are_those_of_brute_force(seed: int) -> None:
     rng = Random(seed)
     count, places = rng.choice([1, 1, 2, 3]), rng.randint(6, 9)
-    texts = tuple(tuple(rng.randrange(1, VOCABULARY) for _ in range(rng.randint(1, 2))) for _ in range(count))
-    holes = tuple(TokenHole(rng.randint(0, 1), rng.choice([None, 3])) for _ in range(count))
-    template = TokenTemplate(((1,), *texts), holes, open=False)
-    shown = Window(1, 0, count, texts, rng.random() < 0.7, False, places)
-    reading = PlaceLogprobs(_named(rng, places), VOCABULARY)
+    texts = tuple(tuple(rng.randrange(1, VOCABULARY) for _ in range(rng.randint(1, 3))) for _ in range(count))
+    holes = tuple(
+        TokenHole(
+            rng.choice([None, 3]),
+            before=(Seam(1, _bits(3, 4)),) if i == 0 or rng.random() < 0.6 else (),
+            behind=(Seam(1, _bits(1, 5)),) if len(text) > 1 and rng.random() < 0.7 else (),
+            joined={(1, 1): _bits(5)} if rng.random() < 0.5 else {},
+        )
+        for i, text in enumerate(texts)
+    )
+    template = TokenTemplate(((1, 1), *texts), holes, open=False)
+    shown = Window(2, 0, count, texts, rng.random() < 0.7, False, places)
+    reading, before = PlaceLogprobs(_named(rng, places), VOCABULARY), rng.choice([0, 1])
     # The last text is to be whole on the canvas, as brute force has it.
-    ranked = lengths_by_score(template, shown, reading, [END], anchor=9)
-    wanted = _brute(template, shown, reading)
-    assert ranked or not wanted
-    if wanted:
-        best = max(wanted.values())
-        assert ranked[0].score == pytest.approx(best)
-        assert wanted[ranked[0].lengths] == pytest.approx(best)
-        by_first = {n: max(v for k, v in wanted.items() if k[0] == n) for n in {k[0] for k in wanted}}
-        assert {r.lengths[0]: r.score for r in ranked} == pytest.approx(by_first)
-        assert close(ranked, 1.0, 3) == [r for r in ranked[:3] if r.score >= best - 1.0]
+    ranked = lengths_by_score(template, shown, reading, [END], 9, before)
+    wanted = {s: _score(template, shown, reading, s) for s in _spans(template, shown, before, places)}
+    assert bool(ranked) == bool(wanted)
+    if ranked:
+        assert ranked[0].score == pytest.approx(max(wanted.values()))
+        best: dict[int, float] = {}
+        for spans, score in wanted.items():
+            best[spans[0].stop] = max(score, best.get(spans[0].stop, -math.inf))
+        assert {each.spans[0].stop: each.score for each in ranked} == pytest.approx(best)
+        assert all(wanted[each.spans] == pytest.approx(each.score) for each in ranked)
+        assert close(ranked, 1.0, 3) == [r for r in ranked[:3] if r.score >= ranked[0].score - 1.0]
+
+
+@pytest.mark.parametrize(
+    ("likely", "count"), [([1, 1, 1], 0), ([3, 1, 1], 2), ([1, 4, 1], 1), ([5, 5, 1], 0), ([3, 4, 1], 2)]
+)
+def test_a_seam_is_where_a_token_that_goes_on_is_likelier(likely: list[int], count: int) -> None:
+    hole = TokenHole(before=(Seam(1, _bits(4)), Seam(2, _bits(3))))
+    reading = PlaceLogprobs([[(token, math.log(0.9))] for token in likely], VOCABULARY)
+    assert left_seam(hole, (1, 1), reading) == count
 
 
 def test_what_no_place_names_has_what_is_left() -> None:
@@ -81,7 +125,7 @@ def test_what_no_place_names_has_what_is_left() -> None:
 def _template(*sizes: int, open: bool = False, most: int | None = None) -> TokenTemplate:
     """Given texts of these sizes, holes between."""
     given = tuple((1,) * size for size in sizes)
-    return TokenTemplate(given, (TokenHole(0, most, most),) * (len(sizes) - 1), open)
+    return TokenTemplate(given, (TokenHole(most, most),) * (len(sizes) - 1), open)
 
 
 def test_a_text_that_fits_is_all_on_the_canvas() -> None:
@@ -97,7 +141,7 @@ def test_a_text_that_fits_is_all_on_the_canvas() -> None:
 def test_holes_get_their_places_then_the_text_behind_then_that_before(
     before: int, behind: int, wish: int | None
 ) -> None:
-    template = TokenTemplate(((1,) * before, (1,) * behind), (TokenHole(0, wish, wish),), open=False)
+    template = TokenTemplate(((1,) * before, (1,) * behind), (TokenHole(wish, wish),), open=False)
     shown = window(template, 0, before, 64)
     kept = 16 if wish is None else wish
     right = len(shown.texts[0]) + shown.closes
@@ -118,11 +162,19 @@ def test_a_hole_with_text_behind_it_is_refused_beyond_a_canvas() -> None:
     assert window(_template(3, 0, open=True, most=61), 0, 3, 64).open
 
 
-def test_places_of_a_hole_take_what_its_edges_say() -> None:
-    hole = TokenHole(2, None, None, first=b"\x02", last=b"\x04", between=b"\x0e")
-    template = TokenTemplate(((5, 5), (4,)), (hole,), open=False)
+def test_places_of_a_hole_take_what_its_seams_say() -> None:
+    hole = TokenHole(
+        between=_bits(1, 2, 3),
+        before=(Seam(1, _bits(1)),),
+        behind=(Seam(1, _bits(2)), Seam(2, _bits(3))),
+        joined={(1, 2): _bits(5)},
+    )
+    template = TokenTemplate(((5, 5), (4, 4, 4)), (hole,), open=False)
     shown = window(template, 0, 2, 16)
-    layout = lay_out(template, shown, (5, 5), (4,), END)
-    assert layout.given == {0: 5, 1: 5, 6: 4, 7: END}
-    assert layout.allowed == {2: b"\x02", 3: b"\x0e", 4: b"\x0e", 5: b"\x04"}
-    assert layout.spans == ((2, 6),)
+    layout = lay_out(template, shown, (5, 5), [HoleSpan(1, 4, 1, 2)], END)
+    assert layout.given == {0: 5, 4: 4, 5: END}
+    assert layout.allowed == {1: _bits(1), 2: _bits(1, 2, 3), 3: _bits(3)}
+    layout = lay_out(template, shown, (5, 5), [HoleSpan(1, 2, 1, 2)], END)
+    assert layout.given == {0: 5, 2: 4, 3: END} and layout.allowed == {1: _bits(5)}
+    layout = lay_out(template, shown, (5, 5), [HoleSpan(2, 2)], END)
+    assert layout.given == {0: 5, 1: 5, 2: 4, 3: 4, 4: 4, 5: END} and layout.allowed == {}

@@ -6,9 +6,8 @@ stand on one canvas. What stands before a canvas is context; what comes after it
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import accumulate
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from ..errors import UsageError
 
@@ -20,19 +19,64 @@ TokenBits = bytes  # of a place: token t is allowed if bit t % 8 of byte t // 8 
 
 
 @dataclass(frozen=True)
-class TokenHole:
-    """A hole in tokens: those of its edges, which were given but belong to it, included.
+class Seam:
+    """Tokens of a given text at a hole's edge that belong to the hole: `count` of them, where a token stands
+    that has their bytes and more. `tokens`: those that do."""
 
-    Its first and its last place take only tokens with the bytes of its edges; None where there are none, or
-    in `between`, of the others, where every token may stand.
+    count: int
+    tokens: TokenBits
+
+
+@dataclass(frozen=True)
+class TokenHole:
+    """A hole in tokens. `before` and `behind`: seams it may have with the text before and behind it, each of
+    another count; `joined` has, by two counts, the tokens that are both at once. `between`: what other places
+    may take.
     """
 
-    least: int
     most: int | None = None  # None: as many as the canvas has
     wish: int | None = None  # places kept free for it, None: a quarter of the canvas
-    first: TokenBits | None = None
-    last: TokenBits | None = None
     between: TokenBits | None = None
+    before: tuple[Seam, ...] = ()
+    behind: tuple[Seam, ...] = ()
+    joined: Mapping[tuple[int, int], TokenBits] = field(default_factory=dict)
+
+    @property
+    def deepest(self) -> int:
+        """Tokens of the text before that may belong to it."""
+        return max((seam.count for seam in self.before), default=0)
+
+    def allowed(self, span: HoleSpan) -> dict[int, TokenBits]:
+        """What its places may take where it stands."""
+        made: dict[int, TokenBits] = {}
+        if self.between is not None:
+            made = dict.fromkeys(range(span.start, span.stop), self.between)
+        if span.before and span.behind and span.length == 1:
+            made[span.start] = self.joined[span.before, span.behind]
+            return made
+        if span.before:
+            made[span.start] = _seam(self.before, span.before)
+        if span.behind:
+            made[span.stop - 1] = _seam(self.behind, span.behind)
+        return made
+
+
+@dataclass(frozen=True)
+class HoleSpan:
+    """Where a hole stands on a canvas, and how many tokens of the texts around it belong to it."""
+
+    start: int
+    stop: int
+    before: int = 0
+    behind: int = 0
+
+    @property
+    def length(self) -> int:
+        return self.stop - self.start
+
+
+def _seam(seams: tuple[Seam, ...], count: int) -> TokenBits:
+    return next(seam.tokens for seam in seams if seam.count == count)
 
 
 @dataclass(frozen=True)
@@ -100,22 +144,20 @@ def window(template: TokenTemplate, index: int, before: int, places: int) -> Win
 
 def _check_hole(template: TokenTemplate, index: int, places: int) -> None:
     hole = template.holes[index]
-    if template.is_open(index):
+    if template.is_open(index) or hole.wish is None:
         return
     limit = places - min(ANCHOR, len(template.given[index + 1]))
-    wanted = max(hole.least, hole.wish or 0)
-    if wanted > limit:
+    if hole.wish > limit:
         raise UsageError(
-            f"hole {index + 1} may have {wanted - hole.least} tokens, but with text behind it it has at most "
-            f"{limit - hole.least}, since both stand on one canvas of {places}: "
-            "lower its max, or leave out the text behind it",
+            f"hole {index + 1} may have {hole.wish} tokens, but with text behind it it has at most {limit}, "
+            f"since both stand on one canvas of {places}: lower its max, or leave out the text behind it",
             "template",
         )
 
 
 def _wish(hole: TokenHole, places: int) -> int:
     """Places kept free for a hole."""
-    return max(hole.least, places // 4 if hole.wish is None else hole.wish)
+    return places // 4 if hole.wish is None else hole.wish
 
 
 def _left_of_open(before: int, places: int) -> int:
@@ -125,61 +167,41 @@ def _left_of_open(before: int, places: int) -> int:
 
 @dataclass(frozen=True)
 class PlacedHoles:
-    """Where everything stands on a canvas once its holes have lengths."""
+    """Where everything stands on a canvas once its holes have their places."""
 
     given: dict[int, int]  # place -> token
     allowed: dict[int, TokenBits]  # place -> the tokens it may take
-    spans: tuple[tuple[int, int], ...]  # first place of each hole, and the one behind it
+    spans: tuple[HoleSpan, ...]
 
 
 def lay_out(
-    template: TokenTemplate, shown: Window, left: Sequence[int], lengths: Sequence[int], end: int
+    template: TokenTemplate, shown: Window, left: Sequence[int], spans: Sequence[HoleSpan], end: int
 ) -> PlacedHoles:
-    """Places for the holes of a window with these lengths. left: the tokens before the first hole.
+    """A window with its holes at these places. left: the tokens before the first hole.
 
     end: the token behind a text that is whole. Of a text that does not fit, the start stands there.
     """
-    given = dict(enumerate(left))
+    given = dict(enumerate(left[: spans[0].start]))
     allowed: dict[int, TokenBits] = {}
-    spans: list[tuple[int, int]] = []
-    place = len(left)
-    for number, (length, text) in enumerate(zip(lengths, shown.texts, strict=True)):
-        hole = template.holes[shown.first + number]
-        spans.append((place, place + length))
-        allowed |= _edges(hole, place, place + length)
-        place += length
-        given |= dict(enumerate(text, place))
-        place += len(text)
+    for number, (span, text) in enumerate(zip(spans, shown.texts, strict=True)):
+        allowed |= template.holes[shown.first + number].allowed(span)
+        taken = spans[number + 1].before if number + 1 < len(spans) else 0
+        given |= dict(enumerate(text[span.behind : len(text) - taken], span.stop))
     if shown.closes:
-        given[place] = end
+        given[spans[-1].stop + len(shown.texts[-1]) - spans[-1].behind] = end
     on_canvas = {p: t for p, t in given.items() if p < shown.places}
     return PlacedHoles(on_canvas, {p: b for p, b in allowed.items() if p < shown.places}, tuple(spans))
 
 
-def _edges(hole: TokenHole, start: int, stop: int) -> dict[int, TokenBits]:
-    made: dict[int, TokenBits] = {}
-    if hole.between is not None:
-        made = dict.fromkeys(range(start, stop), hole.between)
-    if hole.first is not None and start < stop:
-        made[start] = hole.first
-    if hole.last is not None and start < stop:
-        made[stop - 1] = hole.last
-    return made
-
-
-def starts(template: TokenTemplate) -> tuple[int, ...]:
-    """Given tokens before each hole, those of holes not counted."""
-    return tuple(accumulate(map(len, template.given)))[: len(template.holes)]
-
-
 __all__ = [
     "ANCHOR",
+    "HoleSpan",
     "PlacedHoles",
+    "Seam",
     "TokenBits",
     "TokenHole",
     "TokenTemplate",
     "Window",
     "lay_out",
-    "starts",
     "window",
 ]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .holes import TokenTemplate, Window
+from .holes import HoleSpan, Seam, TokenBits, TokenHole, TokenTemplate, Window
 
 Floats = NDArray[np.float64]
 Named = Sequence[
@@ -24,9 +24,9 @@ Named = Sequence[
 
 @dataclass(frozen=True)
 class Lengths:
-    """Tokens of each hole of a window, and how well the canvas says so: nats, over all its places."""
+    """Where the holes of a window stand, and how well the canvas says so: nats, over all its places."""
 
-    lengths: tuple[int, ...]
+    spans: tuple[HoleSpan, ...]
     score: float
 
 
@@ -48,6 +48,16 @@ class PlaceLogprobs:
         """The log-probability of a token at a place."""
         return self._named[place].get(token, float(self._floor[place]))
 
+    def of_allowed(self, tokens: TokenBits) -> Floats:
+        """Per place that of the likeliest token whose bit is set, what is left where none is named."""
+        made = np.array(
+            [
+                max((v for t, v in place.items() if _is_set(tokens, t)), default=-np.inf)
+                for place in self._named
+            ]
+        )
+        return np.where(np.isfinite(made), made, self._floor)
+
     def of_any(self, tokens: Iterable[int]) -> Floats:
         """Per place that of the likeliest of these tokens."""
         wanted = tuple(tokens)
@@ -62,41 +72,111 @@ class PlaceLogprobs:
         return sum(self.of(place, token) for place, token in tokens.items()) / max(1, len(tokens))
 
 
-def lengths_by_score(
-    template: TokenTemplate, shown: Window, reading: PlaceLogprobs, ends: Sequence[int], anchor: int
-) -> list[Lengths]:
-    """The lengths that a window's holes may have, best first: one for each length of the first hole.
+def left_seam(hole: TokenHole, text: Sequence[int], reading: PlaceLogprobs) -> int:
+    """How many tokens of a text, which stands at the first places, belong to the hole behind it.
 
-    The canvas begins with the text before the first hole. ends: tokens that stand behind a whole text.
-    anchor: places of the last text that must be on the canvas if there are so many.
+    At the place of each of its last tokens, as far as seams go: is a token that goes on beyond the text
+    likelier than the text's own?
     """
-    count = shown.last - shown.first
-    spans = [_hole_scores(template, shown, shown.first + i, reading) for i in range(count)]
-    behind = _last_text(shown, reading, ends, anchor)
-    following: list[NDArray[np.int64]] = []  # of each hole but the first: where it ends, by where it begins
-    for i in reversed(range(count)):
-        total = spans[i] + behind  # [start, end]
-        if i == 0:
-            return _ranked(total[shown.left], shown, following)
-        following.insert(0, total.argmax(1))
-        behind = _shifted(total.max(1), shown.texts[i - 1], reading)
-    return []
+    for seam in sorted(hole.before, key=lambda seam: -seam.count):
+        place = len(text) - seam.count
+        if place < 0:
+            continue
+        beyond = reading.of_allowed(seam.tokens)[place]
+        if beyond > reading.of(place, text[place]):
+            return seam.count
+    return 0
 
 
-def _hole_scores(template: TokenTemplate, shown: Window, index: int, reading: PlaceLogprobs) -> Floats:
+def lengths_by_score(
+    template: TokenTemplate,
+    shown: Window,
+    reading: PlaceLogprobs,
+    ends: Sequence[int],
+    anchor: int,
+    before: int = 0,
+) -> list[Lengths]:
+    """The places that a window's holes may have, best first: one for each length of the first hole.
+
+    The canvas begins with the text before the first hole, of which `before` tokens belong to that. ends:
+    tokens that stand behind a whole text. anchor: places of the last text that must be on the canvas if there
+    are so many.
+    """
+    following: list[_BySeam] = []  # of each hole
+    for i in reversed(range(shown.last - shown.first)):
+        hole, text = template.holes[shown.first + i], shown.texts[i]
+        behind = [
+            _between(text, count, following[0], reading)
+            if following
+            else _last_text(shown, text[count:], reading, ends, anchor)
+            for count in _counts(hole.behind)
+        ]
+        seams = _counts(hole.before) if i else [before]
+        following.insert(0, {count: _choices(hole, reading, behind, count) for count in seams})
+    return _ranked(following, shown, reading, before)
+
+
+def _counts(seams: Sequence[Seam]) -> list[int]:
+    """Of tokens of a text that may belong to a hole."""
+    return [0, *(seam.count for seam in seams)]
+
+
+@dataclass(frozen=True)
+class _Choices:
+    """Of one hole, by where it begins and ends [C + 1, C + 1]: the score of all from there on, and how many
+    tokens behind it belong to it then."""
+
+    scores: Floats
+    behind: NDArray[np.int64]
+
+    @property
+    def best(self) -> Floats:
+        """[C + 1], by where it begins."""
+        return np.asarray(self.scores.max(1))
+
+
+_BySeam = Mapping[int, _Choices]  # by how many tokens of the text before it belong to the hole
+
+
+def _choices(hole: TokenHole, reading: PlaceLogprobs, behind: Sequence[Floats], before: int) -> _Choices:
+    """behind: for each of `_counts`, the score of what stands behind the hole, by where it ends."""
+    counts = _counts(hole.behind)
+    scores = [
+        _hole_scores(hole, reading, before, count) + rest[None, :]
+        for count, rest in zip(counts, behind, strict=True)
+    ]
+    best = np.argmax(scores, axis=0)
+    return _Choices(np.max(scores, axis=0), np.array(counts)[best])
+
+
+def _hole_scores(hole: TokenHole, reading: PlaceLogprobs, before: int, behind: int) -> Floats:
     """[C + 1, C + 1]: the score of a hole from one place to another, -inf where it may not be so long."""
-    hole, places = template.holes[index], len(reading)
+    places = len(reading)
     sums = np.concatenate(([0.0], np.cumsum(reading.best)))
     scores = sums[None, :] - sums[:, None]
     length = np.arange(places + 1)[None, :] - np.arange(places + 1)[:, None]
-    most = places if hole.most is None else hole.most
-    scores[(length < hole.least) | (length > most)] = -np.inf
+    edges = bool(before) + bool(behind)
+    most = places if hole.most is None else hole.most + edges
+    if before:
+        scores[:-1] += (_of_seam(hole.before, before, reading) - reading.best)[:, None]
+    if behind:
+        scores[:, 1:] += (_of_seam(hole.behind, behind, reading) - reading.best)[None, :]
+    scores[(length < edges) | (length > most)] = -np.inf
+    if edges == 2 and (before, behind) in hole.joined:
+        one = np.arange(places)
+        scores[one, one + 1] = reading.of_allowed(hole.joined[before, behind])
     return scores
 
 
-def _last_text(shown: Window, reading: PlaceLogprobs, ends: Sequence[int], anchor: int) -> Floats:
+def _of_seam(seams: Sequence[Seam], count: int, reading: PlaceLogprobs) -> Floats:
+    return next(reading.of_allowed(seam.tokens) for seam in seams if seam.count == count)
+
+
+def _last_text(
+    shown: Window, text: Sequence[int], reading: PlaceLogprobs, ends: Sequence[int], anchor: int
+) -> Floats:
     """[C + 1]: the score of all that stands behind the last hole, by where that ends."""
-    places, text = len(reading), shown.texts[-1]
+    places = len(reading)
     tail = reading.of_any(ends) if shown.closes else reading.best
     rest = np.concatenate((np.cumsum(tail[::-1])[::-1], [0.0]))
     needed = len(text) + 1 if shown.closes else min(anchor, len(text))
@@ -104,6 +184,17 @@ def _last_text(shown: Window, reading: PlaceLogprobs, ends: Sequence[int], ancho
     for start in range(places - needed + 1):
         scores[start] = reading.of_text(text, start) + rest[min(start + len(text), places)]
     return scores
+
+
+def _between(text: Sequence[int], count: int, following: _BySeam, reading: PlaceLogprobs) -> Floats:
+    """[C + 1]: the score of a text without its first `count` tokens, and of all behind it, by where it
+    begins."""
+    seams = [before for before in following if count + before <= len(text)]
+    parts = (text[count : len(text) - before] for before in seams)
+    shifted = [
+        _shifted(following[before].best, part, reading) for before, part in zip(seams, parts, strict=True)
+    ]
+    return np.asarray(np.max(shifted, axis=0))
 
 
 def _shifted(behind: Floats, text: Sequence[int], reading: PlaceLogprobs) -> Floats:
@@ -116,18 +207,33 @@ def _shifted(behind: Floats, text: Sequence[int], reading: PlaceLogprobs) -> Flo
     return scores
 
 
-def _ranked(scores: Floats, shown: Window, following: Sequence[NDArray[np.int64]]) -> list[Lengths]:
+def _ranked(choices: Sequence[_BySeam], shown: Window, reading: PlaceLogprobs, before: int) -> list[Lengths]:
     made: list[Lengths] = []
-    for end in np.argsort(-scores, kind="stable"):
-        if not np.isfinite(scores[end]):
+    start = shown.left - before
+    first = choices[0][before].scores[start]
+    for end in np.argsort(-first, kind="stable"):
+        if not np.isfinite(first[end]):
             break
-        lengths, place = [int(end) - shown.left], int(end)
-        for number, ends in enumerate(following):
-            place += len(shown.texts[number])
-            lengths.append(int(ends[place]) - place)
-            place = int(ends[place])
-        made.append(Lengths(tuple(lengths), float(scores[end])))
+        spans = [HoleSpan(start, int(end), before, int(choices[0][before].behind[start, end]))]
+        for text, choice in zip(shown.texts, choices[1:], strict=False):
+            spans.append(_next_span(text, spans[-1], choice, reading))
+        made.append(Lengths(tuple(spans), float(first[end])))
     return made
+
+
+def _next_span(text: Sequence[int], last: HoleSpan, following: _BySeam, reading: PlaceLogprobs) -> HoleSpan:
+    """Where the hole behind a text stands best, once the one before it has its place."""
+    best, span = -np.inf, last
+    for before, choice in following.items():
+        part = text[last.behind : len(text) - before]
+        start = last.stop + len(part)
+        if last.behind + before > len(text) or start >= len(choice.best):
+            continue
+        score = reading.of_text(part, last.stop) + choice.best[start]
+        if score > best:
+            stop = int(choice.scores[start].argmax())
+            best, span = score, HoleSpan(start, stop, before, int(choice.behind[start, stop]))
+    return span
 
 
 def close(ranked: Sequence[Lengths], margin: float, most: int) -> list[Lengths]:
@@ -135,4 +241,8 @@ def close(ranked: Sequence[Lengths], margin: float, most: int) -> list[Lengths]:
     return [each for each in ranked[:most] if each.score >= ranked[0].score - margin]
 
 
-__all__ = ["Lengths", "Named", "PlaceLogprobs", "close", "lengths_by_score"]
+def _is_set(bits: TokenBits, token: int) -> bool:
+    return token // 8 < len(bits) and bool(bits[token // 8] >> token % 8 & 1)
+
+
+__all__ = ["Lengths", "Named", "PlaceLogprobs", "close", "left_seam", "lengths_by_score"]

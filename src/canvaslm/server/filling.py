@@ -10,6 +10,7 @@ A round is some requests that run together; the next is known when they have end
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
@@ -35,7 +36,9 @@ class FillAnswers:
         self.empty: set[int] = set()
         self._service, self._plan, self._whole = service, plan, whole
         self._rounds = plan.rounds()
-        self._round: Round | None = None
+        self._outcomes: list[Outcome] = []
+        self._batches: deque[tuple[Request, ...]] = deque()  # of the round, those that have not begun
+        self._begun = self._size = 0  # requests of the round before the batch that runs, and in it
         self._group: RequestGroup | None = None
         self._closed = False
 
@@ -44,8 +47,9 @@ class FillAnswers:
         """Submits the first round. Raises Problem or CanvasError with nothing running."""
         answers = cls(service, plan, whole)
         asked = await service.work(next, answers._rounds)
-        service.bridge.reserve(len(asked.requests))
-        await answers._launch(asked)
+        answers._take(asked)
+        service.bridge.reserve(len(answers._batches[0]))
+        await answers._launch()
         answers.requests = asked.requests[:1]
         return answers
 
@@ -56,15 +60,16 @@ class FillAnswers:
     async def __aiter__(self) -> AsyncIterator[ChoiceEvent]:
         try:
             while True:
-                outcomes = self._outcomes()
-                async with aclosing(self._drafts(outcomes)) as drafts:
+                async with aclosing(self._drafts()) as drafts:
                     async for draft in drafts:
                         yield draft
-                asked = await self._service.work(_following, self._rounds, outcomes)
-                if isinstance(asked, Filled):
-                    break
-                await self._reserve(len(asked.requests))
-                await self._launch(asked)
+                if not self._batches:
+                    asked = await self._service.work(_following, self._rounds, self._outcomes)
+                    if isinstance(asked, Filled):
+                        break
+                    self._take(asked)
+                await self._reserve(len(self._batches[0]))
+                await self._launch()
             for event in self._end(asked):
                 yield ChoiceEvent(0, event)
         finally:
@@ -84,8 +89,8 @@ class FillAnswers:
         if self._group is not None:
             self._group.close()
 
-    async def _drafts(self, outcomes: list[Outcome]) -> AsyncGenerator[ChoiceEvent, None]:
-        """Runs a round to its end; drafts of its first request are shown."""
+    async def _drafts(self) -> AsyncGenerator[ChoiceEvent, None]:
+        """Runs a batch to its end; drafts of a round's first request are shown."""
         assert self._group is not None
         async for index, event in self._group:
             if isinstance(event, Failed):
@@ -93,17 +98,20 @@ class FillAnswers:
             if isinstance(event, Finished) and event.reason == "cancelled":
                 raise unfinished()
             if not isinstance(event, Draft):
-                outcomes[index].add(event)
-            elif index == 0:
+                self._outcomes[self._begun + index].add(event)
+            elif self._begun + index == 0:
                 holes = self._plan.draft_holes(event)
                 text = self._plan.whole(holes) if self._whole else holes[0]
                 yield ChoiceEvent(0, replace(event, text=text))
 
-    def _outcomes(self) -> list[Outcome]:
+    def _take(self, asked: Round) -> None:
+        """A new round, in batches of no more requests than the engine has rows: more may never be let in."""
         from ..session.filling import Outcome
 
-        assert self._round is not None
-        return [Outcome() for _ in self._round.requests]
+        rows, requests = self._service.session.engine.scheduler.max_rows, asked.requests
+        self._outcomes = [Outcome() for _ in requests]
+        self._batches = deque(requests[i : i + rows] for i in range(0, len(requests), rows))
+        self._begun = self._size = 0
 
     async def _reserve(self, count: int) -> None:
         """Waits for places: an answer that has begun is not refused any more because others came."""
@@ -116,13 +124,15 @@ class FillAnswers:
                     raise
             await asyncio.sleep(_WAIT)
 
-    async def _launch(self, asked: Round) -> None:
-        """Submits requests whose places are reserved."""
+    async def _launch(self) -> None:
+        """Submits the next batch, whose places are reserved."""
+        requests = self._batches.popleft()
         if self._closed:
-            self._service.bridge.release(len(asked.requests))
+            self._service.bridge.release(len(requests))
             raise unfinished()
-        self._round = asked
-        self._group = await self._service.bridge.launch(asked.requests)
+        self._begun += self._size
+        self._size = len(requests)
+        self._group = await self._service.bridge.launch(requests)
 
     def _end(self, filled: Filled) -> list[Committed | Finished]:
         last = filled.canvases[-1] if filled.canvases else CanvasReport(0, "converged", 0.0)

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 
 from ..constrain.holes import (
     ANCHOR,
+    HoleSpan,
     PlacedHoles,
     TokenHole,
     TokenTemplate,
@@ -25,7 +26,14 @@ from ..constrain.holes import (
     lay_out,
     window,
 )
-from ..constrain.infill import Lengths, Named, PlaceLogprobs, close, lengths_by_score
+from ..constrain.infill import (
+    Lengths,
+    Named,
+    PlaceLogprobs,
+    close,
+    left_seam,
+    lengths_by_score,
+)
 from ..text.stop import StopStrings
 from ..text.tokenizer import Tokenizer
 from ..types import (
@@ -43,7 +51,7 @@ from ..types import (
     Timings,
     Usage,
 )
-from .seams import Seams, bits_of
+from .seams import Seams
 from .template import Template
 
 # The most probable tokens of each place that are named for judging lengths; an engine names no more.
@@ -120,15 +128,11 @@ class FillPlan:
         self._machine, self._task = machine, task
         task.template.check()
         StopStrings([] if task.stop is None else task.stop)
-        texts = task.template.given
-        last = len(texts) - 1
-        self._edges = [
-            machine.seams.edges(text, hole_before=i > 0, hole_behind=i < last) for i, text in enumerate(texts)
-        ]
+        self._given = [machine.seams.read(text) for text in task.template.given]
         self._tokens = TokenTemplate(
-            tuple(edges.tokens for edges in self._edges),
-            tuple(self._hole(i) for i in range(last)),
-            open=not texts[-1],
+            tuple(given.tokens for given in self._given),
+            tuple(self._hole(i) for i in range(len(task.template.holes))),
+            open=not task.template.given[-1],
         )
         self._done: list[int] = []  # tokens of the text so far, behind which the next hole stands
         self._holes: list[str] = []
@@ -159,8 +163,8 @@ class FillPlan:
         """All holes as they stand after a step of the first request of a round; what comes later is empty."""
         if not self._layouts:
             return ("",) * len(self._tokens.holes)
-        spans = self._layouts[0].spans
-        holes = [self._text(event.tokens[a:b], len(self._holes) + i) for i, (a, b) in enumerate(spans)]
+        numbered = enumerate(self._layouts[0].spans, len(self._holes))
+        holes = [self._text(event.tokens[s.start : s.stop], n, s) for n, s in numbered]
         holes = [*self._holes, *holes][: len(self._tokens.holes)]
         return (*holes, *[""] * (len(self._tokens.holes) - len(holes)))
 
@@ -183,19 +187,24 @@ class FillPlan:
 
     def _fill_end(self, shown: Window, context: tuple[int, ...]) -> Generator[Round, Sequence[Outcome], None]:
         """The last hole, with nothing behind it: the model says where it ends, on this canvas or a later."""
-        number = len(self._holes)
+        number, left = len(self._holes), self._left(shown)
         hole = self._tokens.holes[number]
         most = self._task.params.max_new_tokens if hole.most is None else hole.most
-        layout = lay_out(self._tokens, shown, self._left(shown), (most,), self._machine.end)
-        layout = replace(layout, allowed={shown.left: hole.first} if hole.first is not None else {})
-        request = self._request(context, layout, shown.left + most, self._machine.ends)
+        before = 0
+        if hole.before:
+            reading = yield from self._read(shown, context)
+            before = left_seam(hole, left, reading)
+        start = shown.left - before
+        span = HoleSpan(start, shown.left + most, before)
+        allowed = {p: b for p, b in hole.allowed(span).items() if before and p == start}
+        layout = PlacedHoles(dict(enumerate(left[:start])), allowed, (span,))
+        request = self._request(context, layout, span.stop, self._machine.ends)
         request = replace(request, draft=self._draft(layout))
         (outcome,) = yield self._round((request,), (layout,))
-        written = outcome.tokens[shown.left :]
         self._keep(outcome)
         if outcome.finished.reason == "length":
             self._reason = "length"
-        self._take(written, number)
+        self._take(outcome.tokens[start:], number, span)
 
     def _fill_between(
         self, shown: Window, context: tuple[int, ...]
@@ -203,7 +212,7 @@ class FillPlan:
         """Holes with a text behind the last."""
         candidates = yield from self._lengths(shown, context)
         left = self._left(shown)
-        layouts = [lay_out(self._tokens, shown, left, c.lengths, self._machine.end) for c in candidates]
+        layouts = [lay_out(self._tokens, shown, left, c.spans, self._machine.end) for c in candidates]
         requests = [
             replace(self._request(context, layout, shown.places), draft=self._draft(layout))
             for layout in layouts
@@ -213,34 +222,41 @@ class FillPlan:
         outcomes = yield self._round(tuple(requests), tuple(layouts))
         best = max(range(len(outcomes)), key=lambda i: self._worth(outcomes[i])) if len(outcomes) > 1 else 0
         self._keep(outcomes[best])
-        for number, (start, stop) in enumerate(layouts[best].spans, shown.first):
-            self._take(outcomes[best].tokens[start:stop], number)
+        for number, span in enumerate(layouts[best].spans, shown.first):
+            self._take(outcomes[best].tokens[span.start : span.stop], number, span)
 
     def _lengths(
         self, shown: Window, context: tuple[int, ...]
     ) -> Generator[Round, Sequence[Outcome], list[Lengths]]:
         """The lengths to try, by one step over a canvas that knows the text before the first hole."""
-        layout = PlacedHoles(dict(enumerate(self._left(shown))), {}, ())
+        reading = yield from self._read(shown, context)
+        before = left_seam(self._tokens.holes[shown.first], self._left(shown), reading)
+        ranked = lengths_by_score(self._tokens, shown, reading, self._machine.ends, ANCHOR, before)
+        if not ranked:  # what the seam would take away from the canvas is not there
+            ranked = lengths_by_score(self._tokens, shown, reading, self._machine.ends, ANCHOR)
+        guessed = [each for each in ranked if self._is_guessed(each.spans)]
+        others = [each for each in close(ranked, MARGIN, CANDIDATES) if each not in guessed]
+        return [*guessed, *others][:CANDIDATES]
+
+    def _read(
+        self, shown: Window, context: tuple[int, ...]
+    ) -> Generator[Round, Sequence[Outcome], PlaceLogprobs]:
+        """What one step says of every place, of the text before the hole all but what may belong to that."""
+        known = max(0, shown.left - self._tokens.holes[shown.first].deepest)
+        layout = PlacedHoles(dict(enumerate(self._left(shown)[:known])), {}, ())
         request = self._request(context, layout, shown.places)
         request = replace(
             request, params=replace(request.params, max_denoising_steps=1), top_logprobs=NAMED, drafts=False
         )
         (outcome,) = yield self._round((request,), ())
-        reading = PlaceLogprobs(outcome.named, self._machine.vocab_size)
-        ranked = lengths_by_score(self._tokens, shown, reading, self._machine.ends, ANCHOR)
-        guessed = self._draft_lengths(shown)
-        known = [each for each in ranked if each.lengths == guessed]
-        others = [each for each in close(ranked, MARGIN, CANDIDATES) if each.lengths != guessed]
-        return [*known, *others][:CANDIDATES]
+        return PlaceLogprobs(outcome.named, self._machine.vocab_size)
 
-    def _draft_lengths(self, shown: Window) -> tuple[int, ...] | None:
-        """Tokens of the holes' guesses, where all have one."""
-        drafts = {i: self._task.template.holes[i].draft for i in range(shown.first, shown.last)}
-        if None in drafts.values():
-            return None
-        return tuple(
-            len(self._machine.tokenizer.encode(self._edge_text(number, draft or "")))
-            for number, draft in drafts.items()
+    def _is_guessed(self, spans: tuple[HoleSpan, ...]) -> bool:
+        """Whether all holes have a guess of this length."""
+        numbered = list(enumerate(spans, len(self._holes)))
+        return all(
+            self._task.template.holes[n].draft is not None and len(self._guess(n, s)) == s.length
+            for n, s in numbered
         )
 
     def _worth(self, outcome: Outcome) -> float:
@@ -275,36 +291,42 @@ class FillPlan:
     def _draft(self, layout: PlacedHoles) -> dict[int, int]:
         """Tokens of the guesses that came with holes, at their places."""
         made: dict[int, int] = {}
-        for number, (start, stop) in enumerate(layout.spans, len(self._holes)):
-            draft = self._task.template.holes[number].draft
-            if draft is not None:
-                tokens = self._machine.tokenizer.encode(self._edge_text(number, draft))
-                made |= dict(zip(range(start, stop), tokens, strict=False))
+        for number, span in enumerate(layout.spans, len(self._holes)):
+            if self._task.template.holes[number].draft is not None:
+                made |= dict(zip(range(span.start, span.stop), self._guess(number, span), strict=False))
         return made
 
-    def _edge_text(self, number: int, text: str) -> str:
-        """A hole's text with what of the given text belongs to it."""
-        before, behind = self._edges[number].before, self._edges[number + 1].behind
-        return (before + text.encode() + behind).decode("utf-8", "replace")
+    def _guess(self, number: int, span: HoleSpan) -> list[int]:
+        """The tokens of a hole's guess, with what of the given text belongs to the hole."""
+        return self._encoded(number, span, self._task.template.holes[number].draft or "")
+
+    def _encoded(self, number: int, span: HoleSpan, text: str) -> list[int]:
+        before, behind = self._edges(number, span)
+        return self._machine.tokenizer.encode((before + text.encode() + behind).decode("utf-8", "replace"))
+
+    def _edges(self, number: int, span: HoleSpan) -> tuple[bytes, bytes]:
+        """What of the texts around a hole belongs to it."""
+        return self._given[number].end(span.before), self._given[number + 1].start(span.behind)
 
     def _keep(self, outcome: Outcome) -> None:
         self._ends.append(outcome.finished)
         self._reports += outcome.finished.canvases
 
-    def _take(self, tokens: Sequence[int], number: int) -> None:
+    def _take(self, tokens: Sequence[int], number: int, span: HoleSpan) -> None:
         """A hole's tokens: its text is what they say between the bytes of the texts around it."""
-        self._holes.append(self._text(tokens, number))
+        self._holes.append(self._text(tokens, number, span))
         self._written += len(tokens)
         if self._task.stop is not None:  # what stands behind a stop string is no text
-            tokens = self._machine.tokenizer.encode(self._edge_text(number, self._holes[-1]))
+            tokens = self._encoded(number, span, self._holes[-1])
+        del self._done[len(self._done) - span.before :]
         self._done += [t for t in tokens if t not in self._machine.ends]
-        self._done += self._tokens.given[number + 1]
+        self._done += self._tokens.given[number + 1][span.behind :]
 
-    def _text(self, tokens: Sequence[int], number: int) -> str:
+    def _text(self, tokens: Sequence[int], number: int, span: HoleSpan) -> str:
         tokenizer = self._machine.tokenizer
         ends = [i for i, token in enumerate(tokens) if token in self._machine.ends]
         data = tokenizer.decode_bytes(tokens[: ends[0]] if ends else tokens)
-        before, behind = self._edges[number].before, self._edges[number + 1].behind
+        before, behind = self._edges(number, span)
         data = data.removeprefix(before).removesuffix(behind)
         stops = StopStrings([] if self._task.stop is None else self._task.stop)
         return stops.feed(data.decode("utf-8", "replace")) + stops.close()
@@ -328,27 +350,29 @@ class FillPlan:
         )  # fmt: skip
 
     def _hole(self, index: int) -> TokenHole:
-        """In tokens: with those of the texts around it that belong to it."""
+        """In tokens."""
         seams, hole = self._machine.seams, self._task.template.holes[index]
-        before, behind = self._edges[index].before, self._edges[index + 1].behind
-        extra = bool(before) + bool(behind)
+        before, behind = self._given[index], self._given[index + 1]
+        edges = seams.before(before), seams.behind(behind)
         most = self._task.most if hole.most is None else hole.most
-        wish = None
-        if hole.draft is not None:
-            drafted = len(self._machine.tokenizer.encode(self._edge_text(index, hole.draft)))
-            wish = max(drafted, 0 if hole.most is None else hole.most + extra)
-        elif hole.most is not None:
-            wish = hole.most + extra
-        elif most is not None:
-            wish = min(most + extra, self._machine.canvas_length // 4)
         return TokenHole(
-            least=extra,
-            most=None if most is None else most + extra,
-            wish=wish,
-            first=bits_of(seams.starting(before)) if before else None,
-            last=bits_of(seams.ending(behind)) if behind else None,
+            most=most,
+            wish=self._wish(index, most),
             between=seams.text,
+            before=edges[0],
+            behind=edges[1],
+            joined=seams.joined(before, behind, edges),
         )
+
+    def _wish(self, index: int, most: int | None) -> int | None:
+        """Places to keep free for a hole: as many as it is to have, or its guess has; of the limit of all
+        holes no more than a quarter of the canvas."""
+        hole = self._task.template.holes[index]
+        if hole.draft is not None:
+            return max(hole.most or 0, len(self._machine.tokenizer.encode(hole.draft)))
+        if hole.most is not None:
+            return hole.most
+        return None if most is None else min(most, self._machine.canvas_length // 4)
 
 
 __all__ = ["CANDIDATES", "MARGIN", "NAMED", "FillPlan", "FillTask", "Machine", "Outcome", "Round"]

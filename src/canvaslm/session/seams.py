@@ -1,28 +1,39 @@
 """Where given text and a hole meet: tokens of a vocabulary by how their bytes begin and end.
 
 The tokens of a text are not those of its parts: "return " ends in a token for one space, but "return x" has
-none. So the token at the edge of a given text belongs to the hole, if there are tokens that begin (or end)
-with its bytes and go on, and the hole's first (or last) place takes these alone.
+none. So the last (or first) tokens of a given text may belong to the hole: its first (or last) place then
+takes a token that has their bytes and goes on, and no other.
 """
 
 from __future__ import annotations
 
+import itertools
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from ..constrain.holes import TokenBits
+from ..constrain.holes import Seam, TokenBits
 from ..text.tokenizer import Tokenizer
+
+DEEPEST = 3  # tokens of a given text that may belong to a hole
 
 
 @dataclass(frozen=True)
-class Edges:
-    """A given text in tokens without those that belong to the holes around it, and the bytes of these."""
+class GivenText:
+    """A given text in tokens, and the bytes of each; none where the tokenizer changes text, so that its
+    tokens say nothing of bytes."""
 
     tokens: tuple[int, ...]
-    behind: bytes = b""  # the start of the text, at the end of the hole before it
-    before: bytes = b""  # the end of the text, at the start of the hole behind it
+    data: tuple[bytes, ...] = ()
+
+    def start(self, count: int) -> bytes:
+        """The bytes of the first tokens."""
+        return b"".join(self.data[:count])
+
+    def end(self, count: int) -> bytes:
+        """The bytes of the last tokens."""
+        return b"".join(self.data[len(self.data) - count :])
 
 
 class Seams:
@@ -46,31 +57,41 @@ class Seams:
         """All tokens that are text."""
         return bits_of(token for _, token in self._forward)
 
-    def starting(self, data: bytes) -> list[int]:
-        """Tokens whose bytes begin with these."""
-        return _with_prefix(self._forward, data)
-
-    def ending(self, data: bytes) -> list[int]:
-        """Tokens whose bytes end with these."""
-        return _with_prefix(self._backward, data[::-1])
-
-    def edges(self, text: str, *, hole_before: bool, hole_behind: bool) -> Edges:
-        """A given text in tokens, those at holes backed off where another token could stand in their place.
-
-        At least one token stays of a text behind a hole, for the hole's length to be found by.
-        """
+    def read(self, text: str) -> GivenText:
+        """A given text in tokens."""
         tokens = self._encoded(text)
-        data = [self._tokenizer.token_bytes(token) for token in tokens]
-        if b"".join(data) != text.encode():  # a tokenizer that changes text: its tokens say nothing of bytes
-            return Edges(tuple(tokens))
-        behind = before = b""
-        if hole_behind and len(tokens) > hole_before and len(self.starting(data[-1])) > 1:
-            before = data[-1]
-            tokens = tokens[:-1]
-        if hole_before and len(tokens) > 1 and len(self.ending(data[0])) > 1:
-            behind = data[0]
-            tokens = tokens[1:]
-        return Edges(tuple(tokens), behind, before)
+        data = tuple(self._tokenizer.token_bytes(token) for token in tokens)
+        return GivenText(tuple(tokens), data if b"".join(data) == text.encode() else ())
+
+    def before(self, text: GivenText) -> tuple[Seam, ...]:
+        """The seams that a text may have with a hole behind it."""
+        counts = range(1, min(DEEPEST, len(text.data)) + 1)
+        return _seams((n, self._going_on(self._forward, text.end(n))) for n in counts)
+
+    def behind(self, text: GivenText) -> tuple[Seam, ...]:
+        """Those with a hole before it. One token at least stays, by which the hole's length is found."""
+        counts = range(1, min(DEEPEST, len(text.data) - 1) + 1)
+        return _seams((n, self._going_on(self._backward, text.start(n)[::-1])) for n in counts)
+
+    def joined(
+        self, before: GivenText, behind: GivenText, hole: tuple[tuple[Seam, ...], tuple[Seam, ...]]
+    ) -> dict[tuple[int, int], TokenBits]:
+        """Tokens that have the bytes of both edges of a hole, for each two seams that there are such for."""
+        made = {}
+        for one, other in itertools.product(*hole):
+            start, end = before.end(one.count), behind.start(other.count)
+            tokens = [
+                token
+                for data, token in _with_prefix(self._forward, start)
+                if data.endswith(end) and len(data) >= len(start) + len(end)
+            ]
+            if tokens:
+                made[one.count, other.count] = bits_of(tokens)
+        return made
+
+    def _going_on(self, table: Sequence[tuple[bytes, int]], data: bytes) -> list[int]:
+        """Tokens that begin, in the table's direction, with these bytes and have more."""
+        return [token for found, token in _with_prefix(table, data) if len(found) > len(data)]
 
     def _encoded(self, text: str) -> list[int]:
         """Without the space that some tokenizers put before every text."""
@@ -91,13 +112,17 @@ def bits_of(tokens: Iterable[int]) -> TokenBits:
     return bytes(made)
 
 
-def _with_prefix(table: Sequence[tuple[bytes, int]], data: bytes) -> list[int]:
+def _seams(sets: Iterable[tuple[int, list[int]]]) -> tuple[Seam, ...]:
+    return tuple(Seam(count, bits_of(tokens)) for count, tokens in sets if tokens)
+
+
+def _with_prefix(table: Sequence[tuple[bytes, int]], data: bytes) -> list[tuple[bytes, int]]:
     found = []
     for index in range(bisect_left(table, (data, -1)), len(table)):
         if not table[index][0].startswith(data):
             break
-        found.append(table[index][1])
+        found.append(table[index])
     return found
 
 
-__all__ = ["Edges", "Seams", "bits_of"]
+__all__ = ["DEEPEST", "GivenText", "Seams", "bits_of"]
