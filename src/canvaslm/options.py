@@ -25,6 +25,7 @@ class GenerateOptions(SamplingOptions, total=False):
     regex: str | None  # the whole answer matches it
     choice: Sequence[str] | None  # the answer is one of these texts
     grammar: str | None  # the answer is of this grammar, in GBNF or Lark
+    bad_words: Sequence[str] | None  # texts that the answer does not have
 
 
 class StreamOptions(GenerateOptions, total=False):

@@ -68,7 +68,7 @@ class Constraint(Protocol):
         """What to commit for one canvas. An exception ends the request, and no other."""
 
 
-StructureKind = Literal["schema", "regex", "choice", "grammar"]
+StructureKind = Literal["schema", "regex", "choice", "grammar", "avoid"]
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Structure:
     """What a whole answer has to be, as a caller says it: what a `Constraint` is compiled from."""
 
     kind: StructureKind
-    source: str  # a JSON schema, a pattern, a JSON list of texts, a grammar in GBNF or Lark
+    source: str  # a JSON schema, a pattern, a JSON list of texts, a grammar in GBNF or Lark, texts not to say
     param: str = field(default="", compare=False)  # what the caller calls it, for errors
 
 

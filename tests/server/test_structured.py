@@ -42,6 +42,15 @@ def test_every_dialect_answers_as_asked(
         assert said in ("ab.12", "bbb.00")
 
 
+def test_words_are_avoided(server: Running) -> None:
+    with server.client() as client:
+        free = ask(client, 1)
+        letter = next(letter for letter in free if letter.isalpha())
+        assert letter not in ask(client, 1, bad_words=[letter])
+        body = {"messages": HELLO, "bad_words": [""]}
+        assert client.post("/v1/chat/completions", json=body).json()["error"]["param"] == "bad_words"
+
+
 def test_a_stream_is_the_same_answer(server: Running) -> None:
     body = {"messages": HELLO, "seed": 3, "guided_regex": "[a-c]{20,40}", "max_tokens": 48}
     with server.client() as client:

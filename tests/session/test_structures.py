@@ -51,6 +51,8 @@ def test_what_was_compiled_is_kept(session: Session) -> None:
         ({"regex": 5}, "regex", "should be a text"),
         ({"choice": "yes"}, "choice", "should be a list of texts"),
         ({"choice": []}, "choice", "one text at least"),
+        ({"bad_words": [""]}, "bad_words", "one character at least"),
+        ({"bad_words": "no"}, "bad_words", "should be a list of texts"),
         ({"regex": "a", "choice": ["a"]}, "choice", "cannot both hold"),
         ({"regex": "a{50}", "max_new_tokens": 9}, "max_new_tokens", "has 51 tokens, and there is room for 9"),
         ({"regex": "a" * 70_000}, "regex", "65536 are the most"),

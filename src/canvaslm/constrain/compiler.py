@@ -17,6 +17,7 @@ from ..errors import UsageError
 from ..types import Constraint, Structure
 from .answers import Thought, choice, regex, schema
 from .automaton import TooLarge
+from .avoid import without
 from .grammar import gbnf, json_schema, lark
 from .regular import Regular
 from .schema_document import Unsupported
@@ -78,6 +79,8 @@ class Compiler:
             return regex(source, vocabulary, thought=thought)
         if structure.kind == "choice":
             return choice(json.loads(source), vocabulary, thought=thought)
+        if structure.kind == "avoid":
+            return without(json.loads(source), vocabulary)
         if structure.kind == "schema":
             return _schema(source, vocabulary, thought)
         # GBNF defines a rule with `::=`, which Lark does not have.

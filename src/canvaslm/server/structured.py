@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ..types import Structure, StructureKind
 from .problems import Problem, unsupported
 
-MAX_CHOICES = 4096
+MAX_CHOICES, MAX_WORDS = 4096, 256
 _ANY_OBJECT = {"type": "object"}
 # The keys of vLLM's `structured_outputs`, and of the older fields that begin with `guided_`.
 _KINDS: Mapping[str, StructureKind] = {
@@ -41,6 +41,10 @@ class Structured(BaseModel):
     json_schema: dict[str, Any] | None = Field(None, description="llama-server's name of a schema.")
     grammar: str | None = Field(None, description="llama-server's: a grammar in GBNF, or in Lark.")
 
+    bad_words: Annotated[list[str], Field(fail_fast=True, max_length=MAX_WORDS)] | None = Field(
+        None, description="Texts that the answer does not have, not even within a word."
+    )
+
     def structure(self) -> Structure | None:
         """What the answer has to be; None: anything. Raises Problem for two wishes, and for what is none."""
         asked = [wish for wish in self.wishes() if wish is not None]
@@ -61,6 +65,8 @@ class Structured(BaseModel):
             yield schema_wish(self.json_schema, "json_schema")
         if self.grammar:
             yield Structure("grammar", self.grammar, "grammar")
+        if self.bad_words:
+            yield Structure("avoid", json.dumps(self.bad_words), "bad_words")
 
 
 def _of_vllm(given: Mapping[str, Any], prefix: str) -> Iterator[Structure]:

@@ -119,8 +119,9 @@ class Session:
         so many others at each place, 0 to 20); `given` ({place of the answer: token id}, fixed);
         `logit_bias` ({token id: what is added to its logit}, -100 and less forbids it); `allowed_token_ids`
         (no others come); one of `schema` (a JSON schema, pydantic model or TypedDict), `regex`, `choice`
-        (texts) and `grammar` (GBNF or Lark), which the answer then is for sure; `drafts`; `preset`; and every
-        field of `Params`. Raises UsageError naming the option at fault.
+        (texts) and `grammar` (GBNF or Lark), which the answer then is for sure, or `bad_words` (texts that
+        it does not have); `drafts`; `preset`; and every field of `Params`. Raises UsageError naming the
+        option at fault.
 
         >>> for event in session.stream("capital of France", seed=0):
         ...     print(type(event).__name__, repr(event.text))

@@ -16,7 +16,7 @@ from ..text.toolcalls import QUOTE
 from ..types import Structure
 from .schemas import read_answer, schema_of
 
-KINDS = ("schema", "regex", "choice", "grammar")
+KINDS = ("schema", "regex", "choice", "grammar", "bad_words")
 
 
 def compiler_for(tokenizer: Tokenizer, size: int, ends: Sequence[int], pad: int) -> Compiler:
@@ -65,13 +65,19 @@ def _schema(given: Any) -> Structure:
 
 
 def _choice(given: Any) -> Structure:
-    if (
-        isinstance(given, str)
-        or not isinstance(given, Sequence)
-        or not all(isinstance(t, str) for t in given)
-    ):
-        raise UsageError('choice should be a list of texts, as ["yes", "no"]', "choice")
-    return Structure("choice", json.dumps(list(given)), "choice")
+    return Structure("choice", _texts(given, "choice"), "choice")
+
+
+def _bad_words(given: Any) -> Structure:
+    return Structure("avoid", _texts(given, "bad_words"), "bad_words")
+
+
+def _texts(given: Any, name: str) -> str:
+    """A list of texts, as JSON."""
+    is_list = isinstance(given, Sequence) and not isinstance(given, str)
+    if not is_list or not all(isinstance(text, str) for text in given):
+        raise UsageError(f'{name} should be a list of texts, as ["yes", "no"]', name)
+    return json.dumps(list(given))
 
 
 def _regex(given: Any) -> Structure:
@@ -90,6 +96,7 @@ def _text(given: Any, name: str) -> str:
 
 _MAKERS: Mapping[str, Callable[[Any], Structure]] = {
     "schema": _schema, "choice": _choice, "regex": _regex, "grammar": _grammar,
+    "bad_words": _bad_words,
 }  # fmt: skip
 
 
