@@ -181,7 +181,7 @@ def test_budgets_in_a_crowd(model: DiffusionGemma, neighbours: int) -> None:
 class Whatever:
     """A constraint that leaves canvases as they are."""
 
-    top = 0
+    top, shortest = 0, 1
 
     def start(self) -> None:
         return None
