@@ -190,13 +190,51 @@ class Whatever:
         return Projection(readout.tokens, tuple(range(len(readout.tokens))))
 
 
-@pytest.mark.parametrize("other", [{"given": {3: A}}, {"constraint": Whatever()}, {"marks": None}])
-def test_given_text_and_constraints_are_not_interfered_with(
-    model: DiffusionGemma, other: dict[str, Any]
-) -> None:
+@pytest.mark.parametrize("other", [{"given": {3: A}}, {"marks": None}])
+def test_given_text_is_not_interfered_with(model: DiffusionGemma, other: dict[str, Any]) -> None:
     script = says([*THOUGHT, T, T, T, T, EOS])
     canvases, end = answer_of(scripted_engine(model, [script]), ask(thinking_budget=2, **other))
     assert CLOSE not in canvases[0] and len(canvases) == 1 and not end.notes
+
+
+def test_a_constraint_sees_a_thought_within_its_budget(model: DiffusionGemma) -> None:
+    """Its own canvas is done again with the marker given; what it then makes of it is its business."""
+    script = says([*THOUGHT, T, T, T, T, EOS])
+    canvases, end = answer_of(scripted_engine(model, [script]), ask(thinking_budget=2, constraint=Whatever()))
+    assert canvases == [[], [*THOUGHT, T, CLOSE, T, T, EOS]] and kinds(end) == ["thinking_budget"]
+    canvases, end = answer_of(scripted_engine(model, [says([EOS])]), ask(constraint=Whatever()))
+    assert canvases == [[EOS]] and not end.notes
+
+
+class Wordy(Whatever):
+    """A constraint that makes thoughts longer where none of their places is given."""
+
+    def project(self, state: None, readout: Readout) -> Projection:
+        longer = () if any(readout.given) else (T, T, T)
+        tokens = (*readout.tokens[:2], *longer, *readout.tokens[2:])
+        return Projection(tokens, (None,) * len(tokens))
+
+
+def test_a_constraint_cannot_lengthen_a_thought_beyond_its_budget(model: DiffusionGemma) -> None:
+    script = says([*THOUGHT, T, CLOSE, A, A, EOS])
+    request = ask(thinking_budget=3, constraint=Wordy())
+    canvases, end = answer_of(scripted_engine(model, [script]), request)
+    assert canvases == [[], [*THOUGHT, T, CLOSE, CLOSE, A, EOS]] and not end.notes
+
+
+class Thoughtless(Whatever):
+    """A constraint that knows no thoughts, and refuses given places that it cannot have."""
+
+    def project(self, state: None, readout: Readout) -> Projection:
+        if any(readout.given):
+            raise UsageError("the given places contradict what is guaranteed", "given")
+        return Projection((B, EOS), (None, None), ended=True)
+
+
+def test_a_constraint_that_cannot_have_the_marker_gets_a_canvas_without(model: DiffusionGemma) -> None:
+    request = ask(thinking_budget=2, constraint=Thoughtless())
+    canvases, end = answer_of(scripted_engine(model, [says([*THOUGHT, T, T, T, EOS])]), request)
+    assert canvases == [[], [], [B, EOS]] and (end.reason, end.notes) == ("stop", ())
 
 
 @pytest.mark.parametrize("marks", [TurnMarks(open=3), TurnMarks(64, 3), TurnMarks(3, -1)])

@@ -25,8 +25,8 @@ from ..types import (
     Settled,
 )
 from .canvases import answer_places, canvas_length, expected_tokens, next_canvas, prompt_end
-from .commit import committed_event, draft_event, project, rest
-from .guards import check_marks, guarded, holds_back, keep, note
+from .commit import committed_event, draft_event, rest
+from .guards import check_marks, guarded, holds_back, keep, note, standing
 from .rules import RowRules, check_rules, speaking
 from .runner import Denoised, Runner
 from .scheduler import Row, Scheduler
@@ -283,11 +283,10 @@ class Engine:
     def _commit(self, sequence: Sequence) -> None:
         """The canvas becomes context of the next, or ends the answer."""
         try:
-            committed = project(sequence)
+            committed, kept = standing(sequence)
         except Exception as error:
             self._fail(sequence, error)
             return
-        kept = keep(sequence, committed.tokens, last=True)
         sequence.constraint_state = committed.state
         sequence.take(kept.tokens)
         note(sequence, kept)

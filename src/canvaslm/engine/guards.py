@@ -24,7 +24,8 @@ from collections.abc import Sequence as Items
 from dataclasses import dataclass
 
 from ..errors import UsageError
-from ..types import Note, Request, TurnMarks
+from ..types import Note, Projection, Request, TurnMarks
+from .commit import project
 from .repetition import repeated
 from .sequence import Sequence
 from .thoughts import TurnState
@@ -50,10 +51,10 @@ class Standing:
 def guarded(request: Request, block: int) -> TurnMarks | None:
     """The marks by which the engine tells where an answer stands; None where it must not interfere.
 
-    Given text stands at places of canvases, a constraint has counted on what it made, and contexts of blocks
-    take whole canvases alone: none of these bears canvases that stand in part.
+    Given text stands at places of canvases, and contexts of blocks take whole canvases alone: neither bears
+    canvases that stand in part.
     """
-    if request.given or request.allowed or request.draft or request.constraint is not None or block > 1:
+    if request.given or request.allowed or request.draft or block > 1:
         return None
     return request.marks
 
@@ -73,7 +74,7 @@ def check_marks(request: Request, vocabulary: int) -> None:
 def pinned(sequence: Sequence) -> dict[int, int]:
     """{place: token} of the closing marker that the next canvas must have."""
     marks = sequence.marks
-    if marks is None or marks.close is None:
+    if marks is None or marks.close is None or sequence.vain:
         return {}
     if sequence.pin is None and sequence.budget is not None and sequence.turn.spent(sequence.budget):
         sequence.pin = 0
@@ -84,8 +85,8 @@ def keep(sequence: Sequence, tokens: Iterable[int], *, last: bool = False) -> St
     """What stands of the draft of a canvas, or of what a constraint made of it. `last`: the canvas's last."""
     cut, ended = sequence.cut(tokens)
     marks, budget, pin = sequence.marks, sequence.budget, sequence.pin
-    if marks is None:
-        return Standing(cut, ended)
+    if marks is None or sequence.request.constraint is not None:
+        return Standing(cut, ended, notes=_closed_at(sequence, cut))
     turn = sequence.turn
     for place, token in enumerate(cut):
         if token in sequence.request.eos_token_ids:
@@ -99,8 +100,42 @@ def keep(sequence: Sequence, tokens: Iterable[int], *, last: bool = False) -> St
         elif pin is not None and turn.open and place < pin:
             return Standing(cut[: place + 1])
         turn = turn.after(token, marks)
-    closed = pin is not None and pin < len(cut)
-    return Standing(cut, ended, notes=(_closed(budget),) if closed else ())
+    return Standing(cut, ended, notes=_closed_at(sequence, cut))
+
+
+def standing(sequence: Sequence) -> tuple[Projection, Standing]:
+    """What a finished canvas commits, and what stands of that. Raises what its constraint raises.
+
+    What a constraint makes of a canvas stands whole. So if a thought goes beyond its budget, on the canvas or
+    in what the constraint makes of it, the canvas is done again with the marker pinned; a constraint that
+    finds no text with that marker gets a canvas without.
+    """
+    again, draft = Projection((), (), sequence.constraint_state), sequence.draft()
+    constrained = sequence.request.constraint is not None
+    place = _overrun(sequence, draft) if constrained else None
+    try:
+        made = project(sequence) if place is None else again
+    except UsageError:
+        if sequence.pin is None:
+            raise
+        return again, Standing([], vain=True)
+    if constrained and place is None:
+        place = _overrun(sequence, made.tokens)
+    if place is not None and place < len(draft):
+        return again, Standing([], pin=place)
+    return made, keep(sequence, made.tokens, last=True)
+
+
+def _overrun(sequence: Sequence, tokens: Iterable[int]) -> int | None:
+    """Which of the tokens of a canvas without a pinned marker has to close a thought."""
+    marks, budget, turn = sequence.marks, sequence.budget, sequence.turn
+    if marks is None or budget is None or sequence.pin is not None or sequence.vain:
+        return None
+    for place, token in enumerate(sequence.cut(tokens)[0]):
+        if turn.spent(budget) and token != marks.close and token not in sequence.request.eos_token_ids:
+            return place
+        turn = turn.after(token, marks)
+    return None
 
 
 def _beyond(sequence: Sequence, thought: list[int], last: bool) -> Standing:
@@ -146,8 +181,17 @@ def _retry(tokens: list[int], turn: TurnState, marks: TurnMarks) -> Standing:
     return Standing(tokens, notes=(told,), retry=True)
 
 
+def _closed_at(sequence: Sequence, tokens: list[int]) -> tuple[Note, ...]:
+    """A note if it was the pinned marker that closed a thought."""
+    marks, pin = sequence.marks, sequence.pin
+    if marks is None or pin is None or tokens[pin : pin + 1] != [marks.close]:
+        return ()
+    opened = sequence.turn.after_all(tokens[:pin], marks).open
+    return (_closed(sequence.budget),) if opened else ()
+
+
 def _closed(budget: int | None) -> Note:
     return Note("thinking_budget", f"the thought was closed after {budget} tokens")
 
 
-__all__ = ["Standing", "check_marks", "guarded", "holds_back", "keep", "note", "pinned"]
+__all__ = ["Standing", "check_marks", "guarded", "holds_back", "keep", "note", "pinned", "standing"]
