@@ -114,6 +114,7 @@ def accepts(wanted: Any, text: str) -> bool:
         ({"propertyNames": {"pattern": "^[a-z]+$"}, "additionalProperties": {"type": "null"}},
          ['{"ab": null}'], ['{"A": null}']),
         (True, ["1", '{"a": [1]}'], ["", "x"]),
+        ({"type": "object"}, ['{"a": [{"b": [1]}], "c": {}}', "{}"], ["[]"]),
         ({"x-unknown": 1, "description": "anything"}, ["null"], []),
     ],
 )  # fmt: skip

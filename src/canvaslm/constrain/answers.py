@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from ..errors import UsageError
 from . import expression
 from .expression import ANY_TEXT, Expression, marker, optional, sequence
-from .json_values import any_object
 from .notation import json_notation
 from .pattern import parse
 from .regular import Regular, marker_symbols, regular
@@ -69,7 +68,7 @@ def schema(
 
 def any_json(vocabulary: Vocabulary, *, thought: Thought | None = None) -> Regular:
     """Answers that are any JSON object, its brackets nested to a few levels."""
-    return regular(with_thought(any_object(), vocabulary, thought), vocabulary, "response_format")
+    return schema({"type": "object"}, vocabulary, thought=thought, param="response_format")
 
 
 def with_thought(answer: Expression, vocabulary: Vocabulary, thought: Thought | None) -> Expression:

@@ -25,7 +25,7 @@ from .vocabulary import Vocabulary
 
 MAX_SOURCE = 65_536  # bytes
 MOST_SECONDS = 10.0  # that a grammar may take to compile
-MOST_STATES = 60_000  # of all automata that are kept: 1,088 bytes each
+MOST_STATES = 60_000  # of all automata that are kept: about 1,700 bytes each
 GRAMMAR_STATES = 2_000  # what a compiled grammar counts as
 
 

@@ -1,4 +1,4 @@
-"""JSON values in a notation: one that is known, any at all, any object."""
+"""JSON values in a notation: one that is known, any at all."""
 
 from __future__ import annotations
 
@@ -6,17 +6,10 @@ import json
 from typing import Any
 
 from .expression import Expression, choice, listed, members, text
-from .notation import Notation, json_notation
+from .notation import Notation
 from .schema_numbers import ANY_NUMBER
 
-ANY_DEPTH, OBJECT_DEPTH = 2, 4  # brackets within brackets: each level doubles the states
-
-
-def any_object(notation: Notation | None = None) -> Expression:
-    """Any object, with brackets nested to a few levels."""
-    written = notation or json_notation()
-    member = written.member(written.any_key, any_value(written, OBJECT_DEPTH - 1))
-    return written.brackets("{", listed(member, written.comma, 0, None), "}")
+ANY_DEPTH = 2  # brackets within brackets: each level doubles the states
 
 
 def any_value(notation: Notation, depth: int = ANY_DEPTH) -> Expression:
@@ -43,4 +36,4 @@ def literal(notation: Notation, value: Any) -> Expression:
     return text(json.dumps(value))
 
 
-__all__ = ["ANY_DEPTH", "OBJECT_DEPTH", "any_object", "any_value", "literal"]
+__all__ = ["ANY_DEPTH", "any_value", "literal"]

@@ -13,7 +13,7 @@ from itertools import combinations
 from typing import Any
 
 from .expression import EMPTY, Expression, choice, listed, members, never, optional, repeat, sequence, text
-from .json_values import any_value, literal
+from .json_values import ANY_DEPTH, any_value, literal
 from .notation import NEVER, Notation, json_notation
 from .schema_document import NOTES, Schema, SchemaDocument, Unsupported, identity, merged, step
 from .schema_values import CHECKS, number_of, string_of
@@ -291,7 +291,10 @@ class _Compiler:
                 raise self.document.unsupported(step(pointer, "patternProperties"), "more than one pattern")
             ((pattern, value),) = patterns.items()
             key = string_of(self, {"pattern": pattern}, step(pointer, "patternProperties"))
-        content = self.of(value, step(pointer, "additionalProperties"), seen) if value is not False else NEVER
+        if value is True and pointer == "#":  # all there is: there is room for another level
+            content = any_value(self.notation, ANY_DEPTH + 1)
+        else:
+            content = NEVER if value is False else self.of(value, step(pointer, "additionalProperties"), seen)
         if never(content) or never(key):
             return self.notation.brackets("{", EMPTY, "}")
         member = self.notation.member(key, content)
