@@ -136,3 +136,15 @@ def test_the_white_space_around_a_token_can_be_left_out() -> None:
     assert written(found.tokens, words) == b'"a":"b"'
     assert found.places == tuple(range(8))
     assert found.score == pytest.approx(-1 - 8 * 0.01)
+
+
+def test_a_place_of_white_space_alone_is_left_out_for_little() -> None:
+    words = vocabulary([])
+    steps = Steps.of(automaton_of("a:b"), words)
+    draft = [words.ids[bytes((byte,))] for byte in b"a: b"] + [EOS]
+    canvas = CanvasReading.of(np.array(draft)[:, None], np.full((5, 1), -0.01), words)
+    found = best_edit(steps, canvas, 0, 100)
+    assert found is not None
+    assert written(found.tokens, words) == b"a:b"
+    assert found.places == (0, 1, 3, 4)
+    assert found.score == pytest.approx(-1 - 4 * 0.01)

@@ -13,7 +13,7 @@ import numpy as np
 
 from .lattice import PUT_IN, lattice_of, nowhere
 from .path import Path
-from .reading import CanvasReading
+from .reading import CanvasReading, Floats
 from .steps import Steps
 from .vocabulary import Vocabulary
 
@@ -31,7 +31,7 @@ class Prices:
     drop: float = 4.0  # a place that is left out
     insert: float = 2.0  # a byte that is put in
     backslash: float = 12.0
-    trim: float = 1.0  # a place whose token is kept without the white space around it
+    trim: float = 1.0  # white space that is left out: a place of nothing else, or around what is kept
     token: float = 1 / 1024  # each token put in, so that of equals the one in few tokens wins
 
 
@@ -69,6 +69,13 @@ def with_trimmed(reading: CanvasReading, vocabulary: Vocabulary, price: float) -
     )
 
 
+def _drop_prices(reading: CanvasReading, vocabulary: Vocabulary, prices: Prices) -> Floats:
+    """[P]: for each place to be left out; what is nothing but white space is cheap."""
+    blank = [vocabulary.token_bytes[token] for token in reading.tokens[:, 0].tolist()]
+    cheap = [isinstance(symbols, bytes) and symbols.isspace() for symbols in blank]
+    return np.where(cheap, min(prices.trim, prices.drop), prices.drop)
+
+
 def _trimmed(token: int, vocabulary: Vocabulary) -> int:
     """The padding, which says nothing, where there is no such token."""
     symbols = vocabulary.token_bytes[token]
@@ -87,7 +94,8 @@ class _Alignment:
     def __init__(self, steps: Steps, reading: CanvasReading, state: int, prices: Prices) -> None:
         self._steps, self._reading, self._prices = steps, reading, prices
         self._price = np.where(steps.escape, prices.backslash, prices.insert * steps.length) + prices.token
-        self._tail = reading.tail(np.maximum(reading.rest, -prices.drop))
+        self._drop = _drop_prices(reading, steps.vocabulary, prices)
+        self._tail = reading.tail(np.maximum(reading.rest, -self._drop))
         self._lattice = lattice_of(steps, reading)
         self._layers = [nowhere(steps.automaton.states)]
         self._score = self._layers[0].best
@@ -97,7 +105,7 @@ class _Alignment:
     def advance(self, place: int) -> None:
         """Keeps one of the place's tokens, or leaves the place out."""
         reached = nowhere(self._steps.automaton.states)
-        np.subtract(self._score, self._prices.drop, out=reached.best)
+        np.subtract(self._score, self._drop[place], out=reached.best)
         live = np.nonzero(self._score > -np.inf)[0]
         reached.before[live], reached.by[live] = live, _DROPPED
         self._lattice.keep(place, self._score, reached)
