@@ -282,5 +282,5 @@ def test_the_vocabulary_of_a_grammar_is_prepared_once(monkeypatch: pytest.Monkey
     words: Vocabulary = vocabulary()
     compiled: Grammar = json_schema(PERSON, words)
     lark(TREE, words)
-    assert len(made) == 2  # of tokens, and of symbols
+    assert len(made) == 1
     assert compiled.top == TOP

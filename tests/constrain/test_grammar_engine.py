@@ -12,8 +12,9 @@ from llguidance import LLMatcher
 from canvaslm.constrain import answers
 from canvaslm.constrain.grammar import gbnf, json_schema, lark
 from canvaslm.engine import Driver, Engine
+from canvaslm.errors import UsageError
 from canvaslm.model.diffusion_gemma import DiffusionGemma
-from canvaslm.types import Committed, Constraint, Event, Failed, Finished, Params, Request
+from canvaslm.types import Committed, Constraint, Event, Finished, Params, Request
 from tests.tiny import tiny_model
 
 from .judge import accepts
@@ -103,9 +104,7 @@ def test_the_end_of_the_context_ends_the_document_too(model: DiffusionGemma, mad
     assert set(value) == {"name", "tags"}
 
 
-def test_a_budget_below_the_shortest_fails_with_words(engine: Engine) -> None:
+def test_a_budget_below_the_shortest_is_refused(engine: Engine) -> None:
     constraint = json_schema(PERSON, WORDS)
-    asked = request(constraint, 0, budget=constraint.shortest - 1)
-    failed = list(Driver(engine).events(asked))[-1]
-    assert isinstance(failed, Failed)
-    assert f"needs {constraint.shortest} more tokens" in str(failed.error)
+    with pytest.raises(UsageError, match=f"has {constraint.shortest} tokens"):
+        engine.submit(request(constraint, 0, budget=constraint.shortest - 1))

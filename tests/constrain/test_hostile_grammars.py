@@ -5,15 +5,18 @@ What they cost is bounded by counted work, so a test here that returns has shown
 
 from __future__ import annotations
 
+import itertools
 import json
 from typing import Any
 
 import pytest
 
-from canvaslm.constrain.grammar import gbnf, json_schema, lark
+from canvaslm.constrain.grammar import _fast, gbnf, json_schema, lark
+from canvaslm.constrain.matchers import Matchers
 from canvaslm.errors import UsageError
 
 from .random_schemas import answer, check_json
+from .test_matchers import grammar as outer
 from .words import vocabulary, written
 
 WORDS = vocabulary()
@@ -137,6 +140,15 @@ def test_large_ones_that_work(schema: Any) -> None:
     compiled = json_schema(schema, WORDS)
     tokens = answer(compiled, 1, WORDS, 32, compiled.shortest + 30)
     check_json(written(tokens, WORDS), schema)
+
+
+def test_what_is_too_slow_to_follow_is_refused() -> None:
+    """By the clock of the thread that compiles; here one that stands still, and one that runs."""
+    words = Matchers.of(WORDS)
+    document = words.matcher(outer('start: s\ns: s s | "a" | "b"'))
+    assert _fast(words, document, lambda: 0.0)
+    ticks = itertools.count()
+    assert not _fast(words, document, lambda: float(next(ticks)))
 
 
 def test_more_references_than_a_usual_stack_holds() -> None:

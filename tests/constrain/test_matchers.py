@@ -14,10 +14,19 @@ import numpy as np
 import pytest
 
 from canvaslm.constrain.grammar import json_schema
-from canvaslm.constrain.matchers import Matchers, allowed, following, forced, short_message, takes
+from canvaslm.constrain.matchers import (
+    Matchers,
+    SymbolWalker,
+    allowed,
+    following,
+    forced,
+    short_message,
+    takes,
+    which_follow,
+)
 from canvaslm.errors import UsageError
 
-from .words import EOS, TURN_END, vocabulary
+from .words import EOS, PAD, TURN_END, vocabulary
 
 WORDS = vocabulary()
 MATCHERS = Matchers.of(WORDS)
@@ -54,24 +63,28 @@ def test_tokens_as_symbols() -> None:
     assert said == [b"t", b"r", b"u", b"e", b"<|tool_call>", b"\xc3", b"\xa9"]
 
 
-def test_masks_have_every_token_that_may_follow() -> None:
+def test_every_token_that_may_follow_may() -> None:
     """Where text is forced too: a canvas splits it as it likes."""
-    matcher = MATCHERS.token_matcher(grammar('start: "{\\"name\\":" /[a-z]+/'))
-    assert names(matcher.compute_bitmask()) == {b"{", b'{"'}
-    assert forced(matcher) == b'{"name":'
-    assert takes(matcher, MATCHERS.split(b'{"na'))
-    assert names(matcher.compute_bitmask()) == {b"m"}
+    walker = SymbolWalker(MATCHERS, MATCHERS.matcher(grammar('start: "{\\"name\\":" /[a-z]+/')))
+    every = range(WORDS.size)
+    follow = [WORDS.names[i] for i in every if which_follow(walker, every)[i]]
+    assert follow == [b"{", b'{"']
+    assert forced(walker) == b'{"name":'
+    assert takes(walker, MATCHERS.split(b'{"')) and WORDS.names[MATCHERS.split(b"name")[0]] == b"name"
+    assert walker.validate_tokens([*MATCHERS.split(b"na"), *MATCHERS.split(b"me"), EOS]) == 4
+    assert walker.validate_tokens([*MATCHERS.split(b"name"), PAD]) == 1
+    assert walker.validate_tokens([PAD]) == walker.validate_tokens([]) == 0
 
 
 def test_symbols_have_single_bytes_only() -> None:
-    matcher = MATCHERS.symbol_matcher(grammar('start: "true" <|tool_call>'))
+    matcher = MATCHERS.matcher(grammar('start: "true" <|tool_call>'))
     assert names(matcher.compute_bitmask()) == {b"t"}
     assert takes(matcher, MATCHERS.symbols_of(MATCHERS.split(b"true")))
     assert names(matcher.compute_bitmask()) == {b"<|tool_call>"}
 
 
 def test_all_ends_end_a_document() -> None:
-    matcher = MATCHERS.token_matcher(grammar('start: "a"'))
+    matcher = MATCHERS.matcher(grammar('start: "a"'))
     assert takes(matcher, MATCHERS.split(b"a"))
     mask, accepting = following(matcher)
     assert accepting and names(mask) == {WORDS.names[EOS], WORDS.names[TURN_END]}
@@ -79,7 +92,7 @@ def test_all_ends_end_a_document() -> None:
 
 def test_a_forced_control_token_does_not_break_a_matcher() -> None:
     """`following` and `forced`, in any order, before every symbol."""
-    matcher = MATCHERS.symbol_matcher(grammar('start: <|tool_call> "ab" <tool_call|>'))
+    matcher = MATCHERS.matcher(grammar('start: <|tool_call> "ab" <tool_call|>'))
     begin, end = (WORDS.names.index(name) for name in (b"<|tool_call>", b"<tool_call|>"))
     for token in (begin, *MATCHERS.symbols_of(MATCHERS.split(b"ab")), end):
         assert forced(matcher) in (b"", b"ab", b"b")
@@ -91,7 +104,7 @@ def test_a_forced_control_token_does_not_break_a_matcher() -> None:
 
 def test_llguidances_words_are_passed_on_in_short() -> None:
     with pytest.raises(UsageError, match='unknown name: "missing"') as caught:
-        MATCHERS.token_matcher(grammar("start: missing"))
+        MATCHERS.matcher(grammar("start: missing"))
     assert caught.value.param == "grammar"
     assert "\n" not in str(caught.value)
     assert len(short_message("word " * 200)) == 240
@@ -119,9 +132,7 @@ def test_tokenizers_are_made_once_by_any_number_of_threads(monkeypatch: pytest.M
 
     monkeypatch.setattr(llguidance, "LLTokenizer", counted)
     matchers = Matchers.of(vocabulary())
-    threads = [
-        threading.Thread(target=lambda: matchers.token_matcher(grammar('start: "a"'))) for _ in range(8)
-    ]
+    threads = [threading.Thread(target=lambda: matchers.matcher(grammar('start: "a"'))) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -9,6 +9,7 @@ What is committed can always be completed: the end of it is in hand, as tokens, 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from heapq import heapify, heappop, heappush
@@ -17,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .completion import Effort, completion
-from .matchers import Matcher, Matchers, allowed, forced, takes
+from .matchers import Matchers, SymbolWalker, allowed, forced, takes, which_follow
 
 WIDTH = 4  # paths kept
 MARGIN = 12.0  # nats below the best path beyond which one is dropped
@@ -25,6 +26,9 @@ PASS_OVER = 4.0  # nats it costs to leave out a place
 PUT_IN = 2.0  # nats it costs to put in a byte
 LOSE_GIVEN = 200.0  # nats it costs to leave out a given place: more than any canvas is worth
 LONGEST_PUT_IN = 24
+# Seconds of work that a canvas may take. Only grammars made to be slow come near: what is committed then
+# depends on the machine, but other requests go on.
+SLOWEST = 1.0
 SEARCH_STEPS = 12_000  # of all searches for ends after one canvas
 _SEARCHES = 6  # ends searched before the text is cut back
 _SEPARATORS = b'",: }]{[\n'  # what may be put in where nothing is forced
@@ -77,7 +81,7 @@ class Found:
 @dataclass(eq=False)
 class _Path:
     score: float
-    matcher: Matcher
+    matcher: SymbolWalker
     mask: bytes = b""  # computed for paths that are kept
     back: _Path | None = None
     token: int = -1  # -1: none was added
@@ -109,8 +113,7 @@ class Beam:
     document from there; `room` counts all that may still be committed, here and later."""
 
     matchers: Matchers
-    first: Matcher
-    symbols: Matcher  # at the same place, over single symbols
+    first: SymbolWalker
     known: tuple[int, ...]
     room: int
     work: Effort = field(default_factory=lambda: Effort(SEARCH_STEPS))
@@ -165,7 +168,10 @@ class Beam:
         """The paths kept after the last place that any came to; choices are collected on the way."""
         root = _Path(0.0, self.first, self.first.deep_copy().compute_bitmask())
         kept = [root]
+        begin = time.thread_time()
         for place in range(len(places.tokens)):
+            if time.thread_time() - begin > SLOWEST:
+                break
             offers: list[_Path] = []
             for path in kept:
                 self._end_here(path, places, place)
@@ -174,7 +180,8 @@ class Beam:
             if not following:
                 return kept
             kept = following
-        self.choices += [_Choice(path.score, path, "open") for path in kept]
+        else:
+            self.choices += [_Choice(path.score, path, "open") for path in kept]
         return kept
 
     def _end_here(self, path: _Path, places: CanvasRows, place: int) -> None:
@@ -225,11 +232,10 @@ class Beam:
         return Found(*_said(path), ended=False, completion=tuple(close))
 
     def _completion(self, path: _Path) -> list[int] | None:
-        matcher = self.symbols.deep_copy()
-        tokens, _ = _said(path)
-        if self.work.steps < 0 or not takes(matcher, self.matchers.symbols_of(tokens)):
+        walker = self.first.deep_copy()
+        if self.work.steps < 0 or not takes(walker, _said(path)[0]):
             return None
-        return completion(self.matchers, matcher, self.work, tries=3)
+        return completion(self.matchers, walker.matcher, self.work, tries=3)
 
     def _cut_back(self, paths: list[_Path]) -> Found:
         """The longest beginning of the best path, looked for in growing strides, that can be completed in
@@ -260,7 +266,7 @@ def _offers(beam: Beam, path: _Path, places: CanvasRows, place: int) -> list[_Pa
     tokens, logprobs = places.tokens[place], places.logprobs[place]
     if places.given[place]:
         tokens, logprobs = tokens[:1], logprobs[:1]
-    legal = allowed(path.mask, tokens)
+    legal = which_follow(path.matcher, tokens.tolist())
     offers = [
         _with(beam, path, int(tokens[j]), place, float(logprobs[j]))
         for j in np.nonzero(legal)[0]
@@ -318,7 +324,7 @@ def _put_in(beam: Beam, path: _Path, token: int, place: int, gain: float) -> lis
     return found
 
 
-def _forced(matcher: Matcher) -> bytes:
+def _forced(matcher: SymbolWalker) -> bytes:
     """What alone can follow, as whole characters; nothing where that is longer than is put in."""
     text = forced(matcher)
     return text if len(text) <= LONGEST_PUT_IN and text.decode("utf-8", "ignore").encode() == text else b""

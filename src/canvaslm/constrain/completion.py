@@ -74,7 +74,7 @@ class _Try:
     ) -> None:
         self.matchers, self.matcher, self.work, self.dice = matchers, matcher, work, dice
         self.met: Counter[bytes] = Counter()  # situations, by what may follow there
-        self.known: dict[bytes, list[tuple[int, bytes]]] = {}  # mask -> symbols, and where each leads
+        self.known: dict[bytes, dict[bytes, tuple[float, list[int]]]] = {}  # mask -> what was explored there
 
     def run(self, most: int) -> list[int] | None:
         """Token ids of single symbols, at most about `most`."""
@@ -99,36 +99,35 @@ class _Try:
             options = self.known[mask] = self._explored(mask)
         if not options:
             return None
-        text = self._in_text([token for token, _ in options])
-        weights = [self._weight(token, text) / (1 + 4 * self.met[leads]) for token, leads in options]
-        if self.dice is not None:
-            token, leads = self.dice.choices(options, weights)[0]
-        else:
-            token, leads = options[weights.index(max(weights))]
+        # Of symbols that lead to the same place one will do.
+        weights = [weight / (1 + 4 * self.met[leads]) for leads, (weight, _) in options.items()]
+        chosen = list(options)
+        leads = self.dice.choices(chosen, weights)[0] if self.dice else chosen[weights.index(max(weights))]
         self.met[leads] += 1
-        return token
+        tokens = options[leads][1]
+        return self.dice.choice(tokens) if self.dice else tokens[0]
 
-    def _explored(self, mask: bytes) -> list[tuple[int, bytes]]:
-        """Symbols that may follow, and where each leads; one alone where it ends the document or closes
-        something. Where a mask comes again, so does what was found here, though that may be elsewhere."""
+    def _explored(self, mask: bytes) -> dict[bytes, tuple[float, list[int]]]:
+        """{where a symbol leads: (how good that is, the symbols)}; one alone where it ends the document or
+        closes something. Where a mask comes again, so does what was found here, though it may mislead."""
         symbols = self._symbols(mask)
         if len(symbols) == 1:
-            return [(symbols[0], mask)]
-        found = []
+            return {mask: (1.0, symbols)}
+        found: dict[bytes, tuple[float, list[int]]] = {}
         text = self._in_text(symbols)
         if text:  # words rather than a row of brackets
             symbols.sort(key=lambda token: not self.matchers.tokens[token].isalpha())
             symbols.sort(key=lambda token: self.matchers.tokens[token] != b'"')
         for token in symbols:
             if not self.work.spend():
-                return []
+                return {}
             leads = self._probe(token)
             if leads is None:
                 continue
             closes = self.matchers.tokens[token] == b'"' if text else self._closes(token)
             if not leads or (self.dice is None and closes and (leads != mask or not text)):
-                return [(token, leads)]
-            found.append((token, leads))
+                return {leads: (1.0, [token])}
+            found.setdefault(leads, (self._weight(token, text), []))[1].append(token)
         return found
 
     def _symbols(self, mask: bytes) -> list[int]:
@@ -155,7 +154,7 @@ class _Try:
     def _weight(self, token: int, text: bool) -> float:
         if self._closes(token) and not text:
             return 10.0
-        return 0.02 if self.matchers.tokens[token] in _SPACES else 1.0
+        return 0.0002 if self.matchers.tokens[token] in _SPACES else 1.0
 
     def _probe(self, token: int) -> bytes | None:
         """The mask behind a symbol: where it leads. b"" where the document may end

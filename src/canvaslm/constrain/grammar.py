@@ -8,7 +8,9 @@ is no grammar, is too large, or has no end that is found.
 from __future__ import annotations
 
 import json
+import random
 import re
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,9 +24,11 @@ from .beam import Beam, CanvasRows, Found
 from .completion import Effort, completion
 from .gbnf import gbnf_to_lark
 from .limits import check_document, check_multiples, check_nesting, check_text
-from .matchers import Matcher, Matchers, short_message, takes
+from .matchers import Matcher, Matchers, SymbolWalker, allowed, following, short_message, takes
 from .vocabulary import Vocabulary
 
+WALK = 256  # symbols
+WALK_SECONDS = 0.06  # those that are not made to be slow take 0.01
 THIN = 8  # a canvas of which less than the 8th part is of the document
 MOST_THIN = 2  # so many in a row: the third such canvas ends the document, for each costs all its steps
 COMPILE_STEPS = 60_000  # of the search for the first whole document
@@ -51,8 +55,7 @@ class Grammar:
 
     matchers: Matchers
     pad: int
-    first: Matcher  # over all tokens
-    symbols: Matcher  # over single symbols
+    symbols: Matcher
     completion: tuple[int, ...]  # a whole document, without the end token
     top: int = 16
 
@@ -77,10 +80,10 @@ class Grammar:
                 f"{readout.room} are left: raise max_new_tokens",
                 "max_new_tokens",
             )
-        first, symbols = self.first.deep_copy(), self.symbols.deep_copy()
-        if not (takes(first, state.tokens) and takes(symbols, self.matchers.symbols_of(state.tokens))):
+        first = SymbolWalker(self.matchers, self.symbols.deep_copy())
+        if not takes(first, state.tokens):
             raise EngineFailure("a document's beginning is not accepted any more: this is a bug")
-        beam = Beam(self.matchers, first, symbols, state.completion, readout.room)
+        beam = Beam(self.matchers, first, state.completion, readout.room)
         lead = len(readout.top_tokens) - len(readout.tokens)  # places of the canvas before the answer's
         found = self._judged(state, beam.best(self._places(readout, lead)), beam)
         thin = state.thin + 1 if THIN * len(found.tokens) < len(readout.tokens) else 0
@@ -109,7 +112,7 @@ class Grammar:
     def _judged(self, state: GrammarState, found: Found, beam: Beam) -> Found:
         """What was found, if a fresh matcher accepts it, else the end in hand."""
         said = found.tokens[:-1] if found.ended else found.tokens
-        judge = self.first.deep_copy()
+        judge = SymbolWalker(self.matchers, self.symbols.deep_copy())
         if takes(judge, [*state.tokens, *said]) and (not found.ended or judge.is_accepting()):
             return found
         return beam.known_end()
@@ -201,36 +204,42 @@ def _compiled(
     thought: Thought | None,
     stopped: Callable[[], bool],
     field: str,
+    clock: Callable[[], float] = time.thread_time,
 ) -> Grammar:
     """The first of several readings of an answer's grammar, in llguidance's form, that has a document."""
     matchers, outer = Matchers.of(vocabulary), _outer(vocabulary, thought)
     for reading in readings:
         text = json.dumps({"grammars": [{"lark_grammar": outer}, {"name": "answer", **reading}]})
         try:
-            symbols = matchers.symbol_matcher(text)
+            symbols = matchers.matcher(text)
             work = Effort(COMPILE_STEPS, stopped=stopped)
             document = completion(matchers, symbols, work)
-            if document is None:
-                continue
-            first = matchers.token_matcher(text)
         except UsageError as error:
             raise UsageError(str(error).replace("the grammar", f"the {field}", 1), field) from None
-        if not _warmed(first, document):
-            raise UsageError(f"the {field} cannot be used: it is too complex to follow a document", field)
-        return Grammar(matchers, vocabulary.pad, first, symbols, tuple(document))
+        if document is None:
+            continue
+        if not _fast(matchers, symbols, clock):
+            raise UsageError(f"the {field} cannot be used: it is too ambiguous to follow a document", field)
+        return Grammar(matchers, vocabulary.pad, symbols, tuple(document))
     why = "compiling took too long" if stopped() else "no document was found that it accepts"
     words = f" ({short_message(work.said)})" if work.said and not stopped() else ""
     raise UsageError(f"the {field} cannot be used: {why}{words}; make it simpler", field)
 
 
-def _warmed(first: Matcher, document: list[int]) -> bool:
-    """Whether a matcher over all tokens accepts a document that was found over symbols.
+def _fast(matchers: Matchers, symbols: Matcher, clock: Callable[[], float]) -> bool:
+    """Whether a text at random can be followed in time: ambiguous grammars take longer with each symbol.
 
-    The lexer of `first` remembers what it meets, and a copy starts with it: so the first canvas does not pay.
+    clock: seconds of this thread's own work, so that a busy machine makes no grammar slow.
     """
-    first.compute_bitmask()
-    walker = first.deep_copy()
-    return takes(walker, document) and bool(walker.is_accepting())
+    walker, dice, begin = symbols.deep_copy(), random.Random(0), clock()
+    for _ in range(WALK):
+        mask, _ = following(walker)
+        free = matchers.symbol_ids[allowed(mask, matchers.symbol_ids)]
+        if not len(free) or not walker.consume_token(int(dice.choice(free))):
+            walker = symbols.deep_copy()
+        if clock() - begin > WALK_SECONDS:
+            return False
+    return True
 
 
 def _outer(vocabulary: Vocabulary, thought: Thought | None) -> str:

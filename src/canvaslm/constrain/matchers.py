@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from types import ModuleType
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -20,7 +21,7 @@ from ..errors import UsageError
 from .limits import PARSER, on_a_deep_stack
 from .vocabulary import BYTES, Vocabulary
 
-Matcher = Any  # llguidance.LLMatcher
+Matcher = Any  # llguidance.LLMatcher, or a `SymbolWalker`
 Ids = NDArray[np.int64]
 
 _LONGEST_MESSAGE = 240
@@ -55,19 +56,59 @@ class _Tokens:
 
 
 @dataclass(eq=False)
-class Matchers:
-    """Makes the matchers of one vocabulary, of two kinds that name tokens by the same ids.
+class SymbolWalker:
+    """A matcher over symbols that takes tokens of the whole vocabulary, symbol by symbol.
 
-    Those over all `tokens` read canvases (2 s to prepare at 262,144 tokens, on first use). Those over
-    `symbols` know single bytes and control tokens only: they search ends of documents.
+    Otherwise as llguidance's. It has no mask of all tokens, which at 262,144 takes a walk over all of them
+    and is too much for some grammars, but says of single tokens whether they may follow.
     """
+
+    matchers: Matchers
+    matcher: Matcher
+
+    def deep_copy(self) -> SymbolWalker:
+        return SymbolWalker(self.matchers, self.matcher.deep_copy())
+
+    def consume_tokens(self, tokens: Sequence[int]) -> bool:
+        return bool(self.matcher.consume_tokens(self.matchers.symbols_of(tokens)))
+
+    def consume_token(self, token: int) -> bool:
+        return self.consume_tokens([token])
+
+    def validate_tokens(self, tokens: Sequence[int]) -> int:
+        """How many of the tokens may follow. One without symbols may not."""
+        symbols, lengths = [], []
+        for token in tokens:
+            symbols += self.matchers.symbols_of([token])
+            lengths.append(len(symbols))
+        valid = self.matcher.validate_tokens(symbols) if symbols else 0
+        count = sum(length <= valid for length in lengths)
+        return next((i for i in range(count) if not self.matchers.tokens[tokens[i]]), count)
+
+    def compute_bitmask(self) -> bytes:
+        """Of single symbols."""
+        return bytes(self.matcher.compute_bitmask())
+
+    def compute_ff_bytes(self) -> bytes:
+        return bytes(self.matcher.compute_ff_bytes())
+
+    def is_accepting(self) -> bool:
+        return bool(self.matcher.is_accepting())
+
+    def is_error(self) -> bool:
+        return bool(self.matcher.is_error())
+
+
+@dataclass(eq=False)
+class Matchers:
+    """Makes the matchers of one vocabulary. They know its single bytes and control tokens, by their ids."""
 
     tokens: list[bytes]  # as llguidance knows them; b"" takes no part
     controls: frozenset[int]
     ends: tuple[int, ...]
     byte_ids: Ids  # [256]
     symbol_ids: Ids  # what a search may write: bytes by value, then control tokens that do not end an answer
-    _made: dict[str, Any] = field(default_factory=dict, repr=False)
+    _made: list[Any] = field(default_factory=list, repr=False)  # the tokenizer, once it is wanted
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @classmethod
@@ -89,22 +130,26 @@ class Matchers:
         symbol_ids = np.array([*byte_ids[byte_ids >= 0], *others], np.int64)
         return cls(tokens, frozenset(controls), vocabulary.ends, byte_ids, symbol_ids)
 
-    def token_matcher(self, grammar: str) -> Matcher:
-        """A matcher over all tokens. Raises UsageError with llguidance's words where it refuses a grammar."""
-        return self._matcher("tokens", grammar)
-
-    def symbol_matcher(self, grammar: str) -> Matcher:
-        """One over single bytes and control tokens. Raises as `token_matcher`."""
-        return self._matcher("symbols", grammar)
+    def matcher(self, grammar: str) -> Matcher:
+        """A matcher over symbols. Raises UsageError with llguidance's words where it refuses a grammar."""
+        guidance, tokenizer = library(), self._tokenizer()
+        limits = guidance.LLParserLimits(**PARSER)
+        made = on_a_deep_stack(lambda: guidance.LLMatcher(tokenizer, grammar, limits=limits, log_level=0))
+        if made.is_error():
+            raise UsageError(f"the grammar cannot be used: {short_message(made.get_error())}", "grammar")
+        return made
 
     def split(self, text: bytes) -> list[int]:
         """Tokens that say `text`, each as long as can be."""
-        lead = next((i for i, byte in enumerate(text) if not 0x80 <= byte < 0xC0), len(text))
-        try:
-            rest = self._tokenizer("tokens").greedy_tokenize(text[lead:].decode("utf-8"))
-        except UnicodeDecodeError:  # it ends within a character
-            lead, rest = len(text), []
-        return [*(int(self.byte_ids[byte]) for byte in text[:lead]), *rest]
+        ids, longest = self._ids
+        found, begin = [], 0
+        while begin < len(text):
+            end = min(len(text), begin + longest)
+            while end > begin + 1 and text[begin:end] not in ids:
+                end -= 1
+            found.append(ids[text[begin:end]])
+            begin = end
+        return found
 
     def symbols_of(self, tokens: Sequence[int]) -> list[int]:
         """What tokens say, a symbol a token."""
@@ -113,31 +158,23 @@ class Matchers:
             found += [token] if token in self.controls else self.byte_ids[list(self.tokens[token])].tolist()
         return found
 
-    def _matcher(self, kind: str, grammar: str) -> Matcher:
-        guidance, tokenizer = library(), self._tokenizer(kind)
-        limits = guidance.LLParserLimits(**PARSER)
-        made = on_a_deep_stack(lambda: guidance.LLMatcher(tokenizer, grammar, limits=limits, log_level=0))
-        if made.is_error():
-            raise UsageError(f"the grammar cannot be used: {short_message(made.get_error())}", "grammar")
-        return made
+    @cached_property
+    def _ids(self) -> tuple[dict[bytes, int], int]:
+        """{what a token says: the token}, and the length of the longest; a single byte's own token counts."""
+        ids = {text: i for i, text in enumerate(self.tokens) if text and i not in self.controls}
+        ids |= {bytes((byte,)): int(token) for byte, token in enumerate(self.byte_ids)}
+        return ids, max(map(len, ids))
 
-    def _tokenizer(self, kind: str) -> Any:
+    def _tokenizer(self) -> Any:
         with self._lock:
-            if kind not in self._made:
-                self._made[kind] = self._new_tokenizer(kind)
-            return self._made[kind]
-
-    def _new_tokenizer(self, kind: str) -> Any:
-        guidance = library()
-        texts = self.tokens
-        if kind == "symbols":
-            taking_part = {*self.symbol_ids.tolist(), *self.controls}
-            texts = [text if token in taking_part else b"" for token, text in enumerate(texts)]
-        described = _Tokens(texts, sorted(self.controls), self.ends[0], tuple(self.byte_ids.tolist()))
-        options: dict[str, Any] = {"slices": []} if kind == "symbols" else {}
-        return guidance.LLTokenizer(
-            guidance.TokenizerWrapper(described), eos_token=list(self.ends), **options
-        )
+            if not self._made:
+                guidance = library()
+                part = {*self.symbol_ids.tolist(), *self.controls}
+                texts = [text if token in part else b"" for token, text in enumerate(self.tokens)]
+                described = _Tokens(texts, sorted(self.controls), self.ends[0], tuple(self.byte_ids.tolist()))
+                wrapped = guidance.TokenizerWrapper(described)
+                self._made.append(guidance.LLTokenizer(wrapped, eos_token=list(self.ends), slices=[]))
+            return self._made[0]
 
 
 # Vocabularies are compared by identity; one that nobody holds any more is forgotten.
@@ -150,6 +187,11 @@ def allowed(mask: bytes, ids: Ids) -> NDArray[np.bool_]:
     words = np.frombuffer(mask, np.uint32)
     bits: NDArray[np.bool_] = (words[ids >> 5] >> (ids & 31).astype(np.uint32) & 1).astype(bool)
     return bits
+
+
+def which_follow(walker: SymbolWalker, tokens: Sequence[int]) -> NDArray[np.bool_]:
+    """Which of the tokens [n] may follow."""
+    return np.array([walker.validate_tokens([token]) == 1 for token in tokens], bool)
 
 
 def takes(matcher: Matcher, tokens: Sequence[int]) -> bool:
@@ -180,5 +222,6 @@ def short_message(error: str) -> str:
 
 
 __all__ = [
-    "Ids", "Matcher", "Matchers", "allowed", "following", "forced", "library", "short_message", "takes",
+    "Ids", "Matcher", "Matchers", "SymbolWalker", "allowed", "following", "forced", "library",
+    "short_message", "takes", "which_follow",
 ]  # fmt: skip
