@@ -57,7 +57,7 @@ IMPORTS: dict[str, tuple[str, ...]] = {
     "cache": ("model", "ops"),
     "engine": ("cache", "diffusion", "model", "ops"),
     "session": ("constrain", "diffusion", "engine", "model", "ops", "text", "weights"),
-    "server": ("diffusion", "engine", "session", "text", "weights"),
+    "server": ("constrain", "diffusion", "engine", "session", "text", "weights"),
     "evals": ("demo", "engine", "files", "session", "text"),
     "bench": ("demo", "engine", "files", "model", "ops", "session"),
     "train": ("files", "model", "ops", "text", "weights"),

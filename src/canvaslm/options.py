@@ -14,6 +14,8 @@ class GenerateOptions(SamplingOptions, total=False):
     system: str | None  # a system message put before the others
     thinking: bool  # the model thinks first
     tools: list[dict[str, Any]] | None  # OpenAI-style definitions
+    tool_choice: str | Mapping[str, Any] | None  # auto, none, required, or the definition of the one to call
+    parallel_tool_calls: bool | None  # False: one call at most
     raw: bool  # the prompt is not put through the chat template
     preset: str | None
     stop: str | Sequence[str] | None  # texts before which the answer ends

@@ -68,7 +68,7 @@ class Constraint(Protocol):
         """What to commit for one canvas. An exception ends the request, and no other."""
 
 
-StructureKind = Literal["schema", "regex", "choice", "grammar", "avoid"]
+StructureKind = Literal["schema", "regex", "choice", "grammar", "avoid", "tools"]
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,8 @@ class Structure:
     """What a whole answer has to be, as a caller says it: what a `Constraint` is compiled from."""
 
     kind: StructureKind
-    source: str  # a JSON schema, a pattern, a JSON list of texts, a grammar in GBNF or Lark, texts not to say
+    # A JSON schema, a pattern, a JSON list of texts, a grammar, texts not to say, or rules of calls.
+    source: str
     param: str = field(default="", compare=False)  # what the caller calls it, for errors
 
 

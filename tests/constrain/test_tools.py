@@ -13,7 +13,7 @@ import pytest
 from canvaslm.constrain.answers import Thought
 from canvaslm.constrain.automaton import TooLarge
 from canvaslm.constrain.schema import Unsupported
-from canvaslm.constrain.tools import CallMarks, CallRules, Calls, calling, tools_of
+from canvaslm.constrain.tools import CallableTool, CallMarks, CallRules, ToolCalls, calling, read_rules
 from canvaslm.errors import UsageError
 from canvaslm.text.toolcalls import QUOTE, Quote, parse_call
 from canvaslm.types import ToolCall
@@ -38,8 +38,12 @@ NOW = "<|tool_call>call:now{}<tool_call|>"
 NOT_REGULAR = {"type": "object", "properties": {"a": {"not": {"type": "string"}}}}
 
 
-def tool(name: str, schema: Any = None, **more: Any) -> dict[str, Any]:
-    return {"type": "function", "function": {"name": name, "parameters": schema, **more}}
+def tool(name: str, schema: Any = None, *, strict: bool = False) -> dict[str, Any]:
+    return {"name": name, "schema": schema or {}, "strict": strict}
+
+
+def tools_of(tools: list[dict[str, Any]]) -> tuple[CallableTool, ...]:
+    return read_rules(json.dumps({"tools": tools})).tools
 
 
 TOOLS = tools_of(
@@ -48,14 +52,14 @@ TOOLS = tools_of(
 SCHEMAS: dict[str, Any] = {found.name: {"type": "object", **found.schema} for found in TOOLS}
 
 
-def made(thought: Thought | None = None, **rules: Any) -> Calls:
+def made(thought: Thought | None = None, **rules: Any) -> ToolCalls:
     return calling(CallRules(**{"tools": TOOLS, **rules}), WORDS, MARKS, thought=thought)
 
 
-def said(calls: Calls, seed: int, more: int = 60) -> tuple[str, list[ToolCall]]:
+def said(constraint: ToolCalls, seed: int, more: int = 60) -> tuple[str, list[ToolCall]]:
     """The text around the calls of a random model's answer, and the calls, which are whole."""
-    budget = calls.constraint.shortest + more
-    tokens = answer(calls.constraint, np.random.default_rng(seed), places=24, budget=budget)
+    budget = constraint.shortest + more
+    tokens = answer(constraint, np.random.default_rng(seed), places=24, budget=budget)
     text, found = written(tokens, WORDS).decode(), []
     for match in re.finditer(r"<\|tool_call>(.*?)<tool_call\|>", text, re.DOTALL):
         pieces = [piece for part in match[1].split(QUOTE) for piece in (Quote(), part)][1:]
@@ -102,7 +106,7 @@ def test_some_answers_that_need_no_call_have_none() -> None:
 
 @pytest.mark.parametrize(("rules", "calls"), [({}, 3), ({"parallel": False}, 1), ({"named": "now"}, 1)])
 def test_so_many_calls_may_follow_each_other(rules: dict[str, Any], calls: int) -> None:
-    constraint = made(**rules).constraint
+    constraint = made(**rules)
     whole = constraint.after(constraint.start(), tuple(_tokens("So:" + calls * NOW)))
     assert constraint.steps.automaton.ends[whole]
     more = constraint.after(whole, tuple(_tokens(NOW)))
@@ -118,14 +122,14 @@ def test_a_thought_may_stand_before_the_call(seed: int) -> None:
 
 def test_an_answer_that_says_what_it_may_is_left_alone() -> None:
     """A canvas whose draft is valid is committed as it is: text and calls, and in auto text alone."""
-    constraint = made(required=True).constraint
+    constraint = made(required=True)
     state = constraint.start()
     for text, whole in (("Let me see.", False), ("<|tool_call>call:now{}<tool_call|>", True)):
         tokens = tuple(_tokens(text))
         state = constraint.after(state, tokens)
         assert state < constraint.steps.automaton.states
         assert bool(constraint.steps.automaton.ends[state]) == whole
-    free = made().constraint
+    free = made()
     assert free.steps.automaton.ends[free.after(free.start(), tuple(_tokens("Just é text.")))]
 
 
@@ -169,8 +173,6 @@ def test_schemas_that_are_too_much_together_leave_arguments_free_or_are_refused(
         ([tool("now")], {"named": "then"}, "tool_choice"),
         ([tool("a b")], {"required": True}, "tools.0"),
         ([tool("now"), tool("list", {"type": "array"})], {"required": True}, "tools.1"),
-        ([{"type": "function"}], {}, "tools.0"),
-        ([tool("now", [])], {}, "tools.0"),
     ],
 )
 def test_what_cannot_be_called_is_refused(tools: list[Any], rules: dict[str, Any], param: str) -> None:
@@ -182,9 +184,3 @@ def test_what_cannot_be_called_is_refused(tools: list[Any], rules: dict[str, Any
 def test_a_vocabulary_without_markers_of_calls_is_refused() -> None:
     with pytest.raises(UsageError, match="no control token"):
         calling(CallRules(TOOLS), WORDS, CallMarks("<call>", "</call>", QUOTE))
-
-
-def test_strict_is_read_from_both_places() -> None:
-    found = tools_of([tool("a"), tool("b", strict=True), {**tool("c"), "strict": True}])
-    assert [each.strict for each in found] == [False, True, True]
-    assert json.loads(json.dumps(dict(TOOLS[0].schema))) == WEATHER

@@ -21,6 +21,7 @@ from .avoid import without
 from .grammar import gbnf, json_schema, lark
 from .regular import Regular
 from .schema_document import Unsupported
+from .tools import CallMarks, calling, read_rules
 from .vocabulary import Vocabulary
 
 MAX_SOURCE = 65_536  # bytes
@@ -35,9 +36,15 @@ class Compiler:
     `vocabulary` is made when it is first needed: for 262,144 tokens that takes a second.
     """
 
-    def __init__(self, vocabulary: Callable[[], Vocabulary], thought: Thought | None = None) -> None:
-        """thought: what an answer may have before it where the model was asked to think."""
-        self._make, self._thought = vocabulary, thought
+    def __init__(
+        self,
+        vocabulary: Callable[[], Vocabulary],
+        thought: Thought | None = None,
+        marks: CallMarks | None = None,
+    ) -> None:
+        """thought: what an answer may have before it where the model was asked to think; marks: what tool
+        calls are written with."""
+        self._make, self._thought, self._marks = vocabulary, thought, marks
         self._vocabulary: Vocabulary | None = None
         self._lock, self._making = Lock(), Lock()
         self._known: OrderedDict[tuple[Structure, bool], Constraint] = OrderedDict()
@@ -69,7 +76,8 @@ class Compiler:
         try:
             made = self._compiled(structure, self._thought if thinking else None)
         except UsageError as error:
-            raise UsageError(str(error), structure.param or structure.kind) from error
+            place = error.param if structure.kind == "tools" else None
+            raise UsageError(str(error), place or structure.param or structure.kind) from error
         self._keep(key, made)
         return made
 
@@ -83,6 +91,8 @@ class Compiler:
             return without(json.loads(source), vocabulary)
         if structure.kind == "schema":
             return _schema(source, vocabulary, thought)
+        if structure.kind == "tools" and self._marks is not None:
+            return calling(read_rules(source), vocabulary, self._marks, thought=thought)
         # GBNF defines a rule with `::=`, which Lark does not have.
         compiled = gbnf if "::=" in source else lark
         return compiled(source, vocabulary, thought=thought, stopped=_deadline())

@@ -9,6 +9,7 @@ A call is Gemma 4's, `<|tool_call>call:name{key:value}<tool_call|>`; its argumen
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -64,17 +65,16 @@ class CallRules:
         return found
 
 
-@dataclass(frozen=True)
-class Calls:
-    """The constraint, and the tools whose arguments it leaves free, by their names."""
+@dataclass(frozen=True, eq=False)
+class ToolCalls(Regular):
+    """A constraint on calls; `free` names the tools whose arguments it leaves free."""
 
-    constraint: Regular
     free: tuple[str, ...] = ()
 
 
 def calling(
     rules: CallRules, vocabulary: Vocabulary, marks: CallMarks, *, thought: Thought | None = None
-) -> Calls:
+) -> ToolCalls:
     """Answers that call tools as the rules want.
 
     Where no call is required, arguments of a tool that is not strict are free if its schema is beyond an
@@ -84,24 +84,25 @@ def calling(
     begin, end, quote = marker_symbols(vocabulary, (marks.begin, marks.end, marks.quote), "tools")
     must, chosen = rules.required or rules.named is not None, rules.chosen()
 
-    def made(free: Sequence[str]) -> Calls:
+    def compiled(free: Sequence[str]) -> ToolCalls:
         bodies = [_body(tool, quote, index, free=tool.name in free) for index, tool in enumerate(chosen)]
         call = sequence(marker(begin), "call:", choice(*bodies), marker(end))
         most = 1 if rules.named is not None or not rules.parallel else None
         answer = sequence(ANY_TEXT, repeat(call, int(must), most))
         found = with_thought(answer, vocabulary, thought)
-        return Calls(regular(found, vocabulary, "tools"), tuple(free))
+        made = regular(found, vocabulary, "tools")
+        return ToolCalls(made.steps, made.edits, free=tuple(free))
 
     loose = [] if must else [tool.name for tool in chosen if not tool.strict]
     beyond = [
         tool.name for index, tool in enumerate(chosen) if tool.name in loose and _beyond(tool, quote, index)
     ]
     try:
-        return made(beyond)
+        return compiled(beyond)
     except TooLarge:
         if beyond == loose:
             raise
-        return made(loose)
+        return compiled(loose)
 
 
 def _beyond(tool: CallableTool, quote: int, index: int) -> bool:
@@ -131,20 +132,11 @@ def object_schema(tool: CallableTool, index: int) -> dict[str, Any]:
     return schema
 
 
-def tools_of(tools: Sequence[Mapping[str, Any]]) -> tuple[CallableTool, ...]:
-    """From OpenAI-style definitions. Raises UsageError for what has no name or no schema."""
-    found = []
-    for index, tool in enumerate(tools):
-        function = tool.get("function")
-        name = function.get("name") if isinstance(function, Mapping) else None
-        if not isinstance(function, Mapping) or not isinstance(name, str):
-            raise UsageError("a tool needs a function with a name", f"tools.{index}")
-        schema = function.get("parameters")
-        if not isinstance(schema, Mapping | None):
-            raise UsageError("the parameters of a tool should be a JSON schema", f"tools.{index}")
-        strict = bool(function.get("strict", tool.get("strict", False)))
-        found.append(CallableTool(name, schema or {}, strict))
-    return tuple(found)
+def read_rules(source: str) -> CallRules:
+    """From the JSON of a `Structure` of kind tools, which has the fields of `CallRules`."""
+    given = json.loads(source)
+    tools = tuple(CallableTool(**tool) for tool in given.pop("tools"))
+    return CallRules(tools, **given)
 
 
-__all__ = ["CallMarks", "CallRules", "CallableTool", "Calls", "calling", "object_schema", "tools_of"]
+__all__ = ["CallMarks", "CallRules", "CallableTool", "ToolCalls", "calling", "object_schema", "read_rules"]

@@ -70,7 +70,7 @@ BUDGETS = {"low": 512, "medium": 2048}
 # Clients send these with every request, and nothing they wish for with them changes the answer here.
 HARMLESS = frozenset(
     {
-        "model", "user", "metadata", "store", "service_tier", "parallel_tool_calls", "safety_identifier",
+        "model", "user", "metadata", "store", "service_tier", "safety_identifier",
         "prompt_cache_key", "prompt_cache_retention", "verbosity", "cache_prompt", "include", "truncation",
     }
 )  # fmt: skip

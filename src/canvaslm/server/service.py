@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from fastapi import Depends
 from starlette.requests import Request as HttpRequest
 
+from ..constrain.tools import ToolCalls
 from ..errors import CanvasError, PromptTooLong
 from ..text.toolcalls import tool_names
 from ..text.transcript import Transcript
@@ -78,6 +79,7 @@ class GenerationRequest:
     top_logprobs: int | None = None
     rules: TokenRules = field(default_factory=TokenRules)
     structure: Structure | None = None
+    no_calls: bool = False  # no tool may be called
     names: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -93,12 +95,17 @@ class Answers:
     """
 
     def __init__(
-        self, group: RequestGroup, transcripts: Sequence[Transcript], metrics: ServerMetrics
+        self,
+        group: RequestGroup,
+        transcripts: Sequence[Transcript],
+        metrics: ServerMetrics,
+        free: Sequence[str] = (),
     ) -> None:
+        """free: tools whose arguments were to follow a schema, and are as the model writes them."""
         self.requests = group.requests
         self.empty: set[int] = set()
         self._notes: dict[int, tuple[Note, ...]] = {}
-        self._group, self._transcripts, self._metrics = group, transcripts, metrics
+        self._group, self._transcripts, self._metrics, self._free = group, transcripts, metrics, free
         self._silent = set(range(len(group.requests)))
 
     @property
@@ -142,7 +149,7 @@ class Answers:
         choices (or only the one given) that are empty, have damaged tool calls, call tools
         that there are not, or came to be with a note."""
         choices = range(len(self.requests)) if choice is None else (choice,)
-        made = [*told]
+        made = [*told, *map(_freedom, () if choice else self._free)]
         for index in choices:
             if index in self.empty:
                 made.append(_emptiness(index, len(self.requests)))
@@ -206,7 +213,8 @@ class Service:
                 raise problem_of(error, wanted.names) from error
             raise
         try:
-            return Answers(await self.bridge.launch(requests), transcripts, self.metrics)
+            free = constraint.free if isinstance(constraint, ToolCalls) else ()
+            return Answers(await self.bridge.launch(requests), transcripts, self.metrics, free)
         except CanvasError as error:
             raise problem_of(error, wanted.names) from error
 
@@ -291,7 +299,7 @@ class Service:
                 self.session.eos_token_ids,
                 drafts=wanted.drafts,
                 top_logprobs=wanted.top_logprobs,
-                rules=wanted.rules,
+                rules=self.session.without_calls(wanted.rules) if wanted.no_calls else wanted.rules,
                 marks=marks,
                 constraint=constraint,
             )
@@ -334,6 +342,15 @@ def _emptiness(index: int, count: int) -> dict[str, str]:
         "code": "empty_answer",
         "message": f"{which} is empty: the model ended it without any text; ask again with another seed, or "
         "say more in the prompt",
+    }
+
+
+def _freedom(name: str) -> dict[str, str]:
+    return {
+        "param": "tools",
+        "code": "free_arguments",
+        "message": f"the schema of {name!r} is beyond what can be guaranteed: its arguments are as the model "
+        "writes them",
     }
 
 

@@ -7,11 +7,12 @@ One wish a request; two are refused, and so is one that cannot be seen to.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from ..text.tool_choice import ToolChoice, calls_of, must_call
 from ..types import Structure, StructureKind
 from .problems import Problem, unsupported
 
@@ -48,6 +49,8 @@ class Structured(BaseModel):
     def structure(self) -> Structure | None:
         """What the answer has to be; None: anything. Raises Problem for two wishes, and for what is none."""
         asked = [wish for wish in self.wishes() if wish is not None]
+        if len(asked) > 1 and asked[0].kind == "tools" and not must_call(asked[0]):
+            asked = asked[1:]  # a call that may come, and does not where all of the answer is something else
         if len(asked) > 1:
             raise Problem(
                 400,
@@ -56,8 +59,14 @@ class Structured(BaseModel):
             )
         return asked[0] if asked else None
 
+    def calls(self) -> tuple[Sequence[Mapping[str, Any]] | None, ToolChoice | None, bool | None]:
+        """The tools, as OpenAI defines them, which may or must be called, and whether several at once; a
+        dialect says."""
+        return None, None, None
+
     def wishes(self) -> Iterator[Structure | None]:
         """All that are there; a dialect adds its own."""
+        yield calls_of(*self.calls())
         yield from _of_vllm(self.structured_outputs or {}, "structured_outputs.")
         older = {name: getattr(self, f"guided_{name}") for name in _KINDS}
         yield from _of_vllm(older, "guided_")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -20,6 +21,7 @@ from ..options import FillOptions, GenerateOptions, StreamOptions
 from ..text.chat import ChatTemplate
 from ..text.token_rules import rules_of
 from ..text.tokenizer import Tokenizer
+from ..text.tool_choice import forbids_calls
 from ..text.toolcalls import tool_names
 from ..text.transcript import ReplyBuilder, Transcript
 from ..text.turn_marks import turn_marks
@@ -35,6 +37,7 @@ from ..types import (
     Reply,
     Request,
     Structure,
+    TokenRules,
     TurnMarks,
 )
 from .filling import FillPlan
@@ -297,20 +300,21 @@ class Session:
         check_names(options, StreamOptions.__annotations__)
         params = {name: options.get(name) for name in PARAMETERS}
         best = best_wanted(options.get("logprobs"))
-        tools = options.get("tools")
+        tools, forbidden = options.get("tools"), forbids_calls(options.get("tool_choice"))
         transcript = Transcript(
             self.tokenizer,
             stop=options.get("stop"),
             logprobs=best is not None,
-            tools=None if tools is None else tool_names(tools),
+            tools=frozenset() if forbidden else None if tools is None else tool_names(tools),
         )
         tokens = self.encode(
             messages,
             system=options.get("system"),
             thinking=options.get("thinking", False),
-            tools=tools,
+            tools=None if forbidden else tools,
             raw=options.get("raw", False),
         )
+        rules = rules_of(options.get("logit_bias"), options.get("allowed_token_ids"))
         request = Request(
             tuple(tokens),
             self.merge(options.get("preset"), params),
@@ -318,7 +322,7 @@ class Session:
             given=given_places(options.get("given")),
             drafts=options.get("drafts", False),
             top_logprobs=best,
-            rules=rules_of(options.get("logit_bias"), options.get("allowed_token_ids")),
+            rules=self.without_calls(rules) if forbidden else rules,
             marks=None if options.get("raw") else self.marks,
             constraint=self.constraint_of(structure_of(options), thinking=options.get("thinking", False)),
         )
@@ -349,6 +353,14 @@ class Session:
         UsageError.
         """
         return None if structure is None else self.compiler.compile(structure, thinking=thinking)
+
+    def without_calls(self, rules: TokenRules) -> TokenRules:
+        """The rules, and that no tool is called: the marker of a call never comes."""
+        call = self.tokenizer.marker_id(self.tokenizer.markers.call[0])
+        if call is None:
+            return rules
+        others = tuple((token, bias) for token, bias in rules.biases if token != call)
+        return replace(rules, biases=(*others, (call, -math.inf)))
 
     def merge(self, preset: str | None, params: Mapping[str, Any]) -> Params:
         """The checkpoint's defaults, then the preset, then params that are not None; checked."""

@@ -8,10 +8,12 @@ from typing import Any
 
 from ..constrain.answers import Thought
 from ..constrain.compiler import Compiler
+from ..constrain.tools import CallMarks
 from ..constrain.vocabulary import BYTES, Vocabulary
 from ..errors import UsageError
 from ..options import GenerateOptions
 from ..text.tokenizer import Tokenizer
+from ..text.tool_choice import calls_of, must_call
 from ..text.toolcalls import QUOTE
 from ..types import Structure
 from .schemas import read_answer, schema_of
@@ -25,6 +27,7 @@ def compiler_for(tokenizer: Tokenizer, size: int, ends: Sequence[int], pad: int)
     return Compiler(
         lambda: vocabulary_of(tokenizer, size, ends, pad),
         Thought(markers.thought[0], markers.thought[1], markers.thought_name),
+        CallMarks(*markers.call, QUOTE),
     )
 
 
@@ -50,9 +53,12 @@ def structure_of(options: GenerateOptions) -> Structure | None:
     asked = [name for name in KINDS if options.get(name) is not None]
     if len(asked) > 1:
         raise UsageError(f"{asked[0]} and {asked[1]} cannot both hold: give one of them", asked[1])
+    calls = calls_of(options.get("tools"), options.get("tool_choice"), options.get("parallel_tool_calls"))
     if not asked:
-        return None
+        return calls
     (name,) = asked
+    if calls is not None and must_call(calls):
+        raise UsageError(f"{name} and a tool_choice that wants a call cannot both hold", "tool_choice")
     return _MAKERS[name](options.get(name))
 
 

@@ -281,7 +281,7 @@ def test_parameters_reach_the_engine(client: httpx.Client) -> None:
         ({"stop_sequences": [""]}, "stop_sequences.0"),
         ({"stop_sequences": ["x"] * 65}, "stop_sequences"),
         ({"temperature": -1}, "temperature"),
-        ({"tool_choice": {"type": "any"}, "tools": [ADD]}, "tool_choice"),
+        ({"tool_choice": {"type": "tool", "name": "sub"}, "tools": [ADD]}, "there is no tool 'sub'"),
         ({"system": [{"type": "image"}]}, "system.0: images"),
         ({"system": 3}, "system"),
     ],

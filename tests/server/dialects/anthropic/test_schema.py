@@ -148,8 +148,8 @@ def test_tools_that_anthropic_runs_are_refused(tool: dict[str, Any], words: str)
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("tool_choice", {"type": "any"}),
-        ("tool_choice", {"type": "tool", "name": "add"}),
+        ("tool_choice", {"type": "several"}),
+        ("tool_choice", {"name": "add"}),
         ("thinking", {"type": "sometimes"}),
         ("chat_template", "{{ 1 }}"),
         ("messages", [user(), {"role": "assistant", "content": "The answer is ("}]),

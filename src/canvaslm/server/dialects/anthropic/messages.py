@@ -78,6 +78,7 @@ def generation_request(body: MessagesRequest) -> GenerationRequest:
         stop=body.stop_sequences,
         rules=body.rules(),
         structure=body.structure(),
+        no_calls=body.tool_choice is not None and body.tool_choice.get("type") == "none",
     )
 
 

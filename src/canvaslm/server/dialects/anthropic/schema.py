@@ -6,12 +6,13 @@ tool results become turns of their own, and turns of one role in a row are one t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
 from ....text.stop import MAX_LENGTH, MAX_STOPS
+from ....text.tool_choice import ToolChoice
 from ....types import Structure
 from ...fields import (
     WHOLE,
@@ -29,8 +30,8 @@ from ...fields import (
 from ...limits import MAX_MESSAGES
 from ...problems import Problem, unsupported
 from ...structured import format_wish
-from ..openai.schema import NOT_YET
 
+_CHOICES = {"auto": "auto", "any": "required", "tool": "named", "none": "none"}
 _THINKING = ("enabled", "adaptive", "disabled", "between_tools")
 _IGNORED = "Accepted and ignored, with a warning: a canvas is sampled as a whole."
 # Sent by clients with every request; what they wish for with them does not change an answer here.
@@ -68,7 +69,9 @@ class Conversation(Diffusion):
         None, description="Of type custom, which is also the default: name, input_schema."
     )
     tool_choice: dict[str, Any] | None = Field(
-        None, description='{"type": "auto"} or {"type": "none"}; any and tool are not supported yet.'
+        None,
+        description='{"type": "auto" | "any" | "tool" | "none"}, for tool with its "name"; with '
+        '"disable_parallel_tool_use": true one call at most.',
     )
     output_config: OutputConfig | None = None
     output_format: dict[str, Any] | None = Field(
@@ -80,8 +83,8 @@ class Conversation(Diffusion):
         self.refuse_templates()
         if isinstance(self.thinking, dict) and self.thinking.get("type") not in _THINKING:
             raise unsupported("thinking", f"thinking.type: must be one of {', '.join(_THINKING)}")
-        if (self.tool_choice or {"type": "auto"}).get("type") not in ("auto", "none"):
-            raise unsupported("tool_choice", f"a tool_choice other than auto and none {NOT_YET}")
+        if self.tool_choice is not None and self.tool_choice.get("type") not in _CHOICES:
+            raise unsupported("tool_choice", f"tool_choice.type: must be one of {', '.join(_CHOICES)}")
         if self.messages[-1].role == "assistant":
             raise unsupported(
                 "messages", "an answer cannot be begun for the model: the last message must be the user's"
@@ -95,6 +98,13 @@ class Conversation(Diffusion):
     def names(self) -> dict[str, str]:
         """Our names -> the client's."""
         return {"max_new_tokens": "max_tokens", "stop": "stop_sequences"}
+
+    def calls(self) -> tuple[Sequence[Mapping[str, Any]] | None, ToolChoice | None, bool | None]:
+        given = self.tool_choice or {"type": "auto"}
+        choice: ToolChoice = _CHOICES[given["type"]]
+        if choice == "named":
+            choice = {"type": "function", "function": {"name": given.get("name")}}
+        return self.functions(), choice, not given.get("disable_parallel_tool_use")
 
     def wishes(self) -> Iterator[Structure | None]:
         yield from super().wishes()
@@ -271,6 +281,8 @@ def _function(tool: dict[str, Any], place: str) -> dict[str, Any]:
     function: dict[str, Any] = {"name": _string(tool, "name", place)}
     if tool.get("description") is not None:
         function["description"] = _string(tool, "description", place)
+    if tool.get("strict") is not None:
+        function["strict"] = bool(tool["strict"])
     schema = tool.get("input_schema")
     if not isinstance(schema, dict):
         raise _bad(place, "input_schema must be an object")

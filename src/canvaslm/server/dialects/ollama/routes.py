@@ -71,7 +71,10 @@ async def chat(body: OllamaChatRequest, http: Request, service: Ready) -> Respon
     if not body.messages:
         return JsonAnswer(_loaded(body, service, as_message))
     turns = await service.work(body.turns)
-    prompt = {"messages": turns, "tools": body.tools, "thinking": body.thinks()}
+    none = body.tool_choice == "none"
+    prompt = {
+        "messages": turns, "tools": None if none else body.tools, "thinking": body.thinks(), "no_calls": none,
+    }  # fmt: skip
     wanted = await service.work(_wanted, body, service, prompt)
     return await _answer(body, http, service, wanted, as_message)
 

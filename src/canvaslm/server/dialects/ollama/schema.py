@@ -8,6 +8,7 @@ from pydantic import BaseModel, Field
 
 from ....session.template import infill_template
 from ....text.stop import MAX_LENGTH, MAX_STOPS
+from ....text.tool_choice import calls_of, must_call
 from ....types import Structure
 from ...fields import (
     BUDGETS,
@@ -224,10 +225,22 @@ class OllamaChatRequest(OllamaBody):
         None, description="None of them only loads the model."
     )
     tools: Tools | None = None
+    tool_choice: Literal["none", "auto", "required"] | dict[str, Any] | None = Field(
+        None, description="As OpenAI's; Ollama has none."
+    )
+    parallel_tool_calls: bool | None = Field(None, description="As OpenAI's: false is one call at most.")
 
     @property
     def names(self) -> dict[str, str]:
         return {"max_new_tokens": "num_predict"}
+
+    def structure(self) -> Structure | None:
+        calls, wish = calls_of(self.tools, self.tool_choice, self.parallel_tool_calls), super().structure()
+        if calls is not None and wish is not None and must_call(calls):
+            raise Problem(
+                400, f"{wish.param} and tool_choice cannot both hold: send one", param="tool_choice"
+            )
+        return wish or calls
 
     def turns(self) -> list[dict[str, Any]]:
         """The messages as plain data."""

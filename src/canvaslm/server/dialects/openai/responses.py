@@ -46,6 +46,7 @@ def generation_request(body: ResponsesRequest) -> GenerationRequest:
         preset=body.preset,
         rules=body.rules(),
         structure=body.structure(),
+        no_calls=body.tool_choice == "none",
         names=body.names,
     )
 
@@ -72,7 +73,7 @@ class ResponseWriter:
             "top_p": None,
             "tools": body.tools or [],
             "tool_choice": body.tool_choice or "auto",
-            "parallel_tool_calls": True,
+            "parallel_tool_calls": body.parallel_tool_calls is not False,
             "previous_response_id": None,
             "store": False,
             "metadata": {},

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from ....text.tool_choice import ToolChoice
 from ....types import Structure
 from ...fields import (
     AnswerSchema,
@@ -20,7 +21,6 @@ from ...fields import (
 from ...limits import MAX_MESSAGES
 from ...problems import Problem, unsupported
 from ...structured import format_wish
-from .schema import NOT_YET
 
 
 class Reasoning(Open):
@@ -52,6 +52,7 @@ class ResponsesRequest(Truncated):
     stream: bool | None = None
     tools: Tools | None = None
     tool_choice: Literal["none", "auto", "required"] | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = Field(None, description="false: one call at most.")
     reasoning: Reasoning | None = None
     text: TextOptions | None = None
     previous_response_id: str | None = Field(None, description="Refused: nothing is stored.")
@@ -86,8 +87,9 @@ class ResponsesRequest(Truncated):
                 )
         if self.background:
             raise unsupported("background", "background is not supported: nothing is stored here")
-        if self.tool_choice not in (None, "none", "auto"):
-            raise unsupported("tool_choice", f"a tool_choice other than none and auto {NOT_YET}")
+
+    def calls(self) -> tuple[Sequence[Mapping[str, Any]] | None, ToolChoice | None, bool | None]:
+        return self.functions(), self.tool_choice, self.parallel_tool_calls
 
     def wishes(self) -> Iterator[Structure | None]:
         yield from super().wishes()

@@ -3,12 +3,13 @@ get, as far as it is fixed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from ....session.template import infill_template
+from ....text.tool_choice import ToolChoice
 from ....types import Structure
 from ...fields import (
     WHOLE,
@@ -31,7 +32,6 @@ from ...service import FillingRequest
 from ...structured import format_wish
 
 _IGNORED = "Accepted and ignored, with a warning unless it is neutral: a canvas is sampled as a whole."
-NOT_YET = "is not supported yet: ask for it in the prompt"
 
 
 class ChatStreamOptions(Open):
@@ -125,8 +125,11 @@ class ChatRequest(Sampled):
     top_logprobs: Annotated[int, Field(ge=0, le=20), WHOLE] | None = None
     tools: Tools | None = None
     tool_choice: Literal["none", "auto", "required"] | dict[str, Any] | None = Field(
-        None, description="none or auto; required and named tools are not supported yet."
+        None,
+        description="none, auto, required, or one tool. What has to be called is called for sure, with "
+        "arguments of its schema; in auto they are so for tools that say `strict`.",
     )
+    parallel_tool_calls: bool | None = Field(None, description="false: one call at most.")
     response_format: dict[str, Any] | None = Field(
         None,
         description='{"type": "json_object"}, or {"type": "json_schema", "json_schema": {"schema": ...}}: '
@@ -141,12 +144,13 @@ class ChatRequest(Sampled):
 
     def refuse(self) -> None:
         super().refuse()
-        if self.tool_choice not in (None, "none", "auto"):
-            raise unsupported("tool_choice", f"a tool_choice other than none and auto {NOT_YET}")
         if set(self.modalities or ["text"]) != {"text"}:
             raise unsupported("modalities", "only text is written here")
         if self.top_logprobs is not None and not self.logprobs:
             raise unsupported("top_logprobs", 'top_logprobs needs "logprobs": true')
+
+    def calls(self) -> tuple[Sequence[Mapping[str, Any]] | None, ToolChoice | None, bool | None]:
+        return self.tools, self.tool_choice, self.parallel_tool_calls
 
     def wishes(self) -> Iterator[Structure | None]:
         yield from super().wishes()
@@ -231,7 +235,6 @@ class Completion(AnswerSchema):
 
 
 __all__ = [
-    "NOT_YET",
     "ChatMessage",
     "ChatRequest",
     "ChatStreamOptions",
