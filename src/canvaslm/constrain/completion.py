@@ -52,7 +52,7 @@ class Effort:
 
 
 def completion(matchers: Matchers, matcher: Matcher, work: Effort, tries: int = TRIES) -> list[int] | None:
-    """Tokens after which a matcher of `matchers.symbol_matcher`, which is left as it is, accepts: few, if not
+    """Tokens after which a matcher of `matchers.matcher`, which is left as it is, accepts: few, if not
     the fewest, without the end token. None where no end was found within the work and the tries."""
     for attempt in range(tries):
         dice = random.Random(attempt) if attempt else None
