@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import doctest
 import re
 import xml.etree.ElementTree as ElementTree
 
 import pytest
 
+import canvaslm
 from canvaslm.ops import cpu
 from canvaslm.weights.synth import plan_synth
 from scripts import canvas_picture, memory_table
@@ -51,3 +53,13 @@ def test_how_to_begin_is_on_the_first_screen() -> None:
         "canvaslm run -m unsloth/diffusiongemma-26B-A4B-it-GGUF:Q4_K_M",
     ):
         assert command in first
+
+
+def test_the_examples_of_taking_hold_say_what_they_show() -> None:
+    """What stands at a prompt in README is run, with the demo model's session as it is opened above."""
+    with canvaslm.load() as session:
+        examples = doctest.DocTestParser().get_doctest(
+            readme(), {"session": session}, "README", "README.md", 0
+        )
+        assert len(examples.examples) >= 4
+        assert doctest.DocTestRunner().run(examples).failed == 0
