@@ -37,6 +37,8 @@ class PlaceLogprobs:
     def __init__(self, named: Sequence[Named], vocabulary: int) -> None:
         self.best = np.array([place[0][1] for place in named])
         self._named = [dict(place) for place in named]
+        self._allowed: dict[TokenBits, Floats] = {}
+        self._columns: dict[int, Floats] = {}
         rest = np.array([1 - sum(np.exp(value) for _, value in place) for place in named])
         others = np.array([max(1, vocabulary - len(place)) for place in named])
         self._floor = np.minimum(np.log(np.maximum(rest, 1e-6) / others), [place[-1][1] for place in named])
@@ -50,22 +52,34 @@ class PlaceLogprobs:
 
     def of_allowed(self, tokens: TokenBits) -> Floats:
         """Per place that of the likeliest token whose bit is set, what is left where none is named."""
-        made = np.array(
-            [
-                max((v for t, v in place.items() if _is_set(tokens, t)), default=-np.inf)
-                for place in self._named
+        known = self._allowed.get(tokens)
+        if known is None:
+            best = [
+                max((v for t, v in place.items() if _is_set(tokens, t)), default=floor)
+                for place, floor in zip(self._named, self._floor, strict=True)
             ]
-        )
-        return np.where(np.isfinite(made), made, self._floor)
+            known = self._allowed[tokens] = np.array(best)
+        return known
 
     def of_any(self, tokens: Iterable[int]) -> Floats:
         """Per place that of the likeliest of these tokens."""
         wanted = tuple(tokens)
         return np.array([max(self.of(place, token) for token in wanted) for place in range(len(self))])
 
-    def of_text(self, text: Sequence[int], start: int) -> float:
-        """Of a text that begins at a place, as far as the canvas goes."""
-        return sum(self.of(start + i, token) for i, token in enumerate(text[: len(self) - start]))
+    def of_text(self, text: Sequence[int]) -> Floats:
+        """[C + 1]: of a text, as far as the canvas goes, by the place where it begins."""
+        scores = np.zeros(len(self) + 1)
+        for i, token in enumerate(text[: len(self)]):
+            scores[: len(self) - i] += self._column(token)[i:]
+        return scores
+
+    def _column(self, token: int) -> Floats:
+        """Of a token, by place."""
+        known = self._columns.get(token)
+        if known is None:
+            pairs = zip(self._named, self._floor, strict=True)
+            known = self._columns[token] = np.array([place.get(token, floor) for place, floor in pairs])
+        return known
 
     def mean(self, tokens: Mapping[int, int]) -> float:
         """The mean over places of the log-probability of what stands there."""
@@ -128,11 +142,7 @@ class _Choices:
 
     scores: Floats
     behind: NDArray[np.int64]
-
-    @property
-    def best(self) -> Floats:
-        """[C + 1], by where it begins."""
-        return np.asarray(self.scores.max(1))
+    best: Floats  # [C + 1], of the scores, by where it begins
 
 
 _BySeam = Mapping[int, _Choices]  # by how many tokens of the text before it belong to the hole
@@ -145,8 +155,9 @@ def _choices(hole: TokenHole, reading: PlaceLogprobs, behind: Sequence[Floats], 
         _hole_scores(hole, reading, before, count) + rest[None, :]
         for count, rest in zip(counts, behind, strict=True)
     ]
-    best = np.argmax(scores, axis=0)
-    return _Choices(np.max(scores, axis=0), np.array(counts)[best])
+    chosen = np.argmax(scores, axis=0)
+    best: Floats = np.max(scores, axis=0)
+    return _Choices(best, np.array(counts)[chosen], best.max(1))
 
 
 def _hole_scores(hole: TokenHole, reading: PlaceLogprobs, before: int, behind: int) -> Floats:
@@ -181,8 +192,8 @@ def _last_text(
     rest = np.concatenate((np.cumsum(tail[::-1])[::-1], [0.0]))
     needed = len(text) + 1 if shown.closes else min(anchor, len(text))
     scores = np.full(places + 1, -np.inf)
-    for start in range(places - needed + 1):
-        scores[start] = reading.of_text(text, start) + rest[min(start + len(text), places)]
+    starts = np.arange(places - needed + 1)
+    scores[starts] = reading.of_text(text)[starts] + rest[np.minimum(starts + len(text), places)]
     return scores
 
 
@@ -201,9 +212,8 @@ def _shifted(behind: Floats, text: Sequence[int], reading: PlaceLogprobs) -> Flo
     """[C + 1]: the score of a text and what stands behind it, by where the text begins."""
     places = len(reading)
     scores = np.full(places + 1, -np.inf)
-    for start in range(places - len(text) + 1):
-        if np.isfinite(behind[start + len(text)]):
-            scores[start] = reading.of_text(text, start) + behind[start + len(text)]
+    starts = np.arange(max(0, places - len(text) + 1))
+    scores[starts] = reading.of_text(text)[starts] + behind[starts + len(text)]
     return scores
 
 
@@ -229,7 +239,7 @@ def _next_span(text: Sequence[int], last: HoleSpan, following: _BySeam, reading:
         start = last.stop + len(part)
         if last.behind + before > len(text) or start >= len(choice.best):
             continue
-        score = reading.of_text(part, last.stop) + choice.best[start]
+        score = sum(reading.of(last.stop + i, token) for i, token in enumerate(part)) + choice.best[start]
         if score > best:
             stop = int(choice.scores[start].argmax())
             best, span = score, HoleSpan(start, stop, before, int(choice.behind[start, stop]))
