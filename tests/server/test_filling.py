@@ -14,7 +14,7 @@ import canvaslm
 
 from .world import Running, serving, tiny_session
 
-BEFORE, BETWEEN, BEHIND = "34 35 36 37", " 38 39", " 40 41 42 43"
+BEFORE, BEHIND = "def triple(", " * 3"
 EDITED = """<|current_file_content|>
 current_file_path: count.txt
 34 35
