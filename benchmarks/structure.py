@@ -5,9 +5,10 @@
 
 Held-out items of the json task, each under four schemas: one that agrees with what the model was trained to
 write; one with a key more, in front; one whose keys have other names; and one that allows no white space.
-Three ways: none (the free answer), the most probable valid text whose tokens keep their places, and the
-nearest valid text (the default). Right is a document that validates and whose values are the item's.
-Shares with their 95 % intervals (Wilson). Each canvas is denoised once and read out in all ways.
+Four ways: none (the free answer), the most probable valid text whose tokens keep their places, the nearest
+valid text (the default), and that with one repair. Right is a document that validates and whose values are
+the item's. Shares with their 95 % intervals (Wilson). But for the repair, each canvas is denoised once and
+read out in all ways.
 """
 
 from __future__ import annotations
@@ -106,12 +107,13 @@ class Table:
     words: Vocabulary
     items: Sequence[Example]
 
-    def requests(self, steps: int, constraints: Sequence[Constraint]) -> list[Request]:
+    def requests(self, steps: int, constraints: Sequence[Constraint], repair: int = 0) -> list[Request]:
         """One an item, its seed the item's number."""
         made = []
         for seed, (item, constraint) in enumerate(zip(self.items, constraints, strict=True)):
             options: StreamOptions = {
                 "seed": seed, "max_denoising_steps": steps, "max_new_tokens": BUDGET,
+                "repair": repair,
             }  # fmt: skip
             request = self.session._request(item.messages, options)[0]
             made.append(replace(request, constraint=constraint))
@@ -134,12 +136,19 @@ class Table:
                 "none": free,
                 "places kept": self.projected(steps, kept, recorders),
                 "nearest": self.projected(steps, nearest, recorders),
+                "repaired": self.repaired(steps, nearest),
             }
             found[name] = {
                 way: [w.judge(text, by) for w, text, by in zip(wanted, of_way, nearest, strict=True)]
                 for way, of_way in texts.items()
             }
         return found
+
+    def repaired(self, steps: int, constraints: Sequence[Regular]) -> list[str]:
+        return [
+            self.text(tokens)
+            for tokens in run(self.session.engine, self.requests(steps, constraints, repair=1))
+        ]
 
     def projected(
         self, steps: int, constraints: Sequence[Regular], recorders: Sequence[Recorder]

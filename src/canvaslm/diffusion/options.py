@@ -17,6 +17,7 @@ class SamplingOptions(TypedDict, total=False):
     thinking_budget: int | None
     retry_empty: bool | None
     stop_on_repetition: bool | None
+    repair: int | None
     seed: int | None
     max_denoising_steps: int | None
     temperature: float | None

@@ -156,6 +156,11 @@ class Params:
     stop_on_repetition: bool = parameter(
         False, "End an answer whose last two canvases repeat one text; it is reported in any case."
     )
+    repair: int = parameter(
+        0, "Where a canvas has not the form that the answer must have: how often it is denoised again, its "
+        "start given in that form, before it is bent to it.",
+        low=0, high=16, unit="canvases",
+    )  # fmt: skip
     seed: int | None = parameter(
         None, "The same seed gives the same answer. -1, or none: a random one, which the answer names.",
         low=-1, high=2**63 - 1, flags=("-s",),

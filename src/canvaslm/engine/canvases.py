@@ -80,7 +80,7 @@ def next_canvas(sequence: Sequence, config: ModelConfig, device: torch.device) -
     given, draft = _within(request.given, first, places), _within(request.draft, first, places)
     if index == 0:
         given |= dict(enumerate(prompt_end(sequence)))
-    given |= pinned(sequence)
+    given |= sequence.mended | pinned(sequence)
     return start_canvas(
         sequence.seed, index, places, config.vocab_size, device, given, config.facts.mask_token_id, draft,
         request.draft_noise,

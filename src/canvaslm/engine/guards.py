@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from ..errors import UsageError
 from ..types import Note, Projection, Request, TurnMarks
 from .commit import project
+from .repair import to_repair
 from .repetition import repeated
 from .sequence import Sequence
 from .thoughts import TurnState
@@ -42,6 +43,9 @@ class Standing:
     retry: bool = False  # the next canvas must begin with something said
     pin: int | None = None  # where the next canvas must have a closing marker
     vain: bool = False  # the marker that was pinned closed nothing
+    mended: dict[int, int] | None = (
+        None  # {place: token}: nothing stands, the canvas is done again with these
+    )
 
     def places(self, places: Items[int | None]) -> Items[int | None]:
         """Where each of the tokens comes from, given that of all of the canvas's."""
@@ -123,6 +127,8 @@ def standing(sequence: Sequence) -> tuple[Projection, Standing]:
         place = _overrun(sequence, made.tokens)
     if place is not None and place < len(draft):
         return again, Standing([], pin=place)
+    if constrained and (mended := to_repair(sequence, made)):
+        return again, Standing([], pin=sequence.pin, mended=mended)
     return made, keep(sequence, made.tokens, last=True)
 
 
@@ -167,6 +173,8 @@ def note(sequence: Sequence, kept: Standing) -> None:
     sequence.notes += kept.notes
     sequence.pin, sequence.vain = kept.pin, sequence.vain or kept.vain
     sequence.retried = sequence.retried or kept.retry
+    sequence.mended = kept.mended or {}
+    sequence.repaired = sequence.repaired + 1 if kept.mended else 0
 
 
 def _may_retry(sequence: Sequence, place: int) -> bool:

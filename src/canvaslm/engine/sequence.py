@@ -46,6 +46,10 @@ class Sequence:
     marks: TurnMarks | None = None  # None where what a canvas says stands as it is
     turn: TurnState = field(default_factory=TurnState)  # what the output has come to
     pin: int | None = None  # where the live canvas has a thought's closing marker, given by the budget
+    mended: dict[int, int] = field(
+        default_factory=dict
+    )  # {place: token} of the live canvas, given by a repair
+    repaired: int = 0  # repairs of the live canvas
     vain: bool = False  # such a marker closed nothing: there are no more
     retried: bool = False  # the answer would have ended empty
     notes: tuple[Note, ...] = ()
