@@ -182,10 +182,9 @@ def main() -> None:
         words = vocabulary_of(session.tokenizer, size, session.eos_token_ids, pad)
         table = Table(session, words, heldout_items(TASKS["json"], count, ITEMS))
         print(f"n = {len(table.items)}, seeds 0 to {len(table.items) - 1}\n")
-        print(
-            "| schema | steps | none: valid | right | places kept: valid | right | nearest: valid | right |"
-        )
-        print("|---|---|---|---|---|---|---|---|")
+        heads = [f"{way}: valid | right" for way in ("none", "places kept", "nearest", "repaired")]
+        print(f"| schema | steps | {' | '.join(heads)} |")
+        print("|---" * (2 + 2 * len(heads)) + "|")
         for steps in STEPS:
             for name, ways in table.rows(steps).items():
                 cells = []
