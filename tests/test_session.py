@@ -124,7 +124,7 @@ def test_a_typo_names_the_nearest_option(session: Session) -> None:
     with pytest.raises(UsageError, match="did you mean 'max_new_tokens'"):
         session.generate("x", max_new_token=3)  # type: ignore[call-arg]
     with pytest.raises(UsageError, match="did you mean 'drafts'"):
-        next(session.stream("x", draft=True))  # type: ignore[call-arg]
+        next(session.stream("x", draftss=True))  # type: ignore[call-arg]
     with pytest.raises(UsageError, match="did you mean 'max_rows'"):
         canvaslm.load(max_row=3)  # type: ignore[call-arg]
 

@@ -23,6 +23,8 @@ class GenerateOptions(SamplingOptions, total=False):
     given: Mapping[int, int] | None  # {place of the answer: token id}
     logit_bias: Mapping[int, float] | None  # {token id: what is added to its logit, -100 or less: never}
     allowed_token_ids: Sequence[int] | None  # the only tokens that may come
+    draft: str | None  # a guess of the answer, which canvases begin with but for noise
+    draft_noise: float | None  # share of its places that are noise
     schema: Any  # a JSON schema, a pydantic model or a TypedDict: the answer is a JSON text of it
     regex: str | None  # the whole answer matches it
     choice: Sequence[str] | None  # the answer is one of these texts

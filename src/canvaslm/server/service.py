@@ -80,6 +80,7 @@ class GenerationRequest:
     rules: TokenRules = field(default_factory=TokenRules)
     structure: Structure | None = None
     no_calls: bool = False  # no tool may be called
+    draft: str = ""  # a guess of the answer
     names: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -292,6 +293,7 @@ class Service:
         # 32 bits, as the engine's own: readers of JSON that know only doubles round what is above 2^53.
         base = secrets.randbits(32) if params.seed is None else params.seed
         marks = None if wanted.messages is None else self.session.marks
+        draft = self.session.draft_places(wanted.draft)
         return [
             Request(
                 tokens,
@@ -302,6 +304,7 @@ class Service:
                 rules=self.session.without_calls(wanted.rules) if wanted.no_calls else wanted.rules,
                 marks=marks,
                 constraint=constraint,
+                draft=draft,
             )
             for tokens in self._tokens(wanted)
             for i in range(wanted.n)

@@ -11,6 +11,7 @@ from ..options import StreamOptions
 from ..types import Message, Messages
 
 _SEEDS = 2**63
+DRAFT_NOISE = 0.8  # measured: docs/log.md
 
 
 def check_names(options: Mapping[str, Any], known: Iterable[str]) -> None:
@@ -52,6 +53,15 @@ def given_places(given: Mapping[int, int] | None) -> Mapping[int, int]:
     return given
 
 
+def share_of_noise(given: float | None) -> float:
+    """Of a draft's places, how many begin as noise."""
+    if given is None:
+        return DRAFT_NOISE
+    if isinstance(given, bool) or not isinstance(given, int | float) or not 0 <= given <= 1:
+        raise UsageError(f"draft_noise should be a number from 0 to 1, found {given!r}", "draft_noise")
+    return given
+
+
 def numbered(options: StreamOptions, index: int) -> StreamOptions:
     """The options of prompt number `index` of several: a seed that is given goes up by one for each."""
     seed = options.get("seed")
@@ -60,4 +70,4 @@ def numbered(options: StreamOptions, index: int) -> StreamOptions:
     return {**options, "seed": (seed + index) % _SEEDS}
 
 
-__all__ = ["best_wanted", "check_names", "given_places", "numbered", "turns_of"]
+__all__ = ["best_wanted", "check_names", "given_places", "numbered", "share_of_noise", "turns_of"]

@@ -42,7 +42,7 @@ from ..types import (
 )
 from .filling import FillPlan
 from .infill import Spans, edit_prompt, edit_template, plan_fill, run_fill
-from .options import best_wanted, check_names, given_places, numbered, turns_of
+from .options import best_wanted, check_names, given_places, numbered, share_of_noise, turns_of
 from .seams import Seams
 from .structures import compiler_for, parsed, structure_of
 from .template import Template, check_text, infill_template, parse
@@ -121,10 +121,11 @@ class Session:
         or several, before which the answer ends); `logprobs` (log-probabilities of the answer's tokens and of
         so many others at each place, 0 to 20); `given` ({place of the answer: token id}, fixed);
         `logit_bias` ({token id: what is added to its logit}, -100 and less forbids it); `allowed_token_ids`
-        (no others come); one of `schema` (a JSON schema, pydantic model or TypedDict), `regex`, `choice`
-        (texts) and `grammar` (GBNF or Lark), which the answer then is for sure, or `bad_words` (texts that
-        it does not have); `drafts`; `preset`; and every field of `Params`. Raises UsageError naming the
-        option at fault.
+        (no others come); `draft` (a guess of the answer, which its canvases begin with, but for the share
+        `draft_noise` of the places, 0.8); one of `schema` (a JSON schema, pydantic model or TypedDict),
+        `regex`, `choice` (texts) and `grammar` (GBNF or Lark), which the answer then is for sure, or
+        `bad_words` (texts that it does not have); `drafts`; `preset`; and every field of `Params`. Raises
+        UsageError naming the option at fault.
 
         >>> for event in session.stream("capital of France", seed=0):
         ...     print(type(event).__name__, repr(event.text))
@@ -319,6 +320,8 @@ class Session:
             tuple(tokens),
             self.merge(options.get("preset"), params),
             self.eos_token_ids,
+            draft=self.draft_places(options.get("draft")),
+            draft_noise=share_of_noise(options.get("draft_noise")),
             given=given_places(options.get("given")),
             drafts=options.get("drafts", False),
             top_logprobs=best,
@@ -345,6 +348,13 @@ class Session:
             return [*([] if bos is None else [bos]), *self.tokenizer.encode(messages)]
         turns = list(turns_of(messages, system))
         return self.tokenizer.encode_pieces(self.template.render(turns, tools=tools, thinking=thinking))
+
+    def draft_places(self, text: str | None) -> dict[int, int]:
+        """{place of the answer: token} of a guess of it, its end included. Raises UsageError if it is no
+        text."""
+        if text is not None and not isinstance(text, str):
+            raise UsageError(f"draft should be a text, found {type(text).__name__}", "draft")
+        return dict(enumerate([*self.tokenizer.encode(text), *self.eos_token_ids[:1]])) if text else {}
 
     def constraint_of(self, structure: Structure | None, *, thinking: bool = False) -> Constraint | None:
         """What sees to it that an answer is what it has to be; `thinking`: a thought may stand before it.

@@ -220,6 +220,8 @@ def test_what_is_unknown_is_ignored_and_named(client: httpx.Client) -> None:
         ("allowed_token_ids", {"allowed_token_ids": [999_999]}),
         ("min_tokens", {"min_tokens": -1}),
         ("min_new_tokens", {"min_new_tokens": 9, "max_tokens": 8}),
+        ("prediction", {"prediction": {"type": "magic", "content": "x"}}),
+        ("prediction", {"prediction": {"type": "content", "content": [{"type": "image"}]}}),
         ("modalities", {"modalities": ["text", "audio"]}),
         ("chat_template", {"chat_template": "{{ 1 }}"}),
         ("top_logprobs", {"top_logprobs": 3}),
@@ -257,6 +259,16 @@ def test_a_prompt_too_long_is_refused_before_the_stream(client: httpx.Client) ->
     response = client.post(URL, json={"messages": long, "stream": True})
     assert response.status_code == 400
     assert response.json()["error"]["code"] == "context_length_exceeded"
+
+
+def test_a_prediction_starts_the_canvas(client: httpx.Client) -> None:
+    free = ask(client, seed=1)["choices"]
+    guess = "Hello world, this is a guess. " * 4
+    text = [{"type": "text", "text": guess[:9]}, {"type": "text", "text": guess[9:]}]
+    told = [
+        ask(client, seed=1, prediction={"type": "content", "content": c})["choices"] for c in (guess, text)
+    ]
+    assert told[0] == told[1] != free
 
 
 # -- answers whose text is known -----------------------------------------------------------------------------

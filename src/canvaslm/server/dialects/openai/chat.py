@@ -56,6 +56,7 @@ def generation_request(body: ChatRequest) -> GenerationRequest:
         top_logprobs=(body.top_logprobs or 0) if body.logprobs else None,
         rules=body.rules(),
         structure=body.structure(),
+        draft=body.draft(),
         no_calls=body.tool_choice == "none",
         names=body.names,
     )

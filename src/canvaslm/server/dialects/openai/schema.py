@@ -135,6 +135,11 @@ class ChatRequest(Sampled):
         description='{"type": "json_object"}, or {"type": "json_schema", "json_schema": {"schema": ...}}: '
         "the answer is that for sure, strict or not.",
     )
+    prediction: dict[str, Any] | None = Field(
+        None,
+        description='{"type": "content", "content": ...}: a guess of the answer. Canvases begin with a fifth '
+        "of it; the rest is noise.",
+    )
     modalities: Annotated[list[str], Field(fail_fast=True, max_length=MAX_STRINGS)] | None = None
 
     @property
@@ -155,6 +160,17 @@ class ChatRequest(Sampled):
     def wishes(self) -> Iterator[Structure | None]:
         yield from super().wishes()
         yield format_wish(self.response_format, "response_format")
+
+    def draft(self) -> str:
+        """The text of `prediction`. Raises Problem for what is none."""
+        if self.prediction is None:
+            return ""
+        content = self.prediction.get("content")
+        parts = content if isinstance(content, list) else [{"text": content}]
+        texts = [part.get("text") if isinstance(part, dict) else None for part in parts]
+        if self.prediction.get("type") != "content" or not all(isinstance(text, str) for text in texts):
+            raise unsupported("prediction", 'prediction should be {"type": "content", "content": a text}')
+        return "".join(map(str, texts))
 
     def turns(self) -> list[dict[str, Any]]:
         """The messages as plain data."""
