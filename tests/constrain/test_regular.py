@@ -71,6 +71,19 @@ def test_a_valid_canvas_is_left_alone(end: int) -> None:
     assert (ending.tokens, ending.ended) == ((end,), True)
 
 
+def test_what_is_given_at_the_start_leaves_the_rest_to_edits() -> None:
+    constraint = regex("[a-z]+-[0-9]{2};[a-z]{3}", WORDS)
+    draft = [*letters("ab-1;cde"), EOS, PAD, PAD]
+    found = constraint.project(constraint.start(), canvas(draft, given=(0, 1, 2)))
+    text = written(found.tokens, WORDS).decode()
+    assert re.fullmatch("ab-(1[0-9]|[0-9]1);cde", text), "a digit is put in, and all else is kept"
+    assert found.places[:3] == (0, 1, 2)
+    assert None in found.places
+    assert {4, 5, 6, 7} <= set(found.places)
+    fixed = constraint.project(constraint.start(), canvas(draft, given=(0, 1, 2, 7)))
+    assert fixed.tokens[7] == draft[7], "what is given behind that keeps its place"
+
+
 def test_a_canvas_that_would_leave_no_room_to_end_is_not_left_alone() -> None:
     constraint = regex("[a-z]+!!", WORDS)
     draft = canvas(letters("abcdefgh"), room=8)

@@ -8,7 +8,7 @@ keep their places. Whatever is committed can be completed in the room that is le
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -95,15 +95,27 @@ class Regular:
     def _nearest(self, state: int, readout: Readout) -> Path:
         given = {place: readout.tokens[place] for place, fixed in enumerate(readout.given) if fixed}
         places = min(len(readout.tokens), readout.room)
-        if self.edits and not given:
-            path = best_edit(self.steps, self._reading(readout), state, readout.room, self.prices)
-            if path is not None and (path.ended or 2 * len(path.tokens) >= places):
-                return path  # less than half a canvas would need many more of them
+        path = self._edited(state, readout) if self.edits else None
+        if path is not None and (path.ended or 2 * len(path.tokens) >= places):
+            return path  # less than half a canvas would need many more of them
         pinned = [(place, token) for place, token in given.items() if place < places]
         path = best_path(self.steps, self._reading(readout, places), state, readout.room - places, pinned)
         if path is None:
             raise self._nothing_fits(state, readout)
         return path
+
+    def _edited(self, state: int, readout: Readout) -> Path | None:
+        """The nearest text, behind what is given at the canvas's start; None where more is given."""
+        head = next((place for place, fixed in enumerate(readout.given) if not fixed), len(readout.given))
+        begin, rest = readout.tokens[:head], _behind(readout, head)
+        state = self.after(state, begin)
+        if any(rest.given) or not rest.tokens or rest.room < 1 or state == self.steps.automaton.states:
+            return None
+        path = best_edit(self.steps, self._reading(rest), state, rest.room, self.prices)
+        if path is None or not head:
+            return path
+        places = (*range(head), *(None if place is None else place + head for place in path.places))
+        return replace(path, tokens=(*begin, *path.tokens), places=places)
 
     def _reading(self, readout: Readout, places: int | None = None) -> CanvasReading:
         tokens = np.array(readout.top_tokens[:places], np.int64)
@@ -129,6 +141,17 @@ class Regular:
         valid = last == path.state and (automaton.ends[last] if path.ended else need < FAR)
         if not valid or len(path.tokens) + need > room:
             raise EngineFailure("a constraint would have committed what it does not allow: this is a defect")
+
+
+def _behind(readout: Readout, head: int) -> Readout:
+    """What a canvas says from a place on."""
+    return Readout(
+        readout.tokens[head:],
+        readout.given[head:],
+        readout.top_tokens[head:],
+        readout.top_logprobs[head:],
+        readout.room - head,
+    )
 
 
 def regular(
