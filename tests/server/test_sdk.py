@@ -81,7 +81,7 @@ def test_tools_and_back(sdk: openai.OpenAI) -> None:
 
 
 def test_n_and_logprobs(sdk: openai.OpenAI) -> None:
-    answer = chat(sdk, n=2, logprobs=True, top_logprobs=2)
+    answer = chat(sdk, n=2, logprobs=True, top_logprobs=2, tools=[TOOL])
     assert [len(choice.logprobs.content) > 0 for choice in answer.choices] == [True, True]
     assert len(answer.choices[0].logprobs.content[0].top_logprobs) == 2
     assert answer.choices[1].finish_reason == "tool_calls"

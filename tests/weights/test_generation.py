@@ -49,6 +49,12 @@ def test_a_full_file_sets_everything_it_names() -> None:
         "top_k_start",
         "top_k_end",
         "top_k_tail_correction",
+        "canvas_length",
+        "min_new_tokens",
+        "thinking_budget",
+        "retry_empty",
+        "stop_on_repetition",
+        "repair",
     }
 
 

@@ -114,20 +114,22 @@ def standing(sequence: Sequence) -> tuple[Projection, Standing]:
     in what the constraint makes of it, the canvas is done again with the marker pinned; a constraint that
     finds no text with that marker gets a canvas without.
     """
+    if sequence.request.constraint is None:
+        made = project(sequence)
+        return made, keep(sequence, made.tokens, last=True)
     again, draft = Projection((), (), sequence.constraint_state), sequence.draft()
-    constrained = sequence.request.constraint is not None
-    place = _overrun(sequence, draft) if constrained else None
+    place = _overrun(sequence, draft)
     try:
         made = project(sequence) if place is None else again
     except UsageError:
         if sequence.pin is None:
             raise
         return again, Standing([], vain=True)
-    if constrained and place is None:
+    if place is None:
         place = _overrun(sequence, made.tokens)
     if place is not None and place < len(draft):
         return again, Standing([], pin=place)
-    if constrained and (mended := to_repair(sequence, made)):
+    if mended := to_repair(sequence, made):
         return again, Standing([], pin=sequence.pin, mended=mended)
     return made, keep(sequence, made.tokens, last=True)
 
