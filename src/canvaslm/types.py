@@ -81,6 +81,7 @@ class Structure:
     param: str = field(default="", compare=False)  # what the caller calls it, for errors
 
 
+DRAFT_NOISE = 0.8  # share of a draft that is noise: measured, docs/log.md
 MAX_BIASES = 1024  # tokens with a bias in one request
 
 
@@ -145,7 +146,7 @@ class Request:
     rules: TokenRules = TokenRules()
     allowed: Mapping[int, bytes] = field(default_factory=dict)
     draft: Mapping[int, int] = field(default_factory=dict)
-    draft_noise: float = 0.8
+    draft_noise: float = DRAFT_NOISE
     marks: TurnMarks | None = None
 
 
@@ -402,7 +403,7 @@ Messages = str | Sequence[Message | Mapping[str, Any]]
 
 
 __all__ = [
-    "MAX_BIASES", "CanvasReport", "CanvasStop", "ChatMarkers", "CommitAttention", "Committed",
+    "DRAFT_NOISE", "MAX_BIASES", "CanvasReport", "CanvasStop", "ChatMarkers", "CommitAttention", "Committed",
     "Constraint", "Draft", "Event", "Failed", "Filled", "FinishReason", "Finished", "Message", "Messages",
     "ModelFacts", "Note", "NoteKind", "Params", "Projection", "Readout", "Reply", "Request", "Settled",
     "Structure", "StructureKind", "Timings", "TokenLogprob", "TokenRules", "ToolCall", "TurnMarks", "Usage",

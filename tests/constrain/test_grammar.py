@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import threading
 from dataclasses import replace
-from typing import Any
 
 import pytest
 from llguidance import LLMatcher
@@ -268,19 +267,9 @@ def test_compiling_stops_when_it_is_told_to() -> None:
         lark(TREE, WORDS, stopped=lambda: next(asked, True))
 
 
-def test_the_vocabulary_of_a_grammar_is_prepared_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    import llguidance
-
-    made: list[int] = []
-    real = llguidance.LLTokenizer
-
-    def counted(*arguments: Any, **options: Any) -> Any:
-        made.append(1)
-        return real(*arguments, **options)
-
-    monkeypatch.setattr(llguidance, "LLTokenizer", counted)
+def test_the_vocabulary_of_a_grammar_is_prepared_once(tokenizers_made: list[int]) -> None:
     words: Vocabulary = vocabulary()
     compiled: Grammar = json_schema(PERSON, words)
     lark(TREE, words)
-    assert len(made) == 1
+    assert len(tokenizers_made) == 1
     assert compiled.top == TOP

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 import weakref
-from typing import Any
 
 import numpy as np
 import pytest
@@ -120,24 +119,14 @@ def test_a_vocabulary_has_its_matchers_as_long_as_it_lives() -> None:
     assert gone() is None
 
 
-def test_tokenizers_are_made_once_by_any_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    import llguidance
-
-    made: list[int] = []
-    real = llguidance.LLTokenizer
-
-    def counted(*arguments: Any, **options: Any) -> Any:
-        made.append(1)
-        return real(*arguments, **options)
-
-    monkeypatch.setattr(llguidance, "LLTokenizer", counted)
+def test_tokenizers_are_made_once_by_any_number_of_threads(tokenizers_made: list[int]) -> None:
     matchers = Matchers.of(vocabulary())
     threads = [threading.Thread(target=lambda: matchers.matcher(grammar('start: "a"'))) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(made) == 1
+    assert len(tokenizers_made) == 1
 
 
 def test_without_llguidance_the_message_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,10 +16,12 @@ from canvaslm.errors import UsageError
 from canvaslm.model import Model
 from canvaslm.model.diffusion_gemma import DiffusionGemma
 from canvaslm.ops import cpu
-from canvaslm.types import MAX_BIASES, Committed, Failed, Params, Request, TokenRules
+from canvaslm.types import MAX_BIASES, Params, Request, TokenRules
 from canvaslm.weights.loading.load import load_model
 from canvaslm.weights.resolve import resolve
 from tests.tiny import tiny_model, write_tiny_gguf
+
+from .crowd import outputs
 
 PROMPT = tuple(range(3, 20))
 PARAMS = Params(max_new_tokens=40, max_denoising_steps=6, confidence_threshold=0.01, seed=1)
@@ -39,18 +41,6 @@ RULES: list[tuple[TokenRules, dict[str, Any]]] = [
 @pytest.fixture(scope="module")
 def model() -> DiffusionGemma:
     return tiny_model(canvas_length=32)
-
-
-def outputs(model: Model, requests: list[Request]) -> list[list[int]]:
-    engine = Engine(model)
-    ids = [engine.submit(request) for request in requests]
-    tokens: dict[int, list[int]] = {i: [] for i in ids}
-    while engine.has_work:
-        for event in engine.step():
-            assert not isinstance(event, Failed), event
-            if isinstance(event, Committed):
-                tokens[event.request_id] += event.tokens
-    return [tokens[i] for i in ids]
 
 
 def request(index: int) -> Request:

@@ -11,17 +11,17 @@ import pytest
 import canvaslm
 from canvaslm.demo.config import MODEL_FOLDER
 from canvaslm.demo.tasks import TASKS
-from canvaslm.engine import Engine
 from canvaslm.engine.reference import generate
 from canvaslm.evals.demo import heldout_items
-from canvaslm.model import Model
 from canvaslm.model.diffusion_gemma import DiffusionGemma
 from canvaslm.ops import cpu
 from canvaslm.session import Session
-from canvaslm.types import Committed, Params, Request
+from canvaslm.types import Params, Request
 from canvaslm.weights.gguf.quantize import write_gguf
 from canvaslm.weights.gguf.source import open_source
 from tests.tiny import tiny_model
+
+from .crowd import outputs
 
 PROMPT = tuple(range(3, 20))
 PARAMS = Params(max_new_tokens=32, max_denoising_steps=8, confidence_threshold=0.01)
@@ -38,17 +38,6 @@ CHOICES: list[dict[str, Any]] = [
 @pytest.fixture(scope="module")
 def model() -> DiffusionGemma:
     return tiny_model(canvas_length=16)
-
-
-def outputs(model: Model, requests: list[Request]) -> list[list[int]]:
-    engine = Engine(model)
-    ids = [engine.submit(request) for request in requests]
-    tokens: dict[int, list[int]] = {i: [] for i in ids}
-    while engine.has_work:
-        for event in engine.step():
-            if isinstance(event, Committed):
-                tokens[event.request_id] += event.tokens
-    return [tokens[i] for i in ids]
 
 
 @pytest.mark.parametrize("choice", CHOICES)

@@ -13,13 +13,13 @@ from ..types import Committed, Draft, Projection, Readout
 from .sequence import Sequence
 
 
-def project(sequence: Sequence) -> Projection:
-    """What a finished canvas commits: what its constraint makes of it, or its draft as it is.
+def project(sequence: Sequence, tokens: list[int]) -> Projection:
+    """What a finished canvas commits: what its constraint makes of it, or its draft, `tokens`, as it is.
 
     Raises EngineFailure if the constraint neither commits a token nor ends the answer:
     there would be no end to it.
     """
-    tokens, constraint = sequence.draft(), sequence.request.constraint
+    constraint = sequence.request.constraint
     if constraint is None:
         first = sequence.first_place
         return Projection(tuple(tokens), tuple(range(first, first + len(tokens))))

@@ -114,13 +114,13 @@ def standing(sequence: Sequence) -> tuple[Projection, Standing]:
     in what the constraint makes of it, the canvas is done again with the marker pinned; a constraint that
     finds no text with that marker gets a canvas without.
     """
+    draft = sequence.draft()
     if sequence.request.constraint is None:
-        made = project(sequence)
-        return made, keep(sequence, made.tokens, last=True)
-    again, draft = Projection((), (), sequence.constraint_state), sequence.draft()
+        return project(sequence, draft), keep(sequence, draft, last=True)
+    again = Projection((), (), sequence.constraint_state)
     place = _overrun(sequence, draft)
     try:
-        made = project(sequence) if place is None else again
+        made = project(sequence, draft) if place is None else again
     except UsageError:
         if sequence.pin is None:
             raise
@@ -129,7 +129,7 @@ def standing(sequence: Sequence) -> tuple[Projection, Standing]:
         place = _overrun(sequence, made.tokens)
     if place is not None and place < len(draft):
         return again, Standing([], pin=place)
-    if mended := to_repair(sequence, made):
+    if mended := to_repair(sequence, draft, made):
         return again, Standing([], pin=sequence.pin, mended=mended)
     return made, keep(sequence, made.tokens, last=True)
 

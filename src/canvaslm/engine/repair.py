@@ -10,13 +10,13 @@ from ..types import Projection
 from .sequence import Sequence
 
 
-def to_repair(sequence: Sequence, made: Projection) -> dict[int, int]:
+def to_repair(sequence: Sequence, draft: list[int], made: Projection) -> dict[int, int]:
     """{place: token} to denoise the canvas again with; nothing where it stands as it is made.
 
     That is where the constraint changed nothing, where the change lies behind the canvas's last place, and
     where the canvas was repaired often enough. Places of requests with given text are not ours to give.
     """
-    request, draft = sequence.request, sequence.draft()
+    request = sequence.request
     if request.given or request.draft or sequence.repaired >= sequence.params.repair:
         return {}
     pairs = enumerate(zip(made.tokens, draft, strict=False))

@@ -37,6 +37,7 @@ from ..constrain.infill import (
 from ..text.stop import StopStrings
 from ..text.tokenizer import Tokenizer
 from ..types import (
+    DRAFT_NOISE,
     CanvasReport,
     Committed,
     Draft,
@@ -83,7 +84,7 @@ class FillTask:
     params: Params
     most: int | None = None  # tokens that each hole may have, by the request
     stop: str | Sequence[str] | None = None
-    draft_noise: float = 0.8
+    draft_noise: float = DRAFT_NOISE
     drafts: bool = False
 
 

@@ -13,7 +13,7 @@ from ..errors import UsageError
 from ..options import FillOptions
 from ..types import Draft, Filled, Params
 from .filling import FillPlan, FillTask, Machine, Outcome, Round
-from .options import check_names
+from .options import check_names, share_of_noise
 from .template import Hole, Template, check_text
 
 if TYPE_CHECKING:
@@ -74,14 +74,13 @@ def plan_fill(
         system=options.get("system"),
         thinking=options.get("thinking", False),
     )
-    noise = options.get("draft_noise")
     task = FillTask(
         tuple(prompt),
         template,
         params,
         most=params.max_new_tokens if options.get("max_new_tokens") is not None else None,
         stop=options.get("stop"),
-        draft_noise=0.8 if noise is None else noise,
+        draft_noise=share_of_noise(options.get("draft_noise")),
         drafts=drafts,
     )
     return FillPlan(machine_of(session, params), task)

@@ -8,10 +8,9 @@ from typing import Any
 from ..diffusion.params import nearest
 from ..errors import UsageError
 from ..options import StreamOptions
-from ..types import Message, Messages
+from ..types import DRAFT_NOISE, Message, Messages
 
 _SEEDS = 2**63
-DRAFT_NOISE = 0.8  # measured: docs/log.md
 
 
 def check_names(options: Mapping[str, Any], known: Iterable[str]) -> None:
@@ -57,8 +56,10 @@ def share_of_noise(given: float | None) -> float:
     """Of a draft's places, how many begin as noise."""
     if given is None:
         return DRAFT_NOISE
-    if isinstance(given, bool) or not isinstance(given, int | float) or not 0 <= given <= 1:
+    if isinstance(given, bool) or not isinstance(given, int | float):
         raise UsageError(f"draft_noise should be a number from 0 to 1, found {given!r}", "draft_noise")
+    if not 0 <= given <= 1:
+        raise UsageError(f"draft_noise = {given} is out of range: 0 to 1", "draft_noise")
     return given
 
 
