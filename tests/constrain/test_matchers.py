@@ -12,7 +12,7 @@ import weakref
 import numpy as np
 import pytest
 
-from canvaslm.constrain.grammar import json_schema
+from canvaslm.constrain.grammar import gbnf, json_schema
 from canvaslm.constrain.matchers import (
     Matchers,
     SymbolWalker,
@@ -133,6 +133,8 @@ def test_without_llguidance_the_message_names_the_extra(monkeypatch: pytest.Monk
     monkeypatch.setitem(sys.modules, "llguidance", None)
     with pytest.raises(UsageError, match=r"pip install 'canvaslm\[constrain\]'"):
         json_schema({"type": "string"}, vocabulary())
+    with pytest.raises(UsageError, match=r"pip install 'canvaslm\[constrain\]'"):
+        gbnf('root ::= "a"', vocabulary())
 
 
 def test_importing_loads_no_llguidance() -> None:

@@ -14,6 +14,7 @@ import re
 
 from ..errors import UsageError
 from .limits import GRAMMAR_RULES, check_nesting, check_text
+from .matchers import library
 
 _PIECE = re.compile(
     r'"(?:[^"\\\n]|\\.)*"'  # a literal
@@ -31,12 +32,13 @@ _SPECIAL_IN_SET = "\\[]^-/&~"
 def gbnf_to_lark(text: str) -> tuple[str, str]:
     """The grammar in Lark, with rules that are words, and without.
 
-    Raises UsageError for what is no GBNF or beyond the limits.
+    Raises UsageError for what is no GBNF or beyond the limits, and where llguidance is not installed.
     """
     check_text(text, "grammar")
     check_nesting(text, "grammar")
     if text.count("::=") > GRAMMAR_RULES:
         raise UsageError(f"the grammar has more than {GRAMMAR_RULES} rules", "grammar")
+    library()
     from llguidance.gbnf_to_lark import gbnf_to_lark as converted
 
     try:
