@@ -128,6 +128,8 @@ def test_a_change_is_applied_to_the_whole_code(client: httpx.Client) -> None:
         ("/v1/completions", {"prompt": "a", "suffix": "x", "n": 2}, "n", "not possible where text"),
         ("/v1/completions", {"prompt": "a", "suffix": "x", "logprobs": 1}, "logprobs", "not possible"),
         ("/v1/fim/completions", {"prompt": "a", "suffix": "x", "logit_bias": {"5": 1}}, "logit_bias", "not"),
+        ("/v1/fim/completions", {"prompt": "a", "guided_regex": "b"}, "guided_regex", "not possible"),
+        ("/infill", {"input_prefix": "a", "grammar": 'root ::= "b"'}, "grammar", "not possible"),
         ("/v1/fim/completions", {"suffix": "x"}, "prompt", "required"),
         ("/infill", {"input_prefix": "a\ud800", "input_suffix": "b"}, "input_prefix", "surrogate"),
         ("/infill", {"input_prefix": "a " * 40_000, "input_suffix": "b"}, "input_prefix", "does not fit"),

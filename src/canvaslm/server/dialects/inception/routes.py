@@ -55,6 +55,7 @@ async def _answer(
         stop=body.stop,
         drafts=bool(body.stream and body.diffusing),
         rules=body.rules(),
+        structure=body.structure(),
         names=body.names,
     )
     answers = await service.fill(wanted, await service.work(body.filling))

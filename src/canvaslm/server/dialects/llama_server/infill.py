@@ -84,6 +84,7 @@ async def infill(body: InfillRequest, http: Request, service: Ready) -> Response
         preset=body.preset,
         stop=body.stop,
         rules=body.rules(),
+        structure=body.structure(),
         names={"max_new_tokens": "n_predict", "messages": "input_prefix", "template": "input_prefix"},
     )
     answers = await service.fill(wanted, body.filling())
