@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +12,10 @@ import openai
 import pytest
 
 import canvaslm
+from canvaslm.server.dialects.inception.schema import FimRequest
+from canvaslm.server.dialects.llama_server.infill import InfillRequest
+from canvaslm.server.dialects.ollama.schema import GenerateRequest
+from canvaslm.server.dialects.openai.schema import CompletionRequest
 
 from .world import Running, serving, tiny_session
 
@@ -48,6 +53,30 @@ def _events(response: httpx.Response) -> list[Any]:
 def _wanted() -> str:
     with canvaslm.load() as session:
         return session.infill(BEFORE, BEHIND, seed=3).holes[0]
+
+
+@pytest.mark.parametrize(
+    ("path", "kind", "body"),
+    [
+        ("/infill", InfillRequest, {"input_prefix": "a", "input_suffix": "b"}),
+        ("/v1/completions", CompletionRequest, {"prompt": "a", "suffix": "b"}),
+        ("/v1/fim/completions", FimRequest, {"prompt": "a", "suffix": "b"}),
+        ("/api/generate", GenerateRequest, {"model": "demo", "prompt": "a", "suffix": "b"}),
+    ],
+)
+def test_texts_are_put_together_beside_the_loop_that_answers(
+    client: httpx.Client, monkeypatch: pytest.MonkeyPatch, path: str, kind: Any, body: dict[str, Any]
+) -> None:
+    readers: list[str] = []
+    made = kind.filling
+
+    def noted(self: Any) -> Any:
+        readers.append(threading.current_thread().name)
+        return made(self)
+
+    monkeypatch.setattr(kind, "filling", noted)
+    assert client.post(path, json={**body, "max_denoising_steps": 1}).status_code == 200
+    assert readers and all(name.startswith("canvaslm-prompts") for name in readers)
 
 
 def test_every_dialect_gives_what_python_gives(client: httpx.Client) -> None:

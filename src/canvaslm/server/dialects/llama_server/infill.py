@@ -87,7 +87,7 @@ async def infill(body: InfillRequest, http: Request, service: Ready) -> Response
         structure=body.structure(),
         names={"max_new_tokens": "n_predict", "messages": "input_prefix", "template": "input_prefix"},
     )
-    answers = await service.fill(wanted, body.filling())
+    answers = await service.fill(wanted, await service.work(body.filling))
     if body.stream:
         chunks = wording_errors(_pieces(body, answers, service), word_error)
         return Stream(chunks, answers.close, limits=service.limits)

@@ -50,7 +50,7 @@ def _lines(model: type[BaseModel]) -> dict[str, Any]:
 async def generate(body: GenerateRequest, http: Request, service: Ready) -> Response:
     """An answer to one prompt, by default as lines of JSON."""
     body.refuse()
-    filling = body.filling()
+    filling = await service.work(body.filling)
     if filling is not None:
         wanted = await service.work(_wanted, body, service, {})
         return await _worded(body, http, service, await service.fill(wanted, filling), as_response)

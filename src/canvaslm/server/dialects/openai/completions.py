@@ -29,7 +29,7 @@ router = APIRouter(route_class=BodyRoute, tags=["OpenAI"])
 async def completions(body: CompletionRequest, http: Request, service: Ready) -> Response:
     """Goes on from texts or token ids, without a chat template: whole, or as server-sent events."""
     body.refuse()
-    wanted, filling = await service.work(generation_request, body), body.filling()
+    wanted, filling = await service.work(generation_request, body), await service.work(body.filling)
     answers = await (service.start(wanted) if filling is None else service.fill(wanted, filling))
     words = CompletionWriter(body, answers, service)
     if body.stream:
