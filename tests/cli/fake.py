@@ -15,6 +15,7 @@ from canvaslm.types import (
     Draft,
     Event,
     Failed,
+    Filled,
     Finished,
     Params,
     Timings,
@@ -90,6 +91,20 @@ class FakeSession:
             yield from self._events(text, options)
         finally:
             self.closed += 1
+
+    def stream_fill(self, template: str, **options: Any) -> Iterator[Draft | Filled]:
+        """All of the text is the one hole."""
+        for event in self.stream(template, **options, drafts=True):
+            if isinstance(event, Draft):
+                yield event
+            if isinstance(event, Finished):
+                text = self.answers[(len(self.asked) - 1) % len(self.answers)]
+                yield Filled(
+                    text, (text,), event.reason, event.usage, event.timings, event.seed, event.canvases
+                )
+
+    def stream_edit(self, text: str, spans: Any, wanted: str, **options: Any) -> Iterator[Draft | Filled]:
+        return self.stream_fill(text, **options)
 
     def _events(self, text: str, options: dict[str, Any]) -> Iterator[Event]:
         words = words_of(text)

@@ -304,8 +304,18 @@ def test_an_answer_denoises_on_the_terminal_and_stays_as_plain_text(pty: Callabl
     assert b"\x1b[31m" not in run.raw
 
 
-def test_ctrl_c_ends_with_130_and_a_clean_terminal(pty: Callable[..., Pty]) -> None:
-    run = pty("run", "-p", "hi", fake=SLOW)
+@pytest.mark.parametrize(
+    "arguments",
+    [("run", "-p", "hi"), ("fill", "FILE", "-p", "hi"), ("edit", "FILE", "-l", "1", "-p", "hi", "--write")],
+    ids=lambda arguments: arguments[0],
+)
+def test_ctrl_c_ends_with_130_and_a_clean_terminal(
+    pty: Callable[..., Pty], tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    given = tmp_path / "given.txt"
+    given.write_bytes(b"a <hole>\r\nb\n")
+    before = given.stat().st_ino, given.stat().st_mtime_ns
+    run = pty(*(str(given) if word == "FILE" else word for word in arguments), fake=SLOW)
     run.until(_has("step "))
     assert run.screen.cursor.hidden
     run.child.sendintr()
@@ -315,6 +325,9 @@ def test_ctrl_c_ends_with_130_and_a_clean_terminal(pty: Callable[..., Pty]) -> N
     assert not _has("Traceback")(run.rows)
     assert not _has("step")(run.rows)
     assert run.raw.rstrip().endswith((b"\x1b[?25h", b"\x1b[?7h\x1b[?25h"))
+    assert given.read_bytes() == b"a <hole>\r\nb\n"
+    assert (given.stat().st_ino, given.stat().st_mtime_ns) == before
+    assert list(tmp_path.iterdir()) == [given]
 
 
 def test_a_resize_is_followed(pty: Callable[..., Pty]) -> None:
