@@ -133,6 +133,32 @@ def test_answers_are_read_back() -> None:
     assert '"year"' in structure.source
 
 
+def test_a_validator_that_refuses_an_answer_is_told_with_its_field(session: Session) -> None:
+    pydantic = pytest.importorskip("pydantic")
+
+    class City(pydantic.BaseModel):  # type: ignore[misc, name-defined]
+        name: Literal["Paris"]
+
+        @pydantic.field_validator("name")  # type: ignore[untyped-decorator]
+        @classmethod
+        def _never(cls, value: str) -> str:
+            raise ValueError("no town of mine")
+
+        @pydantic.model_validator(mode="before")  # type: ignore[untyped-decorator]
+        @classmethod
+        def _whole(cls, value: Any) -> Any:
+            if value == {"name": "whole"}:
+                raise ValueError("not like this")
+            return value
+
+    words = r"validator of City refuses it: name: Value error, no town of mine\..*\"Paris\""
+    with pytest.raises(UsageError, match=words) as caught:
+        session.generate("capital of France", schema=City, seed=0)
+    assert caught.value.param == "schema" and isinstance(caught.value.__cause__, pydantic.ValidationError)
+    with pytest.raises(UsageError, match="the whole: Value error, not like this"):
+        read_answer(City, '{"name": "whole"}')
+
+
 def test_a_schema_of_a_type_comes_back_as_one(session: Session) -> None:
     pydantic = pytest.importorskip("pydantic")
     city = pydantic.create_model("City", name=(str, ...), country=(Literal["France", "Japan"], ...))

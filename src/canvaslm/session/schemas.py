@@ -101,13 +101,34 @@ def _is_required(kind: Any, name: str, field: Any) -> bool:
 def read_answer(given: Any, text: str) -> Any:
     """What an answer says: an instance of the pydantic model that was asked for, else plain data.
 
-    None for what is no JSON, as an answer that was cancelled. Raises what the model's own validators raise.
+    None for what is no JSON, as an answer that was cancelled. Raises UsageError where the class refuses JSON
+    of its own schema, which says nothing of validators; pydantic's error is its cause.
     """
     try:
         plain = json.loads(text)
     except ValueError:
         return None
-    return given.model_validate(plain) if hasattr(given, "model_validate") else plain
+    if not hasattr(given, "model_validate"):
+        return plain
+    try:
+        return given.model_validate(plain)
+    except ValueError as error:
+        name = getattr(given, "__name__", "the class")
+        raise UsageError(
+            f"the answer is JSON of the schema, but a validator of {name} refuses it: {_refused(error)}. "
+            f"Say so in the schema too, as Field(ge=0), or ask again with another seed. It was {text:.200}",
+            "schema",
+        ) from error
+
+
+def _refused(error: ValueError) -> str:
+    """The fields that pydantic names, and why it refuses them."""
+    errors = getattr(error, "errors", None)
+    if errors is None:
+        return str(error)
+    return "; ".join(
+        f"{'.'.join(map(str, each['loc'])) or 'the whole'}: {each['msg']}" for each in errors()[:3]
+    )
 
 
 __all__ = ["read_answer", "schema_of"]
