@@ -28,6 +28,7 @@ FREE_IMPORTS = {
 # What each package knows, for the page. `session` alone joins text and engine.
 KNOWS = {
     "files": "where may be written, and files whole or not at all",
+    "client": "servers over HTTP, asked",
     "ops": "tensors, formats, devices; kernels and their plain twins",
     "model": "the protocol of a model, the families, masks, the `Context` protocol",
     "diffusion": "schedule, accept rules, stopping; never the vocabulary axis",
@@ -48,6 +49,7 @@ KNOWS = {
 # package -> the packages that it imports, exactly: one that is not used any more fails the test too.
 IMPORTS: dict[str, tuple[str, ...]] = {
     "files": (),
+    "client": (),
     "ops": (),
     "model": ("ops",),
     "diffusion": ("ops",),
@@ -59,12 +61,12 @@ IMPORTS: dict[str, tuple[str, ...]] = {
     "session": ("constrain", "diffusion", "engine", "model", "ops", "text", "weights"),
     "server": ("constrain", "diffusion", "engine", "session", "text", "weights"),
     "evals": ("demo", "engine", "files", "session", "text"),
-    "bench": ("demo", "engine", "files", "model", "ops", "session"),
+    "bench": ("client", "demo", "engine", "files", "model", "ops", "session"),
     "train": ("files", "model", "ops", "text", "weights"),
     "demo": ("files",),
     "cli": (
-        "bench", "demo", "diffusion", "evals", "files", "model", "ops", "server", "session", "text", "train",
-        "weights",
+        "bench", "client", "demo", "diffusion", "evals", "files", "model", "ops", "server", "session", "text",
+        "train", "weights",
     ),
 }  # fmt: skip
 APPLICATIONS = ("server", "evals", "bench")  # they do not import each other, nor `cli`

@@ -5,14 +5,8 @@ from typing import Any
 
 import pytest
 
-from canvaslm.bench.client import (
-    Client,
-    Endpoint,
-    Reading,
-    Refused,
-    events,
-    served_model,
-)
+from canvaslm.bench.client import Client, Reading
+from canvaslm.client import Endpoint, Refused, error_message, events, served_model
 from canvaslm.errors import CanvasError, NotFound, UsageError
 
 from .fake_server import PLAIN, chunk, faking, usage
@@ -197,7 +191,5 @@ def test_no_server_and_no_model_are_said() -> None:
     ],
 )
 def test_errors_in_any_envelope(body: Any, says: str) -> None:
-    from canvaslm.bench.client import _message
-
-    assert _message(json.dumps(body).encode()) == says
-    assert _message(b"") == "no message"
+    assert error_message(json.dumps(body).encode()) == says
+    assert error_message(b"") == "no message"

@@ -5,11 +5,12 @@ import sys
 
 import pytest
 
-from canvaslm.bench.client import Client, Endpoint
+from canvaslm.bench.client import Client
 from canvaslm.bench.document import as_json
 from canvaslm.bench.plan import LoadOptions
 from canvaslm.bench.prompts import Prompt, general_prompts
 from canvaslm.bench.remote import measure_server, request_bodies, server_document, started, wait_ready
+from canvaslm.client import Endpoint
 from canvaslm.errors import CanvasError, NotFound, UsageError
 from tests.server.world import serving, tiny_session
 

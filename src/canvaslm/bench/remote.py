@@ -16,8 +16,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
+from ..client import Endpoint, fields_of
 from ..errors import CanvasError, NotFound, UsageError
-from .client import Client, Endpoint
+from .client import Client
 from .document import Document, document
 from .host import describe_host
 from .memory import Memory
@@ -25,8 +26,6 @@ from .plan import LoadOptions, Tick
 from .prompts import Prompt
 from .samples import Sample, summarise
 
-# Our parameter names -> those of the OpenAI API; the rest are extra fields with our names.
-_NAMES = {"max_new_tokens": "max_tokens"}
 _POLL = 0.05  # seconds between two looks at a server that is starting
 _STOP_SECONDS = 20.0
 
@@ -66,8 +65,7 @@ def drive(
 def request_bodies(prompts: Sequence[Prompt], options: LoadOptions) -> list[dict[str, Any]]:
     """What is posted, less the model and the stream's options."""
     return [
-        {"messages": list(prompt.messages), **{_NAMES.get(name, name): v for name, v in params.items()}}
-        for prompt, params in options.rounds(prompts)
+        {"messages": list(prompt.messages), **fields_of(params)} for prompt, params in options.rounds(prompts)
     ]
 
 

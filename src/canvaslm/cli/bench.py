@@ -3,7 +3,6 @@ part; two runs compared."""
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -11,17 +10,18 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import NotFound, UsageError
+from ..errors import UsageError
 from ..files import check_output
 from .bench_options import Output, Remote, Requests, StepFlags, numbers
 from .options import Loading, Sampling, grouped
 from .output import log
+from .progress import progress_bar
 
 if TYPE_CHECKING:
-    from ..bench.client import Endpoint
     from ..bench.machine import Probes
     from ..bench.plan import LoadOptions
     from ..bench.prompts import Prompt
+    from ..client import Endpoint
     from ..session import Session
 
 _STEPS = 4  # measured where --steps does not say
@@ -58,8 +58,8 @@ def command(
         check_output(Path(output.json), force=True, param="json")  # before anything slow is done
     options = _load_options(requests, sampling)
     asked = _asked(requests.prompts)
-    if remote.url is not None:
-        document = _server(_endpoint(remote.url, remote.api_key_file), loading.model, asked, options, remote)
+    if (endpoint := remote.endpoint()) is not None:
+        document = _server(endpoint, loading.model, asked, options, remote)
     elif steps.wanted:
         document = _steps(loading, sampling, steps, output.probes)
     else:
@@ -115,7 +115,7 @@ def _load(
     from ..bench.inprocess import load_document
 
     prompts = asked or _default_prompts(session.is_demo)
-    with _bar(options.total(len(prompts))) as tick:
+    with progress_bar(options.total(len(prompts)), "requests") as tick:
         return load_document(
             session, prompts, options, ready=ready, probes=_probes(session, probing), tick=tick
         )
@@ -156,27 +156,6 @@ def _probes(session: Session, wanted: bool) -> Probes | None:
     return Probes(session.engine.runner.device) if wanted else None
 
 
-def _endpoint(url: str, api_key_file: Path | None) -> Endpoint:
-    from ..bench.client import Endpoint
-
-    return Endpoint.parse(url, _key(api_key_file))
-
-
-def _key(path: Path | None) -> str | None:
-    """The first line of the file, or the one in the environment."""
-    if path is None:
-        return os.environ.get("CANVASLM_API_KEY") or None
-    try:
-        lines = path.read_text(encoding="utf-8").split()
-    except FileNotFoundError as error:
-        raise NotFound(f"{path}: no such file") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: cannot be read ({error})", "api_key_file") from error
-    if not lines:
-        raise UsageError(f"{path}: holds no key", "api_key_file")
-    return lines[0]
-
-
 def _server(
     endpoint: Endpoint,
     model: str | None,
@@ -184,8 +163,9 @@ def _server(
     options: LoadOptions,
     remote: Remote,
 ) -> dict[str, Any]:
-    from ..bench.client import Client, served_model
+    from ..bench.client import Client
     from ..bench.remote import server_document, started, wait_ready
+    from ..client import served_model
 
     with ExitStack() as stack:
         server = ready = None
@@ -198,7 +178,7 @@ def _server(
                 ready = wait_ready(endpoint, remote.ready_timeout)
             name = model or served_model(endpoint)
         prompts = asked or _default_prompts(name == "demo")
-        tick = stack.enter_context(_bar(options.total(len(prompts))))
+        tick = stack.enter_context(progress_bar(options.total(len(prompts)), "requests"))
         return server_document(
             Client(endpoint, name), prompts, options, ready=ready, server=server, tick=tick
         )
@@ -233,19 +213,6 @@ def _show(parts: list[Any]) -> None:
     console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
     for part in parts:
         console.print(part)
-
-
-@contextmanager
-def _bar(total: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar of requests on standard error."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("requests"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        bar = progress.add_task("", total=total)
-        yield lambda count: progress.update(bar, advance=count)
 
 
 @contextmanager

@@ -9,8 +9,9 @@ from typing import Annotated
 import typer
 
 from ..errors import UsageError
+from .server_address import SERVER, Address
 
-_LOAD, _STEP, _SERVER = "Load", "Steps", "Server"
+_LOAD, _STEP = "Load", "Steps"
 
 
 @dataclass(frozen=True)
@@ -115,31 +116,13 @@ class StepFlags:
 
 
 @dataclass(frozen=True)
-class Remote:
+class Remote(Address):
     """A server to measure: where it is, and whether it is waited for or started."""
 
-    url: Annotated[
-        str | None,
-        typer.Option(
-            "--url",
-            metavar="URL",
-            rich_help_panel=_SERVER,
-            help="Measure an OpenAI-compatible server; -m is then the model's name there.",
-        ),
-    ] = None
-    api_key_file: Annotated[
-        Path | None,
-        typer.Option(
-            "--api-key-file",
-            metavar="FILE",
-            rich_help_panel=_SERVER,
-            help="The key to send is its first line. Or the variable CANVASLM_API_KEY.",
-        ),
-    ] = None
     ready: Annotated[
         bool,
         typer.Option(
-            "--ready", rich_help_panel=_SERVER, help="Wait until the server is ready, and report the seconds."
+            "--ready", rich_help_panel=SERVER, help="Wait until the server is ready, and report the seconds."
         ),
     ] = False
     start: Annotated[
@@ -147,7 +130,7 @@ class Remote:
         typer.Option(
             "--start",
             metavar="COMMAND",
-            rich_help_panel=_SERVER,
+            rich_help_panel=SERVER,
             help="Start the server with this command, and stop it in the end; "
             "reports its time to be ready and its memory.",
         ),
@@ -158,7 +141,7 @@ class Remote:
             "--ready-timeout",
             min=0.1,
             metavar="SECONDS",
-            rich_help_panel=_SERVER,
+            rich_help_panel=SERVER,
             help="How long to wait for a server.",
         ),
     ] = 600.0
