@@ -17,6 +17,7 @@ from canvaslm.constrain.matchers import (
     Matchers,
     SymbolWalker,
     allowed,
+    allows,
     following,
     forced,
     short_message,
@@ -36,9 +37,14 @@ def grammar(lark: str) -> str:
     return json.dumps({"grammars": [{"lark_grammar": outer}, {"name": "answer", "lark_grammar": lark}]})
 
 
+def name(symbol: int) -> bytes:
+    return bytes((symbol,)) if symbol < 256 else WORDS.names[MATCHERS.controls[symbol - 256]]
+
+
 def names(mask: bytes) -> set[bytes]:
-    ids = np.arange(WORDS.size)
-    return {WORDS.names[token] for token in ids[allowed(mask, ids)].tolist()}
+    symbols = np.arange(256 + len(MATCHERS.controls))
+    assert [allows(mask, symbol) for symbol in symbols.tolist()] == allowed(mask, symbols).tolist()
+    return {name(symbol) for symbol in symbols[allowed(mask, symbols)].tolist()}
 
 
 @pytest.mark.parametrize("text", ["", "true the é世界", "<|channel>", "x\0y\xff", "😀"])
@@ -58,7 +64,8 @@ def test_broken_text_is_split_too() -> None:
 def test_tokens_as_symbols() -> None:
     marker = WORDS.names.index(b"<|tool_call>")
     symbols = MATCHERS.symbols_of([*MATCHERS.split(b"true"), marker, *MATCHERS.split("é".encode())])
-    said = [WORDS.names[token] for token in symbols]
+    said = [name(symbol) for symbol in symbols]
+    assert MATCHERS.tokens_of(symbols) == [*MATCHERS.split(b"true"), marker, *MATCHERS.split("é".encode())]
     assert said == [b"t", b"r", b"u", b"e", b"<|tool_call>", b"\xc3", b"\xa9"]
 
 
@@ -66,13 +73,51 @@ def test_every_token_that_may_follow_may() -> None:
     """Where text is forced too: a canvas splits it as it likes."""
     walker = SymbolWalker(MATCHERS, MATCHERS.matcher(grammar('start: "{\\"name\\":" /[a-z]+/')))
     every = range(WORDS.size)
-    follow = [WORDS.names[i] for i in every if which_follow(walker, every)[i]]
-    assert follow == [b"{", b'{"']
+    follows = which_follow(walker, every, walker.compute_bitmask())
+    assert [WORDS.names[i] for i in every if follows[i]] == [b"{", b'{"']
+    assert follows == [walker.validate_tokens([token]) == 1 for token in every]
     assert forced(walker) == b'{"name":'
+    assert forced(walker, b'{"') == b'name":' and forced(walker, b"[") == b""
     assert takes(walker, MATCHERS.split(b'{"')) and WORDS.names[MATCHERS.split(b"name")[0]] == b"name"
     assert walker.validate_tokens([*MATCHERS.split(b"na"), *MATCHERS.split(b"me"), EOS]) == 4
     assert walker.validate_tokens([*MATCHERS.split(b"name"), PAD]) == 1
     assert walker.validate_tokens([PAD]) == walker.validate_tokens([]) == 0
+
+
+def test_tokens_named_by_their_ids_are_named_by_their_symbols() -> None:
+    """Not in texts, expressions and comments; what is no list of ids is left for llguidance's words."""
+    marker, byte = WORDS.names.index(b"<|tool_call>"), int(WORDS.byte_ids[1])
+    word = MATCHERS.split(b"true")[0]
+    symbol = 256 + MATCHERS.controls.index(marker)
+    lark = f'start: <[{marker}]> "<[{marker}]>" /<[{marker}]>\\//i <|x|> // <[{marker}]>\n'
+    assert MATCHERS.in_symbols(lark) == lark.replace(f"<[{marker}]>", f"<[{symbol}]>", 1)
+    assert MATCHERS.in_symbols(f"<[{marker}-{marker + 1},{byte}]>") == f"<[1,{symbol}-{symbol + 1}]>"
+    assert MATCHERS.in_symbols(f"<[^{marker}]>") == f"<[^{symbol}]>"
+    never = 256 + len(MATCHERS.controls)
+    assert MATCHERS.in_symbols(f"<[{word}]>") == f"<[{never}]>", "a word is no symbol"
+    for same in ("<[5-4]>", "<[*]>", "<[,]>", "<[-]>", "<[4-]>", f"<[{'9' * 5000}]>"):
+        assert MATCHERS.in_symbols(same) == same
+    with pytest.raises(UsageError, match="the token 99999, and the vocabulary ends at 277"):
+        MATCHERS.in_symbols("<[99999]>")
+
+
+@pytest.mark.parametrize(
+    "text", ['\\"' * 32_000, '"' + '\\"' * 32_000 + "\\", "\\/" * 32_000, "/" * 64_000, "<[" * 32_000]
+)
+def test_what_is_not_closed_is_read_once(text: str) -> None:
+    """With a step for each pair of signs it would take minutes."""
+    assert MATCHERS.in_symbols(text) == text
+
+
+def test_grammars_do_not_grow_without_bound() -> None:
+    """A bracket of few bytes may name tokens whose symbols take many: they are counted."""
+    with pytest.raises(UsageError, match="names too many tokens"):
+        MATCHERS.in_symbols("<[5,7,9,11,13,17,19]>" * 6000)
+
+
+def test_a_mask_is_small_however_large_the_vocabulary() -> None:
+    large = Matchers.of(vocabulary([f"word {i}" for i in range(5000)]))
+    assert len(large.matcher(grammar('start: "a"')).compute_bitmask()) < 64
 
 
 def test_symbols_have_single_bytes_only() -> None:
@@ -84,7 +129,7 @@ def test_symbols_have_single_bytes_only() -> None:
 
 def test_all_ends_end_a_document() -> None:
     matcher = MATCHERS.matcher(grammar('start: "a"'))
-    assert takes(matcher, MATCHERS.split(b"a"))
+    assert takes(matcher, list(b"a"))
     mask, accepting = following(matcher)
     assert accepting and names(mask) == {WORDS.names[EOS], WORDS.names[TURN_END]}
 
@@ -93,11 +138,11 @@ def test_a_forced_control_token_does_not_break_a_matcher() -> None:
     """`following` and `forced`, in any order, before every symbol."""
     matcher = MATCHERS.matcher(grammar('start: <|tool_call> "ab" <tool_call|>'))
     begin, end = (WORDS.names.index(name) for name in (b"<|tool_call>", b"<tool_call|>"))
-    for token in (begin, *MATCHERS.symbols_of(MATCHERS.split(b"ab")), end):
+    for symbol in MATCHERS.symbols_of([begin, *MATCHERS.split(b"ab"), end]):
         assert forced(matcher) in (b"", b"ab", b"b")
         mask, accepting = following(matcher)
-        assert names(mask) == {WORDS.names[token]} and not accepting
-        assert takes(matcher, [token])
+        assert names(mask) == {name(symbol)} and not accepting
+        assert takes(matcher, [symbol])
     assert following(matcher)[1]
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .completion import Effort, completion
-from .matchers import Matchers, SymbolWalker, allowed, forced, takes, which_follow
+from .matchers import Matchers, SymbolWalker, allowed, allows, forced, takes, which_follow
 
 WIDTH = 4  # paths kept
 MARGIN = 12.0  # nats below the best path beyond which one is dropped
@@ -78,7 +78,7 @@ class Found:
     completion: tuple[int, ...] = ()  # where it has not ended: tokens that would complete it
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class _Path:
     score: float
     matcher: SymbolWalker
@@ -263,22 +263,22 @@ class Beam:
 
 def _offers(beam: Beam, path: _Path, places: CanvasRows, place: int) -> list[_Path]:
     """What may come of a path at a place, masks not yet computed."""
-    tokens, logprobs = places.tokens[place], places.logprobs[place]
+    tokens, logprobs = places.tokens[place].tolist(), places.logprobs[place].tolist()
     if places.given[place]:
         tokens, logprobs = tokens[:1], logprobs[:1]
-    legal = which_follow(path.matcher, tokens.tolist())
+    legal = which_follow(path.matcher, tokens, path.mask)
     offers = [
-        _with(beam, path, int(tokens[j]), place, float(logprobs[j]))
-        for j in np.nonzero(legal)[0]
-        if int(tokens[j]) not in places.ends
+        _with(beam, path, token, place, logprob)
+        for token, logprob, follows in zip(tokens, logprobs, legal, strict=True)
+        if follows and token not in places.ends
     ]
-    best = int(tokens[0])
+    best = tokens[0]
     if best in places.ends or not legal[0]:
         loss = LOSE_GIVEN if places.given[place] else PASS_OVER
         offers.append(replace(path, score=path.score - loss, back=path, token=-1, place=None))
         if best not in places.ends:
-            offers += _put_in(beam, path, best, place, float(logprobs[0]))
-    if not offers or (not legal.any() and not places.given[place]):
+            offers += _put_in(beam, path, best, place, logprobs[0])
+    if not offers or not (any(legal) or places.given[place]):
         offers += _instead(beam, path, place, float(places.floor[place]))
     return offers
 
@@ -297,52 +297,43 @@ def _extended(
     if not takes(matcher, tokens):
         return None
     for token, place in zip(tokens, places, strict=True):
-        path = replace(_with(beam, path, token, place, 0.0), matcher=matcher)
-    return replace(path, score=path.score + gain)
+        path = _with(beam, path, token, place, 0.0)
+        path.matcher = matcher
+    path.score += gain
+    return path
 
 
 def _put_in(beam: Beam, path: _Path, token: int, place: int, gain: float) -> list[_Path]:
     """A token before which something must be put in: what is forced, or one byte and what that forces."""
     found = []
     only = _forced(path.matcher)
-    starts = [only] if only else [bytes([byte]) for byte in _SEPARATORS if _free(beam, path.mask, byte)]
+    starts = [only] if only else [bytes((byte,)) for byte in _SEPARATORS if allows(path.mask, byte)]
+    symbols = beam.matchers.symbols_of((token,))
     for start in starts:
-        matcher = path.matcher.deep_copy()
-        tokens = beam.matchers.split(start)
-        if not takes(matcher, tokens):
-            continue
         text = start
-        if not matcher.validate_tokens([token]) and (more := _forced(matcher)):
-            added = beam.matchers.split(more)
-            if not takes(matcher, added):
+        if not path.matcher.follow(text, symbols):
+            text += _forced(path.matcher, start)
+            if text == start or len(text) > LONGEST_PUT_IN or not path.matcher.follow(text, symbols):
                 continue
-            text, tokens = start + more, tokens + added
-        if len(text) <= LONGEST_PUT_IN and matcher.validate_tokens([token]):
-            before = _extended(beam, path, tokens, [None] * len(tokens), -PUT_IN * len(text))
-            if before is not None:
-                found.append(_with(beam, before, token, place, gain))
+        tokens = beam.matchers.split(text)
+        before = _extended(beam, path, tokens, [None] * len(tokens), -PUT_IN * len(text))
+        if before is not None:
+            found.append(_with(beam, before, token, place, gain))
     return found
 
 
-def _forced(matcher: SymbolWalker) -> bytes:
-    """What alone can follow, as whole characters; nothing where that is longer than is put in."""
-    text = forced(matcher)
+def _forced(walker: SymbolWalker, start: bytes = b"") -> bytes:
+    """What alone can follow a start, as whole characters; nothing where that is longer than is put in."""
+    text = forced(walker, start)
     return text if len(text) <= LONGEST_PUT_IN and text.decode("utf-8", "ignore").encode() == text else b""
-
-
-def _free(beam: Beam, mask: bytes, byte: int) -> bool:
-    token = beam.matchers.byte_ids[byte : byte + 1]
-    return bool(token[0] >= 0 and allowed(mask, token)[0])
 
 
 def _instead(beam: Beam, path: _Path, place: int, floor: float) -> list[_Path]:
     """A path with a single symbol that may follow in a place none of whose tokens may."""
-    ids = beam.matchers.symbol_ids
-    free = ids[allowed(path.mask, ids)].tolist()
-    known = set(free)
-    preferred = [int(beam.matchers.byte_ids[byte]) for byte in _SEPARATORS]
-    chosen = next((token for token in preferred if token in known), free[0] if free else -1)
-    return [_with(beam, path, chosen, place, floor)] if chosen >= 0 else []
+    symbols = beam.matchers.symbols
+    free = symbols[allowed(path.mask, symbols)].tolist()
+    chosen = next((byte for byte in _SEPARATORS if byte in free), free[0] if free else -1)
+    return [_with(beam, path, beam.matchers.tokens_of([chosen])[0], place, floor)] if chosen >= 0 else []
 
 
 def _said(path: _Path) -> tuple[tuple[int, ...], tuple[int | None, ...]]:

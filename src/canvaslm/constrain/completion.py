@@ -8,11 +8,13 @@ nowhere. What is found is an end; that nothing is found proves nothing.
 from __future__ import annotations
 
 import random
+import string
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from .matchers import Matcher, Matchers, allowed, following
+from .vocabulary import BYTES
 
 LONGEST = 8192  # symbols of an end that the first try may write
 TRIES = 9
@@ -20,11 +22,12 @@ _LONGEST_WITH_DICE = 512
 
 # Bytes in the order in which they are tried: what closes, ends or separates in JSON and its like, then
 # short values, and what opens something new last.
-_CLOSING = (b"}", b"]", b")")
-_SPACES = (b" ", b"\n", b"\t", b"\\")  # always possible somewhere, and never needed first
+_CLOSING = frozenset(b"}])")
+_QUOTE = ord('"')
+_LETTERS = frozenset(string.ascii_letters.encode())
+_SPACES = frozenset(b" \n\t\\")  # always possible somewhere, and never needed first
 _EARLY = b'}])",:0nft .-1'
 _LATE = b"{[(\n\\\t"
-_LATE_COUNT = len(_LATE)
 _ORDER = bytes((*_EARLY, *(b for b in range(33, 127) if b not in _EARLY + _LATE), *_LATE))
 _MOST_CONTROLS = 4  # a class of tokens such as <[^1-9]> may hold thousands
 
@@ -59,7 +62,7 @@ def completion(matchers: Matchers, matcher: Matcher, work: Effort, tries: int = 
         search = _Try(matchers, matcher.deep_copy(), work, dice)
         symbols = search.run(LONGEST if dice is None else _LONGEST_WITH_DICE)
         if symbols is not None:
-            return _joined(matchers, symbols)
+            return matchers.tokens_of(symbols)
         if work.steps < 0:
             break
     return None
@@ -77,7 +80,7 @@ class _Try:
         self.known: dict[bytes, dict[bytes, tuple[float, list[int]]]] = {}  # mask -> what was explored there
 
     def run(self, most: int) -> list[int] | None:
-        """Token ids of single symbols, at most about `most`."""
+        """Symbols, at most about `most`."""
         written: list[int] = []
         while len(written) <= most:
             if not self.work.spend():
@@ -85,11 +88,11 @@ class _Try:
             mask, accepting = following(self.matcher)
             if accepting:
                 return written
-            token = self._choice(mask)
-            if token is None or not self.matcher.consume_token(token):
+            symbol = self._choice(mask)
+            if symbol is None or not self.matcher.consume_token(symbol):
                 self.work.said = self.work.said or str(self.matcher.get_error())
                 return None
-            written.append(token)
+            written.append(symbol)
         return None
 
     def _choice(self, mask: bytes) -> int | None:
@@ -104,8 +107,8 @@ class _Try:
         chosen = list(options)
         leads = self.dice.choices(chosen, weights)[0] if self.dice else chosen[weights.index(max(weights))]
         self.met[leads] += 1
-        tokens = options[leads][1]
-        return self.dice.choice(tokens) if self.dice else tokens[0]
+        symbols = options[leads][1]
+        return self.dice.choice(symbols) if self.dice else symbols[0]
 
     def _explored(self, mask: bytes) -> dict[bytes, tuple[float, list[int]]]:
         """{where a symbol leads: (how good that is, the symbols)}; one alone where it ends the document or
@@ -116,69 +119,49 @@ class _Try:
         found: dict[bytes, tuple[float, list[int]]] = {}
         text = self._in_text(symbols)
         if text:  # words rather than a row of brackets
-            symbols.sort(key=lambda token: not self.matchers.tokens[token].isalpha())
-            symbols.sort(key=lambda token: self.matchers.tokens[token] != b'"')
-        for token in symbols:
+            symbols.sort(key=lambda symbol: symbol not in _LETTERS)
+            symbols.sort(key=lambda symbol: symbol != _QUOTE)
+        for symbol in symbols:
             if not self.work.spend():
                 return {}
-            leads = self._probe(token)
+            leads = self._probe(symbol)
             if leads is None:
                 continue
-            closes = self.matchers.tokens[token] == b'"' if text else self._closes(token)
+            closes = symbol == _QUOTE if text else symbol in _CLOSING
             if not leads or (self.dice is None and closes and (leads != mask or not text)):
-                return {leads: (1.0, [token])}
-            found.setdefault(leads, (self._weight(token, text), []))[1].append(token)
+                return {leads: (1.0, [symbol])}
+            found.setdefault(leads, (self._weight(symbol, text), []))[1].append(symbol)
         return found
 
     def _symbols(self, mask: bytes) -> list[int]:
         """What may follow, in the order to try: a byte outside the order only where nothing else may."""
-        ids = self.matchers.symbol_ids
-        free: list[int] = ids[allowed(mask, ids)].tolist()
+        free: list[int] = self.matchers.symbols[allowed(mask, self.matchers.symbols)].tolist()
         among = set(free)
         if len(free) == 1:
             return free
-        ordered = self.matchers.byte_ids[list(_ORDER)].tolist()
-        known = [token for token in ordered if token in among]
-        controls = [token for token in free if token in self.matchers.controls][:_MOST_CONTROLS]
-        late = set(ordered[-_LATE_COUNT:])
-        cut = sum(token not in late for token in known)
+        known = [symbol for symbol in _ORDER if symbol in among]
+        controls = [symbol for symbol in free if symbol >= BYTES][:_MOST_CONTROLS]
+        cut = sum(symbol not in _LATE for symbol in known)
         return known[:cut] + controls + known[cut:] or free[:_MOST_CONTROLS]
 
     def _in_text(self, symbols: list[int]) -> bool:
         """Whether nearly anything may follow, as in a string: no byte closes anything there."""
-        return {int(self.matchers.byte_ids[byte]) for byte in b"x~"} <= set(symbols)
+        return set(b"x~") <= set(symbols)
 
-    def _closes(self, token: int) -> bool:
-        return self.matchers.tokens[token] in _CLOSING
-
-    def _weight(self, token: int, text: bool) -> float:
-        if self._closes(token) and not text:
+    def _weight(self, symbol: int, text: bool) -> float:
+        if symbol in _CLOSING and not text:
             return 10.0
-        return 0.0002 if self.matchers.tokens[token] in _SPACES else 1.0
+        return 0.0002 if symbol in _SPACES else 1.0
 
-    def _probe(self, token: int) -> bytes | None:
+    def _probe(self, symbol: int) -> bytes | None:
         """The mask behind a symbol: where it leads. b"" where the document may end
         there, None where the symbol cannot stand after all."""
         matcher = self.matcher
-        if not matcher.try_consume_tokens([token]):
+        if not matcher.try_consume_tokens([symbol]):
             return None
         mask, accepting = following(matcher)
         matcher.rollback(1)
         return b"" if accepting else mask
-
-
-def _joined(matchers: Matchers, symbols: list[int]) -> list[int]:
-    """Tokens, each as long as can be, that say the same as tokens of single symbols."""
-    bytes_of = {int(token): byte for byte, token in enumerate(matchers.byte_ids) if token >= 0}
-    found: list[int] = []
-    run = bytearray()
-    for token in symbols:
-        if token in bytes_of:
-            run.append(bytes_of[token])
-            continue
-        found += [*matchers.split(bytes(run)), token]
-        run.clear()
-    return [*found, *matchers.split(bytes(run))]
 
 
 __all__ = ["LONGEST", "TRIES", "Effort", "completion"]

@@ -209,8 +209,9 @@ def _compiled(
     """The first of several readings of an answer's grammar, in llguidance's form, that has a document."""
     matchers, outer = Matchers.of(vocabulary), _outer(vocabulary, thought)
     for reading in readings:
-        text = json.dumps({"grammars": [{"lark_grammar": outer}, {"name": "answer", **reading}]})
         try:
+            parts = [{"lark_grammar": outer}, {"name": "answer", **reading}]
+            text = json.dumps({"grammars": [_in_symbols(matchers, part) for part in parts]})
             symbols = matchers.matcher(text)
             work = Effort(COMPILE_STEPS, stopped=stopped)
             document = completion(matchers, symbols, work)
@@ -226,6 +227,12 @@ def _compiled(
     raise UsageError(f"the {field} cannot be used: {why}{words}; make it simpler", field)
 
 
+def _in_symbols(matchers: Matchers, part: dict[str, Any]) -> dict[str, Any]:
+    """A grammar that names tokens by the numbers that `matchers` have for them."""
+    lark = part.get("lark_grammar")
+    return part if lark is None else {**part, "lark_grammar": matchers.in_symbols(lark)}
+
+
 def _fast(matchers: Matchers, symbols: Matcher, clock: Callable[[], float]) -> bool:
     """Whether a text at random can be followed in time: ambiguous grammars take longer with each symbol.
 
@@ -234,7 +241,7 @@ def _fast(matchers: Matchers, symbols: Matcher, clock: Callable[[], float]) -> b
     walker, dice, begin = symbols.deep_copy(), random.Random(0), clock()
     for _ in range(WALK):
         mask, _ = following(walker)
-        free = matchers.symbol_ids[allowed(mask, matchers.symbol_ids)]
+        free = matchers.symbols[allowed(mask, matchers.symbols)]
         if not len(free) or not walker.consume_token(int(dice.choice(free))):
             walker = symbols.deep_copy()
         if clock() - begin > WALK_SECONDS:

@@ -6,7 +6,9 @@ A matcher is at one place of one document: it says which tokens may follow, and 
 
 from __future__ import annotations
 
+import re
 import threading
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,13 +20,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import UsageError
-from .limits import PARSER, on_a_deep_stack
+from .limits import GRAMMAR_BYTES, PARSER, on_a_deep_stack
 from .vocabulary import BYTES, Vocabulary
 
 Matcher = Any  # llguidance.LLMatcher, or a `SymbolWalker`
 Ids = NDArray[np.int64]
 
 _LONGEST_MESSAGE = 240
+# What may hold `<[106]>` in llguidance's Lark and mean the text, and what means a token. What is not closed
+# goes on to the end: else each of many quotes would be followed there.
+_LARK_PIECE = re.compile(
+    r'"(?:[^"\\]|\\.?)*"?|/(?:[^/\\]|\\.?)+/?|(?:#|//)[^\n]*|<\[(\^?)([0-9,-]+)\]>', re.DOTALL
+)
+_ID = re.compile("([0-9]{1,9})(?:-([0-9]{1,9}))?")
 
 
 def library() -> ModuleType:
@@ -47,12 +55,10 @@ class _Tokens:
     tokens: list[bytes]
     special_token_ids: list[int]
     eos_token_id: int
-    byte_ids: tuple[int, ...]
     bos_token_id: int | None = None
 
     def __call__(self, text: bytes | str) -> list[int]:
-        data = text if isinstance(text, bytes) else text.encode("utf-8")
-        return [self.byte_ids[byte] for byte in data if self.byte_ids[byte] >= 0]
+        return list(text if isinstance(text, bytes) else text.encode("utf-8"))
 
 
 @dataclass(eq=False)
@@ -79,11 +85,18 @@ class SymbolWalker:
         """How many of the tokens may follow. One without symbols may not."""
         symbols, lengths = [], []
         for token in tokens:
-            symbols += self.matchers.symbols_of([token])
+            more = self.matchers.symbols_of((token,))
+            if not more:
+                break
+            symbols += more
             lengths.append(len(symbols))
         valid = self.matcher.validate_tokens(symbols) if symbols else 0
-        count = sum(length <= valid for length in lengths)
-        return next((i for i in range(count) if not self.matchers.tokens[tokens[i]]), count)
+        return bisect_right(lengths, valid)
+
+    def follow(self, text: bytes, symbols: Sequence[int]) -> bool:
+        """Whether a text may follow, and then the symbols."""
+        wanted = [*text, *symbols]
+        return bool(self.matcher.validate_tokens(wanted) == len(wanted))
 
     def compute_bitmask(self) -> bytes:
         """Of single symbols."""
@@ -101,13 +114,14 @@ class SymbolWalker:
 
 @dataclass(eq=False)
 class Matchers:
-    """Makes the matchers of one vocabulary. They know its single bytes and control tokens, by their ids."""
+    """Makes the matchers of one vocabulary. They know symbols: a byte by its value, from 256 on the control
+    tokens in order of their ids. So a mask has some tens of bytes, however large the vocabulary is."""
 
-    tokens: list[bytes]  # as llguidance knows them; b"" takes no part
-    controls: frozenset[int]
+    tokens: list[bytes]  # what each says, a control token its name; b"" takes no part
+    controls: tuple[int, ...]  # in order: symbol 256 + i is the token controls[i]
     ends: tuple[int, ...]
     byte_ids: Ids  # [256]
-    symbol_ids: Ids  # what a search may write: bytes by value, then control tokens that do not end an answer
+    symbols: Ids  # what a search may write: bytes with a token, then controls that do not end an answer
     _made: list[Any] = field(default_factory=list, repr=False)  # the tokenizer, once it is wanted
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
@@ -122,13 +136,16 @@ class Matchers:
 
     @classmethod
     def _new(cls, vocabulary: Vocabulary) -> Matchers:
-        controls = set(vocabulary.controls) | set(vocabulary.ends)
+        controls = sorted({*vocabulary.controls, *vocabulary.ends})
         texts = [data if isinstance(data, bytes) else b"" for data in vocabulary.token_bytes]
-        tokens = [vocabulary.names[i] if i in controls else text for i, text in enumerate(texts)]
+        for token in controls:
+            texts[token] = vocabulary.names[token]
         byte_ids = vocabulary.byte_ids[:BYTES]
-        others = sorted(controls - {*vocabulary.ends, vocabulary.pad})
-        symbol_ids = np.array([*byte_ids[byte_ids >= 0], *others], np.int64)
-        return cls(tokens, frozenset(controls), vocabulary.ends, byte_ids, symbol_ids)
+        others = [
+            BYTES + i for i, token in enumerate(controls) if token not in (*vocabulary.ends, vocabulary.pad)
+        ]
+        symbols = np.array([*np.nonzero(byte_ids >= 0)[0], *others], np.int64)
+        return cls(texts, tuple(controls), vocabulary.ends, byte_ids, symbols)
 
     def matcher(self, grammar: str) -> Matcher:
         """A matcher over symbols. Raises UsageError with llguidance's words where it refuses a grammar."""
@@ -138,6 +155,59 @@ class Matchers:
         if made.is_error():
             raise UsageError(f"the grammar cannot be used: {short_message(made.get_error())}", "grammar")
         return made
+
+    def in_symbols(self, lark: str) -> str:
+        """A grammar that names tokens by their ids, `<[106]>`, with the numbers of their symbols instead.
+        Raises UsageError for ids that the vocabulary does not have, and where it names too many."""
+        added = 0
+
+        def piece(match: re.Match[str]) -> str:
+            nonlocal added
+            if match[2] is None:
+                return match.group()
+            symbols = self._symbols_named(match[2])
+            added += len(symbols)
+            if added > GRAMMAR_BYTES:
+                raise UsageError("the grammar names too many tokens by their ids", "grammar")
+            return f"<[{match[1]}{symbols}]>"
+
+        return _LARK_PIECE.sub(piece, lark)
+
+    def _symbols_named(self, ids: str) -> str:
+        """The symbols of tokens such as `4,7-9`; where these have none, one that never comes."""
+        tokens, symbols = self._numbered
+        named = np.zeros(self._never + 2, bool)
+        for part in ids.split(","):
+            match = _ID.fullmatch(part)
+            begin, end = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+            if begin > end:
+                return ids  # llguidance has the words for it
+            if end >= len(self.tokens):
+                raise UsageError(
+                    f"the grammar names the token {end}, and the vocabulary ends at {len(self.tokens) - 1}",
+                    "grammar",
+                )
+            first, last = np.searchsorted(tokens, (begin, end + 1))
+            named[symbols[first:last]] = True
+        named[self._never] = not named.any()
+        edges = np.nonzero(np.diff(named, prepend=False))[0].reshape(-1, 2).tolist()
+        return ",".join(str(a) if b == a + 1 else f"{a}-{b - 1}" for a, b in edges)
+
+    @property
+    def _never(self) -> int:
+        """A symbol that no token has."""
+        return BYTES + len(self.controls)
+
+    @cached_property
+    def _numbered(self) -> tuple[Ids, Ids]:
+        """The tokens that are symbols, in order, and the symbol of each."""
+        found = {int(token): byte for byte, token in enumerate(self.byte_ids) if token >= 0}
+        found = dict(sorted((found | self._control_symbols).items()))
+        return np.array(list(found), np.int64), np.array(list(found.values()), np.int64)
+
+    @cached_property
+    def _control_symbols(self) -> dict[int, int]:
+        return {token: BYTES + i for i, token in enumerate(self.controls)}
 
     def split(self, text: bytes) -> list[int]:
         """Tokens that say `text`, each as long as can be."""
@@ -152,16 +222,29 @@ class Matchers:
         return found
 
     def symbols_of(self, tokens: Sequence[int]) -> list[int]:
-        """What tokens say, a symbol a token."""
+        """What tokens say, symbol by symbol."""
         found: list[int] = []
         for token in tokens:
-            found += [token] if token in self.controls else self.byte_ids[list(self.tokens[token])].tolist()
+            control = self._control_symbols.get(token)
+            found += self.tokens[token] if control is None else (control,)
         return found
+
+    def tokens_of(self, symbols: Sequence[int]) -> list[int]:
+        """Tokens, each as long as can be, that say the symbols."""
+        found: list[int] = []
+        run = bytearray()
+        for symbol in symbols:
+            if symbol < BYTES:
+                run.append(symbol)
+                continue
+            found += [*self.split(bytes(run)), self.controls[symbol - BYTES]]
+            run.clear()
+        return [*found, *self.split(bytes(run))]
 
     @cached_property
     def _ids(self) -> tuple[dict[bytes, int], int]:
         """{what a token says: the token}, and the length of the longest; a single byte's own token counts."""
-        ids = {text: i for i, text in enumerate(self.tokens) if text and i not in self.controls}
+        ids = {text: i for i, text in enumerate(self.tokens) if text and i not in self._control_symbols}
         ids |= {bytes((byte,)): int(token) for byte, token in enumerate(self.byte_ids)}
         return ids, max(map(len, ids))
 
@@ -169,11 +252,12 @@ class Matchers:
         with self._lock:
             if not self._made:
                 guidance = library()
-                part = {*self.symbol_ids.tolist(), *self.controls}
-                texts = [text if token in part else b"" for token, text in enumerate(self.tokens)]
-                described = _Tokens(texts, sorted(self.controls), self.ends[0], tuple(self.byte_ids.tolist()))
+                texts = [bytes((byte,)) for byte in range(BYTES)]
+                texts += [self.tokens[token] for token in self.controls] + [b""]
+                ends = [self._control_symbols[token] for token in self.ends]
+                described = _Tokens(texts, list(range(BYTES, self._never)), ends[0])
                 wrapped = guidance.TokenizerWrapper(described)
-                self._made.append(guidance.LLTokenizer(wrapped, eos_token=list(self.ends), slices=[]))
+                self._made.append(guidance.LLTokenizer(wrapped, eos_token=ends, slices=[]))
             return self._made[0]
 
 
@@ -182,16 +266,29 @@ _all: WeakKeyDictionary[Vocabulary, Matchers] = WeakKeyDictionary()
 _all_lock = threading.Lock()
 
 
-def allowed(mask: bytes, ids: Ids) -> NDArray[np.bool_]:
-    """Which of the tokens `ids` [n] a matcher's mask (a bit a token) allows."""
-    words = np.frombuffer(mask, np.uint32)
-    bits: NDArray[np.bool_] = (words[ids >> 5] >> (ids & 31).astype(np.uint32) & 1).astype(bool)
+def allowed(mask: bytes, symbols: Ids) -> NDArray[np.bool_]:
+    """Which of the symbols [n] a matcher's mask (a bit a symbol) allows."""
+    bits: NDArray[np.bool_] = np.unpackbits(np.frombuffer(mask, np.uint8), bitorder="little")[symbols] == 1
     return bits
 
 
-def which_follow(walker: SymbolWalker, tokens: Sequence[int]) -> NDArray[np.bool_]:
-    """Which of the tokens [n] may follow."""
-    return np.array([walker.validate_tokens([token]) == 1 for token in tokens], bool)
+def allows(mask: bytes, symbol: int) -> bool:
+    """Whether a matcher's mask allows one symbol."""
+    return bool(mask[symbol >> 3] >> (symbol & 7) & 1)
+
+
+def which_follow(walker: SymbolWalker, tokens: Sequence[int], mask: bytes) -> list[bool]:
+    """Which of the tokens may follow. mask: the walker's; it tells of most without a look at the grammar."""
+    found = []
+    for token in tokens:
+        symbols = walker.matchers.symbols_of((token,))
+        if not symbols or symbols[0] >= BYTES:  # a mask has one bit of all ends
+            found.append(walker.validate_tokens((token,)) == 1)
+        else:
+            first = allows(mask, symbols[0])
+            rest = len(symbols) > 1
+            found.append(first and not (rest and walker.matcher.validate_tokens(symbols) < len(symbols)))
+    return found
 
 
 def takes(matcher: Matcher, tokens: Sequence[int]) -> bool:
@@ -209,9 +306,13 @@ def following(matcher: Matcher) -> tuple[bytes, bool]:
     return mask, bool(matcher.is_accepting())
 
 
-def forced(matcher: Matcher) -> bytes:
-    """The bytes that alone can follow, up to a control token: llguidance writes it as 0xFF and a number."""
-    text: bytes = matcher.deep_copy().compute_ff_bytes()
+def forced(matcher: Matcher, start: bytes = b"") -> bytes:
+    """The bytes that alone can follow `start`, up to a control token: llguidance writes it as 0xFF and a
+    number. None where `start` may not follow."""
+    ahead = matcher.matcher.deep_copy() if isinstance(matcher, SymbolWalker) else matcher.deep_copy()
+    if start and not ahead.consume_tokens(list(start)):
+        return b""
+    text: bytes = ahead.compute_ff_bytes()
     return text.partition(b"\xff")[0]
 
 
@@ -222,6 +323,6 @@ def short_message(error: str) -> str:
 
 
 __all__ = [
-    "Ids", "Matcher", "Matchers", "SymbolWalker", "allowed", "following", "forced", "library",
+    "Ids", "Matcher", "Matchers", "SymbolWalker", "allowed", "allows", "following", "forced", "library",
     "short_message", "takes", "which_follow",
 ]  # fmt: skip
