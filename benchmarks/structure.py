@@ -5,20 +5,20 @@
 
 Held-out items of the json task, each under four schemas: one that agrees with what the model was trained to
 write; one with a key more, in front; one whose keys have other names; and one that allows no white space.
-Four ways: none (the free answer), the most probable valid text whose tokens keep their places, the nearest
-valid text (the default), and that with one repair. Right is a document that validates and whose values are
-the item's. Shares with their 95 % intervals (Wilson). But for the repair, each canvas is denoised once and
-read out in all ways.
+Five ways: none (the free answer), the most probable valid text whose tokens keep their places, the nearest
+valid text (the default), that with one repair, and that of canvases denoised under masks. Right is a document
+that validates and whose values are the item's. Shares with their 95 % intervals (Wilson), and steps of an
+answer in the mean. The first three ways read the same canvases. A last line counts the answers of the other
+ways than none that are not valid.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Unpack
 
 import canvaslm
 from canvaslm.constrain import answers
@@ -27,11 +27,13 @@ from canvaslm.constrain.vocabulary import Vocabulary
 from canvaslm.demo.tasks import TASKS, Example
 from canvaslm.engine import Engine
 from canvaslm.evals.demo import heldout_items
+from canvaslm.evals.score import wilson
 from canvaslm.options import StreamOptions
 from canvaslm.session.structures import vocabulary_of
-from canvaslm.types import Committed, Constraint, Failed, Projection, Readout, Request
+from canvaslm.types import Committed, Constraint, Failed, Finished, Projection, Readout, Request
 
-BUDGET, STEPS, RENAMED = 128, (1, 8, 48), "the_"
+BUDGET, STEPS, RENAMED = 128, "1,8,48", "the_"
+WAYS = ("none", "places kept", "nearest", "repaired", "masked")
 ITEMS = 1  # seed of the items: others than those that prices were chosen on
 TYPES = {str: "string", int: "integer", bool: "boolean"}
 
@@ -88,17 +90,41 @@ def schema(document: Mapping[str, Any]) -> dict[str, Any]:
     return {"type": "object", "properties": properties, "required": list(properties)}
 
 
-def run(engine: Engine, requests: Sequence[Request]) -> list[list[int]]:
-    """The tokens of each request's answer; all are denoised together."""
+@dataclass
+class Written:
+    """An answer's tokens, and the steps that it took."""
+
+    tokens: list[int] = field(default_factory=list)
+    steps: int = 0
+
+
+def run(engine: Engine, requests: Sequence[Request]) -> list[Written]:
+    """Each request's answer; all are denoised together."""
     places = {engine.submit(request): place for place, request in enumerate(requests)}
-    found: list[list[int]] = [[] for _ in requests]
+    found = [Written() for _ in requests]
     while engine.has_work:
         for event in engine.step():
             if isinstance(event, Failed):
                 raise event.error
             if isinstance(event, Committed):
-                found[places[event.request_id]] += event.tokens
+                found[places[event.request_id]].tokens += event.tokens
+            if isinstance(event, Finished):
+                found[places[event.request_id]].steps = sum(canvas.steps for canvas in event.canvases)
     return found
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Of one way: how many answers are valid, how many right, of how many; their steps in the mean."""
+
+    valid: int
+    right: int
+    count: int
+    steps: float
+
+    def __str__(self) -> str:
+        low, high = wilson(self.right, self.count)
+        return f"{self.right / self.count:.2f} ({low:.2f}-{high:.2f}) | {self.steps:.2f}"
 
 
 @dataclass
@@ -107,91 +133,95 @@ class Table:
     words: Vocabulary
     items: Sequence[Example]
 
-    def requests(self, steps: int, constraints: Sequence[Constraint], repair: int = 0) -> list[Request]:
+    def requests(
+        self, steps: int, constraints: Sequence[Constraint], **others: Unpack[StreamOptions]
+    ) -> list[Request]:
         """One an item, its seed the item's number."""
         made = []
         for seed, (item, constraint) in enumerate(zip(self.items, constraints, strict=True)):
             options: StreamOptions = {
-                "seed": seed, "max_denoising_steps": steps, "max_new_tokens": BUDGET,
-                "repair": repair,
+                "seed": seed, "max_denoising_steps": steps, "max_new_tokens": BUDGET, **others
             }  # fmt: skip
             request = self.session._request(item.messages, options)[0]
             made.append(replace(request, constraint=constraint))
         return made
 
-    def text(self, tokens: Sequence[int]) -> str:
-        return self.session.tokenizer.decode(tokens)
+    def text(self, answer: Written) -> str:
+        return self.session.tokenizer.decode(answer.tokens)
 
-    def rows(self, steps: int) -> dict[str, dict[str, list[tuple[bool, bool]]]]:
-        """{schema: {way: (valid, right) of each item}}."""
+    def rows(self, steps: int) -> dict[str, dict[str, Scores]]:
+        """{schema: {way: its scores}}."""
         recorders = [Recorder() for _ in self.items]
-        free = [self.text(tokens) for tokens in run(self.session.engine, self.requests(steps, recorders))]
-        found: dict[str, dict[str, list[tuple[bool, bool]]]] = {}
+        free = run(self.session.engine, self.requests(steps, recorders))
+        found: dict[str, dict[str, Scores]] = {}
         asked = [wishes(item) for item in self.items]
         for name in asked[0]:
             wanted = [wish[name] for wish in asked]
             nearest = [answers.schema(wish.schema, self.words, space=wish.space) for wish in wanted]
             kept = [replace(constraint, edits=False) for constraint in nearest]
-            texts = {
+            engine = self.session.engine
+            answers_of = {
                 "none": free,
-                "places kept": self.projected(steps, kept, recorders),
-                "nearest": self.projected(steps, nearest, recorders),
-                "repaired": self.repaired(steps, nearest),
+                "places kept": self.projected(steps, kept, recorders, free),
+                "nearest": self.projected(steps, nearest, recorders, free),
+                "repaired": run(engine, self.requests(steps, nearest, repair=1)),
+                "masked": run(engine, self.requests(steps, nearest, mask="denoise")),
             }
-            found[name] = {
-                way: [w.judge(text, by) for w, text, by in zip(wanted, of_way, nearest, strict=True)]
-                for way, of_way in texts.items()
-            }
+            found[name] = {way: self.scores(wanted, nearest, answers) for way, answers in answers_of.items()}
         return found
 
-    def repaired(self, steps: int, constraints: Sequence[Regular]) -> list[str]:
-        return [
-            self.text(tokens)
-            for tokens in run(self.session.engine, self.requests(steps, constraints, repair=1))
+    def scores(
+        self, wanted: Sequence[Wish], constraints: Sequence[Regular], written: Sequence[Written]
+    ) -> Scores:
+        judged = [
+            wish.judge(self.text(answer), by)
+            for wish, by, answer in zip(wanted, constraints, written, strict=True)
         ]
+        steps = sum(answer.steps for answer in written) / len(written)
+        return Scores(
+            sum(valid for valid, _ in judged), sum(right for _, right in judged), len(judged), steps
+        )
 
     def projected(
-        self, steps: int, constraints: Sequence[Regular], recorders: Sequence[Recorder]
-    ) -> list[str]:
-        texts = []
+        self,
+        steps: int,
+        constraints: Sequence[Regular],
+        recorders: Sequence[Recorder],
+        free: Sequence[Written],
+    ) -> list[Written]:
+        found = []
         for place, (constraint, recorder) in enumerate(zip(constraints, recorders, strict=True)):
             projection = constraint.project(constraint.start(), recorder.seen[0])
-            tokens = list(projection.tokens)
+            answer = Written(list(projection.tokens), free[place].steps)
             if not projection.ended:  # it goes on on another canvas
                 every: list[Constraint] = [constraint] * len(self.items)
-                tokens = run(self.session.engine, [self.requests(steps, every)[place]])[0]
-            texts.append(self.text(tokens))
-        return texts
-
-
-def interval(hits: int, count: int) -> str:
-    """A share with its 95 % interval."""
-    z, share = 1.96, hits / count
-    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
-    half = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count)) / (1 + z * z / count)
-    return f"{share:.2f} ({middle - half:.2f}-{middle + half:.2f})"
+                answer = run(self.session.engine, [self.requests(steps, every)[place]])[0]
+            found.append(answer)
+        return found
 
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     arguments.add_argument("-n", type=int, default=200)
-    count = arguments.parse_args().n
+    arguments.add_argument("--steps", default=STEPS, help="steps at most, with commas between")
+    args = arguments.parse_args()
+    count = args.n
     with canvaslm.load() as session:
         pad = session.tokenizer.pad_id or 0
         size = session.engine.config.vocab_size
         words = vocabulary_of(session.tokenizer, size, session.eos_token_ids, pad)
         table = Table(session, words, heldout_items(TASKS["json"], count, ITEMS))
         print(f"n = {len(table.items)}, seeds 0 to {len(table.items) - 1}\n")
-        heads = [f"{way}: valid | right" for way in ("none", "places kept", "nearest", "repaired")]
-        print(f"| schema | steps | {' | '.join(heads)} |")
-        print("|---" * (2 + 2 * len(heads)) + "|")
-        for steps in STEPS:
+        heads = " | ".join(f"{way} | steps" for way in WAYS)
+        print(f"| schema | steps at most | none: valid | {heads} |")
+        print("|---" * (3 + 2 * len(WAYS)) + "|")
+        invalid = 0
+        for steps in map(int, args.steps.split(",")):
             for name, ways in table.rows(steps).items():
-                cells = []
-                for scores in ways.values():
-                    cells.append(f"{sum(valid for valid, _ in scores) / len(scores):.2f}")
-                    cells.append(interval(sum(right for _, right in scores), len(scores)))
-                print(f"| {name} | {steps} | " + " | ".join(cells) + " |", flush=True)
+                cells = " | ".join(str(ways[way]) for way in WAYS)
+                print(f"| {name} | {steps} | {ways['none'].valid / count:.2f} | {cells} |", flush=True)
+                invalid += sum(ways[way].count - ways[way].valid for way in WAYS[1:])
+        print(f"\nnot valid: {invalid}")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from .diffusion.params import Params
 
@@ -66,6 +66,18 @@ class Constraint(Protocol):
 
     def project(self, state: Any, readout: Readout) -> Projection:
         """What to commit for one canvas. An exception ends the request, and no other."""
+
+
+@runtime_checkable
+class Masking(Protocol):
+    """What a `Constraint` is besides if it can say which tokens may stand at a place: for `Params.mask`."""
+
+    def masks(self, state: Any, given: Sequence[int | None], room: int) -> tuple[bytes | None, ...]:
+        """Per place of the next canvas the tokens that may stand there, None: any.
+
+        given: per place its token, where it is fixed. room: tokens that may still be committed. Bit t % 8 of
+        byte t // 8 is that of token t. What is valid is allowed; what is allowed need not be valid.
+        """
 
 
 StructureKind = Literal["schema", "regex", "choice", "grammar", "avoid", "tools"]
@@ -404,7 +416,8 @@ Messages = str | Sequence[Message | Mapping[str, Any]]
 
 __all__ = [
     "DRAFT_NOISE", "MAX_BIASES", "CanvasReport", "CanvasStop", "ChatMarkers", "CommitAttention", "Committed",
-    "Constraint", "Draft", "Event", "Failed", "Filled", "FinishReason", "Finished", "Message", "Messages",
+    "Constraint", "Draft", "Event", "Failed", "Filled", "FinishReason", "Finished", "Masking", "Message",
+    "Messages",
     "ModelFacts", "Note", "NoteKind", "Params", "Projection", "Readout", "Reply", "Request", "Settled",
     "Structure", "StructureKind", "Timings", "TokenLogprob", "TokenRules", "ToolCall", "TurnMarks", "Usage",
 ]  # fmt: skip

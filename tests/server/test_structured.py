@@ -42,6 +42,26 @@ def test_every_dialect_answers_as_asked(
         assert said in ("ab.12", "bbb.00")
 
 
+@pytest.mark.parametrize(("path", "body", "limit"), ROUTES)
+def test_masks_are_heard_everywhere(server: Running, path: str, body: dict[str, Any], limit: str) -> None:
+    said = text(
+        post(server, path, body, **{"guided_regex": PATTERN, "mask": "denoise", "seed": 1, limit: 16})
+    )
+    assert re.fullmatch(PATTERN, said), said
+
+
+def test_a_mask_of_a_grammar_is_refused(server: Running) -> None:
+    pytest.importorskip("llguidance")
+    body = {"messages": HELLO, "grammar": 'root ::= "ab" | "b"', "mask": "denoise"}
+    with server.client() as client:
+        answer = client.post("/v1/chat/completions", json=body)
+        assert answer.status_code == 400
+        assert answer.json()["error"]["param"] == "mask"
+        assert "leave out mask" in answer.json()["error"]["message"]
+        body["mask"] = "off"
+        assert client.post("/v1/chat/completions", json=body).status_code == 200
+
+
 def test_words_are_avoided(server: Running) -> None:
     with server.client() as client:
         free = ask(client, 1)

@@ -55,6 +55,7 @@ def test_a_full_file_sets_everything_it_names() -> None:
         "retry_empty",
         "stop_on_repetition",
         "repair",
+        "mask",
     }
 
 

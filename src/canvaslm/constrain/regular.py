@@ -7,7 +7,7 @@ keep their places. Whatever is committed can be completed in the room that is le
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -18,6 +18,7 @@ from ..types import Projection, Readout
 from .automaton import FAR, compile_expression
 from .edit import Prices, best_edit
 from .expression import Expression
+from .masks import Masks
 from .path import Path, best_path
 from .reading import CanvasReading
 from .steps import Steps
@@ -50,6 +51,14 @@ class Regular:
             symbols = self.steps.vocabulary.token_bytes[token]
             state = self.steps.automaton.after(state, symbols) if symbols else self.steps.automaton.states
         return state
+
+    @cached_property
+    def _masks(self) -> Masks:
+        return Masks(self.steps)
+
+    def masks(self, state: int, given: Sequence[int | None], room: int) -> tuple[bytes | None, ...]:
+        """See `types.Masking`."""
+        return self._masks.along(state, given, room)
 
     def project(self, state: int, readout: Readout) -> Projection:
         """What a canvas commits. Raises UsageError where the room or given tokens leave nothing valid."""

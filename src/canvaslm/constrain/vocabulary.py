@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import UsageError
+from .token_tree import Level, tree_of
 
 BYTES, MARKERS = 256, 16
 SYMBOLS = BYTES + MARKERS
@@ -78,6 +79,11 @@ class Vocabulary:
         return {
             data: token for token, data in enumerate(self.token_bytes) if isinstance(data, bytes) and data
         }
+
+    @cached_property
+    def tree(self) -> tuple[Level, ...]:
+        """The tokens as a tree of their symbols; made when it is first needed."""
+        return tree_of(self.token_bytes)
 
     @property
     def size(self) -> int:

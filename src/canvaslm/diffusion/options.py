@@ -18,6 +18,7 @@ class SamplingOptions(TypedDict, total=False):
     retry_empty: bool | None
     stop_on_repetition: bool | None
     repair: int | None
+    mask: str | None
     seed: int | None
     max_denoising_steps: int | None
     temperature: float | None

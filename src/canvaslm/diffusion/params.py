@@ -161,6 +161,11 @@ class Params:
         "start given in that form, before it is bent to it.",
         low=0, high=16, unit="canvases",
     )  # fmt: skip
+    mask: str = parameter(
+        "off", "Where an answer must have a form: denoise lets each place of a canvas take, at every step, "
+        "only tokens that a text of the form can have there.",
+        choices=("off", "denoise"),
+    )  # fmt: skip
     seed: int | None = parameter(
         None, "The same seed gives the same answer. -1, or none: a random one, which the answer names.",
         low=-1, high=2**63 - 1, flags=("-s",),

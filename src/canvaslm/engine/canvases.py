@@ -75,16 +75,20 @@ def prompt_end(sequence: Sequence) -> tuple[int, ...]:
 
 def next_canvas(sequence: Sequence, config: ModelConfig, device: torch.device) -> Canvas:
     """The canvas after those that are done, with what is given on it."""
-    index, places = len(sequence.reports), sequence.places
-    first, request = index * places - sequence.lead, sequence.request
-    given, draft = _within(request.given, first, places), _within(request.draft, first, places)
-    if index == 0:
-        given |= dict(enumerate(prompt_end(sequence)))
-    given |= sequence.mended | pinned(sequence)
+    index, places, request = len(sequence.reports), sequence.places, sequence.request
+    draft = _within(request.draft, sequence.start, places)
     return start_canvas(
-        sequence.seed, index, places, config.vocab_size, device, given, config.facts.mask_token_id, draft,
-        request.draft_noise,
+        sequence.seed, index, places, config.vocab_size, device, given(sequence), config.facts.mask_token_id,
+        draft, request.draft_noise,
     )  # fmt: skip
+
+
+def given(sequence: Sequence) -> dict[int, int]:
+    """{place: token} of what is given on the canvas after those that are done."""
+    found = _within(sequence.request.given, sequence.start, sequence.places)
+    if not sequence.reports:
+        found |= dict(enumerate(prompt_end(sequence)))
+    return found | sequence.mended | pinned(sequence)
 
 
 def _within(places: Mapping[int, int], first: int, count: int) -> dict[int, int]:
@@ -93,5 +97,5 @@ def _within(places: Mapping[int, int], first: int, count: int) -> dict[int, int]
 
 
 __all__ = [
-    "SHORTEST", "answer_places", "canvas_length", "expected_tokens", "next_canvas", "prompt_end",
+    "SHORTEST", "answer_places", "canvas_length", "expected_tokens", "given", "next_canvas", "prompt_end",
 ]  # fmt: skip

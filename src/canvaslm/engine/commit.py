@@ -66,7 +66,7 @@ def _given(sequence: Sequence, count: int) -> tuple[bool, ...]:
     given = sequence.request.given
     if not given:
         return ()
-    first = len(sequence.reports) * sequence.places - sequence.lead + sequence.first_place
+    first = sequence.start + sequence.first_place
     return tuple(first + place in given for place in range(count))
 
 

@@ -27,6 +27,7 @@ from ..types import (
 from .canvases import answer_places, canvas_length, expected_tokens, next_canvas, prompt_end
 from .commit import committed_event, draft_event, rest
 from .guards import check_marks, guarded, holds_back, keep, note, standing
+from .masking import canvas_rules, check_mask
 from .rules import RowRules, check_rules, speaking
 from .runner import Denoised, Runner
 from .scheduler import Row, Scheduler
@@ -115,6 +116,7 @@ class Engine:
         self._check_tokens(request)
         check_rules(request, params.min_new_tokens, self.config)
         check_marks(request, self.config.vocab_size)
+        check_mask(request, params)
         lead = len(request.tokens) % self.block
         places = answer_places(len(request.tokens), lead, params, self.max_context)
         self._check_given(request, places)
@@ -215,6 +217,7 @@ class Engine:
     def _start_canvas(self, sequence: Sequence) -> None:
         """Lays out the next canvas, to be denoised as soon as nothing is left to encode before it."""
         sequence.canvas = next_canvas(sequence, self.config, self.runner.device)
+        sequence.rules = canvas_rules(sequence, self.config, self.runner.device)
         sequence.progress, sequence.sent, sequence.state = Progress(), 0, State.ENCODE
 
     def _run(self, rows: list[Row]) -> list[Row]:

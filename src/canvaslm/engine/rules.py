@@ -75,9 +75,7 @@ def speaking(
     Where that leaves no token it may be blank; the rules as they were, where it leaves none even so.
     """
     row = _before_the_end(request, config)
-    row[[token for token, value in request.rules.biases if value == -math.inf]] = False
-    if config.facts.mask_token_id is not None:
-        row[config.facts.mask_token_id] = False
+    row[list(_never(request, config))] = False
     said = row.clone()
     said[list(blank)] = False
     if not row.any():
@@ -87,6 +85,38 @@ def speaking(
     if made.bits is not None:
         bits = torch.cat((made.bits, bits))
     return replace(made, bits=bits, own={**made.own, place: len(bits) - 1})
+
+
+def masked(
+    rules: RowRules,
+    request: Request,
+    masks: Mapping[int, bytes],
+    rows: Mapping[int, int],
+    config: ModelConfig,
+) -> RowRules:
+    """The rules with masks {place of the answer: the tokens that it may take}. rows: of those places, as
+    `RowRules.places` says without masks. A place keeps its rule where a mask would leave it no token."""
+    possible = torch.ones(1, config.vocab_size, dtype=torch.bool)
+    possible[:, list(_never(request, config))] = False
+    (usual,) = bit_rows(possible)
+    bits = [] if rules.bits is None else [*rules.bits]
+    known: dict[tuple[bytes, int], int] = {}
+    own = dict(rules.own)
+    for place, mask in masks.items():
+        key = (mask, rows[place])
+        if key not in known:
+            row = _words(mask, len(usual)) & usual
+            row = row if key[1] == _EVERYTHING else row & bits[key[1]]
+            known[key] = len(bits) if row.any() else key[1]
+            bits += [row] if row.any() else []
+        own[place] = known[key]
+    return replace(rules, bits=torch.stack(bits), own=own) if bits else rules
+
+
+def _never(request: Request, config: ModelConfig) -> set[int]:
+    """Tokens that no place may take."""
+    never = {token for token, value in request.rules.biases if value == -math.inf}
+    return never if config.facts.mask_token_id is None else never | {config.facts.mask_token_id}
 
 
 def _before_the_end(request: Request, config: ModelConfig) -> Tensor:
@@ -119,8 +149,7 @@ def check_rules(request: Request, least: int, config: ModelConfig) -> None:
         _check_token(token, vocabulary, "logit_bias")
         if math.isnan(value) or value == math.inf:
             raise UsageError(f"logit_bias of token {token} is {value}: give a number or -inf", "logit_bias")
-    never = {token for token, value in rules.biases if value == -math.inf}
-    never.add(-1 if config.facts.mask_token_id is None else config.facts.mask_token_id)
+    never = _never(request, config)
     for token in rules.allowed or ():
         _check_token(token, vocabulary, "allowed_token_ids")
     if rules.allowed is not None and not set(rules.allowed) - never - _endings(request, config):
@@ -130,7 +159,7 @@ def check_rules(request: Request, least: int, config: ModelConfig) -> None:
             "allowed_token_ids",
         )
     closed = never | (_endings(request, config) if least else set())
-    if rules.allowed is None and len(closed - {-1}) >= vocabulary:
+    if rules.allowed is None and len(closed) >= vocabulary:
         raise UsageError("logit_bias forbids every token: leave some", "logit_bias")
 
 
@@ -169,4 +198,4 @@ def joined(rows: Sequence[tuple[RowRules | None, list[int]]], device: torch.devi
     return {**made, "bits": torch.cat(tables), "allowed": torch.tensor(allowed, device=device)}
 
 
-__all__ = ["RowRules", "check_rules", "joined", "speaking"]
+__all__ = ["RowRules", "check_rules", "joined", "masked", "speaking"]

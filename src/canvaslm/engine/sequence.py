@@ -93,12 +93,17 @@ class Sequence:
         """The live canvas's first place that belongs to the answer."""
         return 0 if self.reports else self.lead
 
+    @property
+    def start(self) -> int:
+        """The answer's place that stands first on the live canvas; before the answer's begin where that has
+        the prompt's end on it."""
+        return len(self.reports) * self.places - self.lead
+
     def rule_places(self) -> list[int]:
         """Which row of its rules' bits each place of the live canvas has; -1: none."""
         if self.rules is None:
             return [-1] * self.places
-        start = len(self.reports) * self.places - self.lead
-        return self.rules.places(len(self.output), self.first_place, self.places, start)
+        return self.rules.places(len(self.output), self.first_place, self.places, self.start)
 
     def draft(self) -> list[int]:
         """The argmax of the answer's places, copied from where it is."""
