@@ -19,8 +19,8 @@ def check_mask(request: Request, params: Params) -> None:
     if params.mask == "off" or request.constraint is None or isinstance(request.constraint, Masking):
         return
     raise UsageError(
-        "mask = denoise needs to know which tokens may stand at a place, and what this answer has to be does "
-        "not say: only patterns, choices, tools and most schemas do, and grammars do not; leave out mask",
+        "mask = denoise is possible with patterns, choices, tools and most schemas; what this answer has to "
+        "be is beyond an automaton, as grammars are: leave out mask",
         "mask",
     )
 
