@@ -15,7 +15,7 @@ import time
 
 import canvaslm
 from canvaslm.demo.tasks import TASKS
-from canvaslm.evals.demo import EvalOptions, evaluate
+from canvaslm.evals.run import EvalOptions, evaluate
 from canvaslm.evals.score import Score, wilson
 from canvaslm.evals.session_answers import SessionAnswerer
 

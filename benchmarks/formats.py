@@ -25,7 +25,9 @@ from canvaslm.cache import DenoiseContext, EncodeContext
 from canvaslm.demo.config import MODEL_FOLDER
 from canvaslm.demo.stream import Encoder
 from canvaslm.demo.tasks import TASKS
-from canvaslm.evals.demo import REFINED, EvalOptions, evaluate, heldout_items
+from canvaslm.evals.demo import heldout_items
+from canvaslm.evals.points import REFINED
+from canvaslm.evals.run import EvalOptions, evaluate
 from canvaslm.evals.session_answers import SessionAnswerer
 from canvaslm.ops.predict import draw, predict
 from canvaslm.session import Session

@@ -60,7 +60,7 @@ IMPORTS: dict[str, tuple[str, ...]] = {
     "engine": ("cache", "diffusion", "model", "ops"),
     "session": ("constrain", "diffusion", "engine", "model", "ops", "text", "weights"),
     "server": ("constrain", "diffusion", "engine", "session", "text", "weights"),
-    "evals": ("demo", "engine", "files", "session", "text"),
+    "evals": ("client", "demo", "diffusion", "engine", "files", "session", "text"),
     "bench": ("client", "demo", "engine", "files", "model", "ops", "session"),
     "train": ("files", "model", "ops", "text", "weights"),
     "demo": ("files",),

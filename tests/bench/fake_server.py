@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -29,10 +29,11 @@ PLAIN: tuple[Any, ...] = (chunk("Hello"), chunk(" there"), chunk(finish="stop"),
 @dataclass
 class Fake:
     """`script`: objects or strings to stream, functions are states to wait
-    for; `knows`: stream options it takes."""
+    for; `knows`: stream options it takes. `whole`: status and content for a body that wants no stream."""
 
     script: tuple[Any, ...] = PLAIN
     knows: frozenset[str] = frozenset({"include_usage", "include_diffusion"})
+    whole: Callable[[dict[str, Any]], tuple[int, Any]] | None = None
     key: str | None = None
     status: int = 200
     health: list[int] = field(default_factory=lambda: [200])  # answers in turn, the last one for ever
@@ -65,6 +66,8 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if stray:
             self._answer(400, {"error": {"message": f"unknown stream option {min(stray)}"}})
+        elif self.fake.whole is not None and not body.get("stream"):
+            self._answer(*self.fake.whole(body))
         elif self.fake.status != 200:
             self._answer(self.fake.status, {"error": {"message": "no\nluck"}})
         else:

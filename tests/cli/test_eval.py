@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,14 @@ from typer.testing import CliRunner
 
 import canvaslm.session
 from canvaslm.cli.eval import command
-from canvaslm.errors import NotFound, UsageError
+from canvaslm.diffusion import check_params
+from canvaslm.errors import UsageError
 from canvaslm.evals.answers import Answer, Conversation
-from canvaslm.evals.demo import EvalOptions, heldout_items
+from canvaslm.evals.run import EvalOptions, Evaluation
+from canvaslm.evals.score import Score
 from canvaslm.types import Params
+
+from ..bench.fake_server import faking
 
 APP = typer.Typer()
 APP.command()(command)
@@ -31,11 +36,14 @@ def perfect_model(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         notes = ()
         params = Params(t_max=0.7)
 
+        def merge(self, preset: None, params: dict[str, Any]) -> Params:
+            return check_params(replace(self.params, **params))
+
     asked: list[dict[str, Any]] = []
 
     class Perfect:
         def __init__(self, session: object, rows: int) -> None:
-            items = [i for task in EvalOptions().chosen() for i in heldout_items(task, 3, 4)]
+            items = [i for task in EvalOptions().chosen() for i in task.items(3, 4)]
             self.answers = {str(item.messages): item.answer for item in items}
 
         def __call__(
@@ -52,9 +60,7 @@ def perfect_model(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
 def test_table_on_stdout_and_document_in_a_file(perfect_model: list[dict[str, Any]], tmp_path: Path) -> None:
     out = tmp_path / "scores.json"
-    result = CliRunner().invoke(
-        APP, ["demo", "-n", "3", "--seed", "4", "--tasks", "sort,json", "--json", str(out)]
-    )
+    result = CliRunner().invoke(APP, ["sort,json", "-n", "3", "--seed", "4", "--json", str(out)])
     assert result.exit_code == 0, result.output
     assert "oracle, seed 4" in result.stdout
     assert "sort" in result.stdout
@@ -69,14 +75,14 @@ def test_table_on_stdout_and_document_in_a_file(perfect_model: list[dict[str, An
 
 
 def test_without_one_shot(perfect_model: list[dict[str, Any]]) -> None:
-    result = CliRunner().invoke(APP, ["-n", "2", "--seed", "4", "--tasks", "sort", "--no-one-shot"])
+    result = CliRunner().invoke(APP, ["sort", "-n", "2", "--seed", "4", "--no-one-shot"])
     assert result.exit_code == 0, result.output
     assert "one shot" not in result.stdout
 
 
 def test_a_top_k_reaches_both_modes(perfect_model: list[dict[str, Any]]) -> None:
     flags = ["--top-k", "9", "--top-k-tail-correction", "--steps", "5"]
-    result = CliRunner().invoke(APP, ["-n", "1", "--seed", "4", "--tasks", "sort", *flags])
+    result = CliRunner().invoke(APP, ["sort", "-n", "1", "--seed", "4", *flags])
     assert result.exit_code == 0, result.output
     refined, one_shot = perfect_model
     assert refined == {
@@ -88,8 +94,8 @@ def test_a_top_k_reaches_both_modes(perfect_model: list[dict[str, Any]]) -> None
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
-        (["mmlu"], NotFound),
-        (["--tasks", "chess"], UsageError),
+        (["mmlu"], UsageError),
+        (["demo,lists:chess"], UsageError),
         (["-n", "0"], UsageError),
         (["--top-k-end", "4"], UsageError),
     ],
@@ -99,3 +105,95 @@ def test_mistakes_are_told_before_a_model_is_loaded(
 ) -> None:
     monkeypatch.setattr(canvaslm.session, "load", lambda model: pytest.fail("loaded"))
     assert isinstance(CliRunner().invoke(APP, arguments).exception, error)
+
+
+SWEEP = ["sort,json", "-n", "3", "--seed", "4", "--sweep", "steps=1,4", "--sweep", "top_k=0,9"]
+
+
+def test_a_sweep_makes_a_table_areas_a_document_and_a_picture(
+    perfect_model: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    out, plot = tmp_path / "out.json", tmp_path / "curve.svg"
+    result = CliRunner().invoke(APP, [*SWEEP, "--seeds", "2", "--json", str(out), "--plot", str(plot)])
+    assert result.exit_code == 0, result.output
+    assert "steps=4, top_k=9" in result.stdout
+    assert "area" in result.stdout
+    document = json.loads(out.read_text())
+    assert document["complete"] is True
+    assert document["settings"]["sweeps"] == {"max_denoising_steps": [1, 4], "top_k": [0, 9]}
+    assert [(s["items"], s["seeds"], s["correct"]) for s in document["scores"]] == [(3, 2, 6)] * 8
+    assert [(c["task"], c["curve"]) for c in document["curves"]][-2:] == [
+        ("all tasks", "top_k=0"), ("all tasks", "top_k=9"),
+    ]  # fmt: skip
+    assert {curve["area"] for curve in document["curves"]} == {1.0}
+    assert plot.read_text().startswith("<svg")
+    assert [call["max_denoising_steps"] for call in perfect_model] == [1, 4, 1, 4] * 2
+
+
+def test_ctrl_c_keeps_the_points_that_are_done(
+    perfect_model: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the fifth of eight points, after one of its answers."""
+    out, plot = tmp_path / "out.json", tmp_path / "curve.svg"
+    run = Evaluation._score
+
+    def stopped(self: Evaluation, answerer: Any, task: Any, items: Any, point: Any, tick: Any) -> Score:
+        if task.name == "json":
+            raise KeyboardInterrupt
+        return run(self, answerer, task, items, point, tick)
+
+    monkeypatch.setattr(Evaluation, "_score", stopped)
+    result = CliRunner().invoke(APP, [*SWEEP, "--json", str(out), "--plot", str(plot)])
+    assert result.exit_code == 130
+    assert "stopped: 4 of 8 points are done and kept" in result.stderr
+    document = json.loads(out.read_text())
+    assert document["complete"] is False
+    assert [score["task"] for score in document["scores"]] == ["sort"] * 4
+    assert plot.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--sweep", "stepz=1"], "did you mean steps"),
+        (["--plot", "x.svg"], "add one"),
+        (["--plot", "x.svg", "--sweep", "steps=4"], "several values"),
+        (["--sweep", "steps=1,2", "--steps", "4"], "both say how many"),
+        (["infill", "--url", "http://127.0.0.1:1"], "parts of its answers are given"),
+        (["--url", "ftp://x"], "should look like"),
+        (["--seeds", "0"], "at least one"),
+        (["--json", "/no/such/folder/x.json"], "no such folder"),
+    ],
+)
+def test_mistakes_in_a_sweep_are_told_before_a_model_is_loaded(
+    arguments: list[str], says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(canvaslm.session, "load", lambda model: pytest.fail("loaded"))
+    with pytest.raises(UsageError, match=says):
+        CliRunner().invoke(APP, arguments, catch_exceptions=False)
+
+
+def test_points_that_the_models_defaults_forbid_are_told_before_a_question(
+    perfect_model: list[dict[str, Any]],
+) -> None:
+    with pytest.raises(UsageError, match=r"t_max = 0\.7 is below t_min = 0\.75"):
+        CliRunner().invoke(APP, ["--sweep", "t_min=0.1,0.75"], catch_exceptions=False)
+    assert perfect_model == []
+
+
+def test_a_server_is_asked_instead_of_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(canvaslm.session, "load", lambda model: pytest.fail("loaded"))
+    out = tmp_path / "out.json"
+    answer = {"choices": [{"message": {"content": "no"}}]}
+    with faking(whole=lambda body: (200, answer)) as fake:
+        result = CliRunner().invoke(
+            APP, ["lists:copy,sort", "-n", "2", "--url", fake.url, "--sweep", "steps=1,2", "--json", str(out)]
+        )
+    assert result.exit_code == 0, result.output
+    document = json.loads(out.read_text())
+    assert document["settings"]["model"] == "fake-1"
+    assert document["settings"]["url"] == fake.url
+    assert len(fake.bodies) == 8
+    assert {body["max_denoising_steps"] for body in fake.bodies} == {1, 2}
+    assert document["scores"][0]["misses"][0]["got"] == "no"
+    assert document["curves"][0]["area"] is None, "this server tells no steps"

@@ -13,7 +13,9 @@ from canvaslm.demo.config import MODEL_FOLDER
 from canvaslm.demo.puzzle import random_puzzle, verdict
 from canvaslm.demo.stream import Encoder
 from canvaslm.demo.tasks import TASKS
-from canvaslm.evals.demo import MAX_NEW_TOKENS, REFINED, EvalOptions, evaluate, heldout_items
+from canvaslm.evals.demo import MAX_NEW_TOKENS, heldout_items
+from canvaslm.evals.points import REFINED
+from canvaslm.evals.run import EvalOptions, evaluate
 from canvaslm.evals.session_answers import SessionAnswerer
 from canvaslm.session import Session
 

@@ -1,4 +1,4 @@
-"""The demo eval with answerers that know everything, nothing, or half."""
+"""Evals, and the demo's, with answerers that know everything, nothing, or half."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from canvaslm.demo.tasks import TASKS, held_out
-from canvaslm.errors import NotFound, UsageError
-from canvaslm.evals import find_eval
+from canvaslm.errors import UsageError
 from canvaslm.evals.answers import Answer, Conversation, Pieces
-from canvaslm.evals.demo import MISSES_KEPT, EvalOptions, evaluate, heldout_items
+from canvaslm.evals.demo import heldout_items
 from canvaslm.evals.report import document, markdown, table, write
+from canvaslm.evals.run import MISSES_KEPT, EvalOptions, evaluate
 from canvaslm.evals.score import Score, wilson
 
 SEED = 3
@@ -25,9 +25,7 @@ class Oracle:
     parameters it was given."""
 
     def __init__(self, options: EvalOptions, right: Callable[[int], bool] = lambda place: True) -> None:
-        items = [
-            item for task in options.chosen() for item in heldout_items(task, options.count, options.seed)
-        ]
+        items = [item for task in options.chosen() for item in task.items(options.count, options.seed)]
         self.answers = {_question(i.messages, i.pieces() if i.holes else None): i.answer for i in items}
         self.right = right
         self.calls: list[dict[str, Any]] = []
@@ -102,14 +100,20 @@ def test_a_small_universe_gives_what_it_has() -> None:
 
 
 def test_unknown_names_and_counts_are_refused() -> None:
-    with pytest.raises(UsageError, match="no task is called 'chess'; there are sudoku"):
-        EvalOptions(tasks=("chess",)).chosen()
-    with pytest.raises(UsageError, match="small_talk"):
+    with pytest.raises(UsageError, match=r"no eval or task is called 'mmlu'; demo has sudoku.* are lists"):
+        EvalOptions(tasks=("mmlu",)).chosen()
+    with pytest.raises(UsageError, match="did you mean sudoku"):
+        EvalOptions(tasks=("soduku",)).chosen()
+    with pytest.raises(UsageError, match="'small_talk'"):
         EvalOptions(tasks=("small_talk",)).chosen()
+    with pytest.raises(UsageError, match="no task is called 'coppy': did you mean copy"):
+        EvalOptions(tasks=("lists:coppy",)).chosen()
+    with pytest.raises(UsageError, match="no eval is called 'mmlu'; there are demo, lists"):
+        EvalOptions(tasks=("mmlu:law",)).chosen()
     with pytest.raises(UsageError, match="at least one"):
         EvalOptions(count=0).chosen()
-    with pytest.raises(NotFound, match="there is demo"):
-        find_eval("mmlu")
+    with pytest.raises(UsageError, match="at least one"):
+        EvalOptions(seeds=0).chosen()
 
 
 @pytest.mark.parametrize(
@@ -150,7 +154,7 @@ def test_forms_are_asked_for_and_their_answers_judged() -> None:
     assert document("demo", scores, {})["scores"][0]["valid"] == 3
     assert markdown(scores).count("valid") == 4
     assert table(scores, "x").row_count == 8
-    with pytest.raises(UsageError, match="no task is called 'sort'"):
+    with pytest.raises(UsageError, match="sort: its answers have no form"):
         EvalOptions(tasks=("sort",), structure=True).chosen()
 
 

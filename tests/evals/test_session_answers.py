@@ -14,7 +14,8 @@ from canvaslm.demo.filling import FILLING
 from canvaslm.demo.tasks import TASKS
 from canvaslm.engine import Engine
 from canvaslm.errors import PromptTooLong, UsageError
-from canvaslm.evals.demo import EvalOptions, evaluate, heldout_items
+from canvaslm.evals.demo import heldout_items
+from canvaslm.evals.run import EvalOptions, evaluate
 from canvaslm.evals.session_answers import SessionAnswerer
 from canvaslm.model.diffusion_gemma import DiffusionGemma, DiffusionGemmaConfig
 from canvaslm.session import Session

@@ -1,111 +1,160 @@
-"""`canvaslm eval demo`: how many held-out items a model gets right, and in how many steps."""
+"""`canvaslm eval`: how many items a model gets right, and how fast; over a grid of sampling parameters."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..files import check_output
+from ..files import write_text
+from .eval_options import Asked, ScoreFiles
 from .options import Truncation, grouped
 from .output import log
+from .progress import progress_bar
+from .server_address import Address
 
 if TYPE_CHECKING:
+    from ..client import Endpoint
+    from ..evals.answers import Answerer
+    from ..evals.curves import Curve
+    from ..evals.run import Evaluation
     from ..evals.score import Score
 
 
 @grouped
 def command(
-    name: Annotated[str, typer.Argument(help="The eval to run; there is one, demo.")] = "demo",
+    tasks: Annotated[
+        str,
+        typer.Argument(
+            metavar="TASKS",
+            help="What is asked, with commas between: demo, lists, one of their tasks (lists:shuffle), "
+            "or a task of the demo (sudoku,sort).",
+        ),
+    ] = "demo",
     model: Annotated[
         str | None,
         typer.Option("--model", "-m", help="A folder, a file or a hub id; the demo model without it."),
     ] = None,
-    count: Annotated[int, typer.Option("-n", "--count", help="Items a task.")] = 500,
-    tasks: Annotated[
-        str | None,
-        typer.Option("--tasks", help="Names with commas between, as in sudoku,sort; all without it."),
-    ] = None,
-    one_shot: Annotated[
-        bool, typer.Option("--one-shot/--no-one-shot", help="Also measure a single denoise step.")
-    ] = True,
-    steps: Annotated[
-        int | None,
-        typer.Option("--steps", help="Denoise steps at most, in place of the model's own default."),
-    ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Chooses items and noise.")] = 0,
-    json: Annotated[
-        Path | None, typer.Option("--json", help="Also write a JSON document to this file.")
-    ] = None,
-    schema: Annotated[
-        bool,
-        typer.Option(
-            "--schema",
-            help="Only tasks whose answers have a form that can be said, with it and without it.",
-        ),
-    ] = False,
-    rows: Annotated[int, typer.Option("--rows", min=1, help="Answers worked on at once.")] = 32,
+    asked: Asked = Asked(),
+    files: ScoreFiles = ScoreFiles(),
+    address: Address = Address(),
     truncation: Truncation = Truncation(),
 ) -> None:
-    """Measure a model on an eval: exact match, steps per canvas, tokens per step,
-    one shot against refined.
+    """Measure a model, here or on a server: exact match with its interval, steps, tokens a step and a second.
+
+    Without --sweep, refined against one shot. With it, a curve: how right answers are against how many tokens
+    are written in a step. docs/evals.md says what the figures mean. Ctrl-C keeps what is done.
 
     Examples:
-      canvaslm eval -n 20 --tasks sudoku,sort --json scores.json
-      canvaslm eval demo -m model.gguf
-      canvaslm eval demo --schema -n 200
+      canvaslm eval -n 5
+      canvaslm eval sudoku,sort -m model.gguf --json scores.json
+      canvaslm eval sort,json -n 20 --seeds 2 --sweep steps=1,2,4,48 --plot curve.svg
+      canvaslm eval lists -m model.gguf --sweep steps=4,16,48 --sweep sampler=entropy_bound,ancestral
+      canvaslm eval lists:copy,lists:shuffle --url http://127.0.0.1:8080 -c 4
+      canvaslm eval json --schema -n 20
     """
-    from ..evals import find_eval
+    from ..evals.run import Evaluation
 
-    found = find_eval(name)
-    names = tuple(part.strip() for part in tasks.split(",") if part.strip()) if tasks else ()
-    options = found.EvalOptions(count, names, one_shot, seed, steps, truncation.chosen(), schema)
-    options.chosen()  # an unknown name is an error before a model is loaded
-    if json is not None:
-        check_output(json, force=True, param="json")
+    endpoint = address.endpoint()
+    options = asked.options(tasks, truncation.chosen(), holes=endpoint is None)
+    evaluation = Evaluation(options)  # what cannot work is an error before a model is loaded
+    files.check(options)
+    for name in options.left_out():
+        log(f"note: {name} is left out")
+    if endpoint is None:
+        answerer, settings = _here(model, asked.rows, evaluation)
+    else:
+        answerer, settings = _there(endpoint, model, asked.rows)
+    sweeps = {sweep.name: list(sweep.values) for sweep in options.sweeps}
+    settings |= {"rows": asked.rows, **asdict(options), "sweeps": sweeps}
+    scores, complete = _run(evaluation, answerer)
+    _report(scores, tasks, settings, files, complete)
+    if not complete:
+        raise KeyboardInterrupt
 
+
+def _here(model: str | None, rows: int, evaluation: Evaluation) -> tuple[Answerer, dict[str, Any]]:
+    """A model of this process. Raises UsageError for points that its defaults do not go with."""
     from ..evals.session_answers import SessionAnswerer
     from ..session import load
 
     session = load(model)
     for note in session.notes:
         log(f"note: {note}")
-    scores = _run(found, SessionAnswerer(session, rows), options)
-    settings = {"model": session.name, **asdict(options), "sampling_defaults": asdict(session.params)}
-    _report(scores, name, settings, json)
+    for point in evaluation.points:
+        session.merge(None, evaluation.options.params(point))
+    settings = {"model": session.name, "sampling_defaults": asdict(session.params)}
+    return SessionAnswerer(session, rows), settings
 
 
-def _run(found: Any, answerer: Any, options: Any) -> list[Score]:
-    """The scores, with a progress bar on standard error while they are made."""
+def _there(endpoint: Endpoint, model: str | None, rows: int) -> tuple[Answerer, dict[str, Any]]:
+    """A model of a server."""
+    from ..client import served_model
+    from ..evals.server_answers import ServerAnswerer
+
+    name = model or served_model(endpoint)
+    return ServerAnswerer(endpoint, name, rows), {"model": name, "url": str(endpoint)}
+
+
+def _run(evaluation: Evaluation, answerer: Answerer) -> tuple[list[Score], bool]:
+    """The scores, and whether these are all. Ctrl-C ends the run; with nothing done yet, the program."""
+    scores: list[Score] = []
+    points = len(evaluation.tasks) * len(evaluation.points)
+    with progress_bar(evaluation.answers, "") as tick:
+        try:
+            for score in evaluation.scores(answerer, _ticking(tick, scores, points)):
+                scores.append(score)
+        except KeyboardInterrupt:
+            if not scores:
+                raise
+            log(f"stopped: {len(scores)} of {points} points are done and kept")
+            return scores, False
+    return scores, True
+
+
+def _ticking(tick: Callable[..., None], scores: list[Score], points: int) -> Callable[[str, str], None]:
+    return lambda task, mode: tick(text=f"{task}, {mode} ({len(scores) + 1} of {points})")
+
+
+def _report(
+    scores: list[Score], name: str, settings: dict[str, Any], files: ScoreFiles, complete: bool
+) -> None:
+    """Prints the tables and writes the files."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        bar = progress.add_task("", total=len(options.chosen()) * len(options.modes) * options.count)
+    from ..evals.curves import curves
+    from ..evals.report import area_table, document, table, write
 
-        def tick(task: str, mode: str) -> None:
-            progress.update(bar, advance=1, description=f"{task}, {mode}")
-
-        scores: list[Score] = found.evaluate(answerer, options, tick)
-        return scores
-
-
-def _report(scores: list[Score], name: str, settings: dict[str, Any], json: Path | None) -> None:
-    from rich.console import Console
-
-    from ..evals.report import document, table, write
-
+    found = curves(scores)
     # Piped, a table is not squeezed to the 80 columns that rich assumes.
     console = Console(width=None if sys.stdout.isatty() else 140)
     console.print(table(scores, f"canvaslm eval {name}: {settings['model']}, seed {settings['seed']}"))
-    if json is not None:
-        write(json, document(name, scores, settings))
-        print(f"written to {json}", file=sys.stderr)
+    if found:
+        console.print(area_table(found))
+    if files.json is not None:
+        write(files.json, document(name, scores, settings, found, complete=complete))
+        log(f"written to {files.json}")
+    if files.plot is not None:
+        _draw(files.plot, found, settings)
+
+
+def _draw(path: Path, curves: list[Curve], settings: dict[str, Any]) -> None:
+    from ..evals.picture import picture
+
+    if not curves:
+        log(f"note: no curve has two points that are done, so {path} is not written")
+        return
+    each = curves[0].scores[0]
+    note = (
+        f"numbers at points: {each.point.at.partition('=')[0]}; bars: 95 %; {each.items} items a task, "
+        f"{each.seeds} seeds to each, {settings['rows']} answers at once"
+    )
+    write_text(path, picture(curves, f"{settings['model']}: exact match against parallelism", note))
+    log(f"written to {path}")
 
 
 __all__ = ["command"]

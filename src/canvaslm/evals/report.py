@@ -1,4 +1,4 @@
-"""Scores for people (a table) and for programs (a JSON document)."""
+"""Scores for people (tables) and for programs (a JSON document)."""
 
 from __future__ import annotations
 
@@ -10,39 +10,68 @@ from typing import Any
 from rich.table import Table
 
 from ..files import write_text
-from .score import Score, wilson
+from .curves import Curve
+from .score import Score
+
+_UNKNOWN = "-"
 
 
 def table(scores: Sequence[Score], title: str) -> Table:
-    """One row per task: a group of columns per mode, side by side. Of more than two modes, a row for each."""
+    """One row per task: a group of columns per mode, side by side. Of more than two modes, and of the points
+    of a sweep, a row for each."""
     modes = list(dict.fromkeys(score.mode for score in scores))
     drawn = Table(title=title, title_justify="left")
-    side_by_side = len(modes) <= 2
-    for heading in ("task", "items") if side_by_side else ("task", "mode", "items"):
+    swept = any(score.point.at for score in scores)
+    side_by_side = len(modes) <= 2 and not swept
+    for heading in ("task", "items") if side_by_side else ("task", "point" if swept else "mode", "items"):
         drawn.add_column(heading, justify="right" if heading == "items" else "left")
     counted = any(score.valid is not None for score in scores)
+    columns = ["exact", "95 %", "steps/\ncanvas", "tokens/\nstep", *["valid"] * counted]
+    if not side_by_side:
+        columns += ["steps/\nanswer", "tokens/s"]
     for prefix in [f"{mode}\n" for mode in modes] if side_by_side else [""]:
-        for heading in (f"{prefix}exact", "95 %", "steps/\ncanvas", "tokens/\nstep", *["valid"] * counted):
-            drawn.add_column(heading, justify="right")
+        for heading in columns:
+            drawn.add_column(f"{prefix}{heading}", justify="right")
     for task in dict.fromkeys(score.task for score in scores):
         mine = [score for score in scores if score.task == task]
         if side_by_side:
-            drawn.add_row(task, str(mine[0].count), *(cell for score in mine for cell in _cells(score)))
+            drawn.add_row(task, str(mine[0].items), *(cell for score in mine for cell in _cells(score)))
             continue
         for score in mine:
-            drawn.add_row(task, score.mode, str(score.count), *_cells(score))
+            speed = [_number(score.passes), _number(score.tokens_per_second)]
+            drawn.add_row(task, score.mode, str(score.items), *_cells(score), *speed)
+    return drawn
+
+
+def area_table(curves: Sequence[Curve]) -> Table:
+    """The area below each curve (`curves.py` says what that is)."""
+    drawn = Table(title="Accuracy under parallelism: area below exact match over log2 tokens per step")
+    named = any(curve.name for curve in curves)
+    for heading in ("task", *["curve"] * named):
+        drawn.add_column(heading)
+    for heading in ("area", "95 %", "from 1 to\ntokens/step"):
+        drawn.add_column(heading, justify="right")
+    for curve in curves:
+        size = _UNKNOWN if curve.area is None else f"{curve.area:.3f}"
+        ends = _UNKNOWN if curve.interval is None else f"{curve.interval[0]:.3f}-{curve.interval[1]:.3f}"
+        drawn.add_row(curve.task, *[curve.name] * named, size, ends, _number(curve.most))
     return drawn
 
 
 def _cells(score: Score) -> list[str]:
-    low, high = wilson(score.correct, score.count)
+    low, high = score.interval
     return [
         f"{score.share:.3f}",
         f"{low:.3f}-{high:.3f}",
-        f"{score.steps_per_canvas:.1f}",
-        f"{score.tokens_per_step:.1f}",
+        _number(score.steps_per_canvas),
+        _number(score.tokens_per_step),
         *([] if score.valid is None else [f"{score.valid / max(1, score.count):.3f}"]),
     ]
+
+
+def _number(value: float) -> str:
+    """What is 0 was not told: a server need not say how many steps it took."""
+    return f"{value:.1f}" if value else _UNKNOWN
 
 
 def markdown(scores: Sequence[Score]) -> str:
@@ -56,13 +85,27 @@ def markdown(scores: Sequence[Score]) -> str:
     for task in dict.fromkeys(score.task for score in scores):
         mine = [score for score in scores if score.task == task]
         cells = [cell for score in mine for cell in _cells(score)]
-        lines.append(f"| {task} | {mine[0].count} | {' | '.join(cells)} |")
+        lines.append(f"| {task} | {mine[0].items} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def document(name: str, scores: Sequence[Score], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The JSON document: what was run, with which settings, and a score per task and mode."""
-    return {"eval": name, "settings": dict(settings), "scores": [score.to_dict() for score in scores]}
+def document(
+    name: str,
+    scores: Sequence[Score],
+    settings: Mapping[str, Any],
+    curves: Sequence[Curve] = (),
+    *,
+    complete: bool = True,
+) -> dict[str, Any]:
+    """The JSON document: what was run, with which settings, a score per task and point, and the curves of a
+    sweep. Not `complete`: it was stopped, and these are the points that were done."""
+    return {
+        "eval": name,
+        "complete": complete,
+        "settings": dict(settings),
+        "scores": [score.to_dict() for score in scores],
+        "curves": [curve.to_dict() for curve in curves],
+    }
 
 
 def write(path: Path, content: Mapping[str, Any]) -> None:
@@ -70,4 +113,4 @@ def write(path: Path, content: Mapping[str, Any]) -> None:
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
-__all__ = ["document", "markdown", "table", "write"]
+__all__ = ["area_table", "document", "markdown", "table", "write"]

@@ -1,17 +1,21 @@
-"""What an eval measures: right answers with their uncertainty, steps per canvas, tokens per step."""
+"""What an eval measures: right answers with their uncertainty, passes, tokens, seconds."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from .answers import Answer
+from .points import Point
 
 Z95 = 1.96
+ALL = "all tasks"
+_NO_POINT = Point("")
 
 
-def wilson(correct: int, count: int) -> tuple[float, float]:
+def wilson(correct: float, count: int) -> tuple[float, float]:
     """The 95 % Wilson interval of a share (Wilson 1927): sound near 0 and 1, where the demo's scores are."""
     if not count:
         return 0.0, 1.0
@@ -23,8 +27,19 @@ def wilson(correct: int, count: int) -> tuple[float, float]:
 
 
 @dataclass
+class ItemTally:
+    """The answers to one item under all seeds."""
+
+    right: int = 0
+    tokens: int = 0
+    steps: int = 0
+
+
+@dataclass
 class Score:
-    """Tally of one task in one mode. `misses` keeps a few wrong answers, as (prompt, wanted, got)."""
+    """ItemTally of one task at one point. `count` answers, `seeds` to each item. `misses` keeps a few wrong
+    answers, as (prompt, wanted, got); `seconds` is wall time, with as many answers in flight as there were.
+    """
 
     task: str
     mode: str
@@ -35,46 +50,97 @@ class Score:
     tokens: int = 0
     misses: list[tuple[str, str, str]] = field(default_factory=list)
     valid: int | None = None  # answers of the form that was asked for; None: not counted
+    point: Point = _NO_POINT
+    seeds: int = 1
+    seconds: float = 0.0
+    tallies: dict[tuple[str, int], ItemTally] = field(default_factory=dict)  # by (task, place of the item)
 
-    def add(self, answer: Answer, right: bool) -> None:
-        """Counts one answer in."""
+    def add(self, place: int, answer: Answer, right: bool) -> None:
+        """Counts in one answer to the item at `place`."""
+        steps = sum(answer.steps)
         self.count += 1
         self.correct += right
         self.canvases += len(answer.steps)
-        self.steps += sum(answer.steps)
+        self.steps += steps
         self.tokens += answer.tokens
+        tally = self.tallies.setdefault((self.task, place), ItemTally())
+        tally.right += right
+        tally.tokens += answer.tokens
+        tally.steps += steps
+
+    @property
+    def items(self) -> int:
+        """Different questions."""
+        return self.count // self.seeds
 
     @property
     def share(self) -> float:
-        """Right answers per item; 0 when nothing was asked."""
+        """Right answers per answer; 0 when nothing was asked."""
         return self.correct / self.count if self.count else 0.0
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 %, Wilson's with as many trials as there are items: answers to one item under several seeds may
+        all be right or wrong together, so more seeds steady the share but make it no surer."""
+        return wilson(self.share * self.items, self.items)
 
     @property
     def steps_per_canvas(self) -> float:
         return self.steps / self.canvases if self.canvases else 0.0
 
     @property
+    def passes(self) -> float:
+        """Denoise steps of an answer, all its canvases together."""
+        return self.steps / self.count if self.count else 0.0
+
+    @property
     def tokens_per_step(self) -> float:
         """Committed tokens (up to and with the end of turn) per denoise step of a row."""
         return self.tokens / self.steps if self.steps else 0.0
 
+    @property
+    def tokens_per_second(self) -> float:
+        return self.tokens / self.seconds if self.seconds else 0.0
+
     def to_dict(self) -> dict[str, Any]:
-        """For the JSON document."""
-        low, high = wilson(self.correct, self.count)
+        """For the JSON document. `right` has, for each item, how many of its answers are."""
+        low, high = self.interval
         return {
             "task": self.task,
             "mode": self.mode,
-            "items": self.count,
+            "params": dict(self.point.params),
+            "items": self.items,
+            "seeds": self.seeds,
             "correct": self.correct,
             **({} if self.valid is None else {"valid": self.valid}),
             "exact_match": round(self.share, 4),
             "interval_95": [round(low, 4), round(high, 4)],
             "steps_per_canvas": round(self.steps_per_canvas, 3),
+            "steps_per_answer": round(self.passes, 3),
             "tokens_per_step": round(self.tokens_per_step, 3),
+            "tokens_per_second": round(self.tokens_per_second, 2),
             "canvases": self.canvases,
             "tokens": self.tokens,
+            "seconds": round(self.seconds, 3),
+            "right": [self.tallies[key].right for key in sorted(self.tallies)],
             "misses": [dict(zip(("prompt", "wanted", "got"), miss, strict=True)) for miss in self.misses],
         }
 
 
-__all__ = ["Score", "wilson"]
+def pooled(scores: Sequence[Score]) -> Score:
+    """The scores of several tasks at one point as one: every item weighs the same."""
+    first = scores[0]
+    whole = Score(ALL, first.mode, point=first.point, seeds=first.seeds)
+    whole.valid = None if first.valid is None else sum(score.valid or 0 for score in scores)
+    for score in scores:
+        whole.count += score.count
+        whole.correct += score.correct
+        whole.canvases += score.canvases
+        whole.steps += score.steps
+        whole.tokens += score.tokens
+        whole.seconds += score.seconds
+        whole.tallies |= score.tallies
+    return whole
+
+
+__all__ = ["ALL", "ItemTally", "Score", "pooled", "wilson"]
