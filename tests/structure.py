@@ -37,6 +37,7 @@ KNOWS = {
     "constrain": "what a canvas may say: languages and readouts; no torch, no strings of a chat format",
     "cache": "keys and values of sequences, and shared prefixes",
     "engine": "requests in, events out; never a string",
+    "decisions": "questions about a state: prompts, labels, probabilities; no torch, no server's types",
     "session": "text in, text out",
     "server": "application: HTTP",
     "cli": "application: the command line; its commands start the other applications",
@@ -58,7 +59,8 @@ IMPORTS: dict[str, tuple[str, ...]] = {
     "constrain": ("ops",),
     "cache": ("model", "ops"),
     "engine": ("cache", "diffusion", "model", "ops"),
-    "session": ("constrain", "diffusion", "engine", "model", "ops", "text", "weights"),
+    "decisions": ("text",),
+    "session": ("constrain", "decisions", "diffusion", "engine", "model", "ops", "text", "weights"),
     "server": ("constrain", "diffusion", "engine", "session", "text", "weights"),
     "evals": ("client", "demo", "diffusion", "engine", "files", "session", "text"),
     "bench": ("client", "demo", "engine", "files", "model", "ops", "session"),
@@ -70,7 +72,7 @@ IMPORTS: dict[str, tuple[str, ...]] = {
     ),
 }  # fmt: skip
 APPLICATIONS = ("server", "evals", "bench")  # they do not import each other, nor `cli`
-NO_TORCH = ("constrain", "text")
+NO_TORCH = ("constrain", "decisions", "text")
 
 
 @cache

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from .decisions.answers import Decision, Decisions
+from .decisions.questions import Question, choice, predicate, score
 from .errors import (
     BadConfig,
     BadModelFile,
@@ -19,7 +21,7 @@ from .errors import (
     PromptTooLong,
     UsageError,
 )
-from .options import FillOptions, GenerateOptions, LoadingOptions, StreamOptions
+from .options import DecideOptions, FillOptions, GenerateOptions, LoadingOptions, StreamOptions
 from .types import (
     CanvasReport,
     Committed,
@@ -54,6 +56,9 @@ __all__ = [
     "CanvasError",
     "CanvasReport",
     "Committed",
+    "DecideOptions",
+    "Decision",
+    "Decisions",
     "Draft",
     "EngineFailure",
     "Event",
@@ -70,6 +75,7 @@ __all__ = [
     "OutOfMemory",
     "Params",
     "PromptTooLong",
+    "Question",
     "Reply",
     "Session",
     "Settled",
@@ -80,8 +86,11 @@ __all__ = [
     "Usage",
     "UsageError",
     "__version__",
+    "choice",
     "create_app",
     "load",
+    "predicate",
+    "score",
 ]
 
 

@@ -50,6 +50,17 @@ class FillOptions(SamplingOptions, total=False):
     draft_noise: float  # share of a draft's places that are noise
 
 
+class DecideOptions(TypedDict, total=False):
+    """Options of `Session.decide`."""
+
+    samples: int  # draws of noise that are averaged, 1 to 16
+    steps: int  # denoise steps of each canvas, 1 to 8
+    permute: bool | int  # orders of the options that are averaged, 1 to 16; True: as many as there are
+    joint: bool  # questions stand on one canvas together, as few as may be
+    labels: str | Sequence[str] | None  # "letters", "values", or labels of one token each
+    instructions: str | None  # what is said before the state
+
+
 class LoadingOptions(TypedDict, total=False):
     """Options of `load`."""
 
@@ -66,4 +77,4 @@ class LoadingOptions(TypedDict, total=False):
     self_conditioning: str
 
 
-__all__ = ["FillOptions", "GenerateOptions", "LoadingOptions", "StreamOptions"]
+__all__ = ["DecideOptions", "FillOptions", "GenerateOptions", "LoadingOptions", "StreamOptions"]

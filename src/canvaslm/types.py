@@ -95,6 +95,7 @@ class Structure:
 
 DRAFT_NOISE = 0.8  # share of a draft that is noise: measured, docs/log.md
 MAX_BIASES = 1024  # tokens with a bias in one request
+MAX_WATCHED = 512  # tokens, of all places together, whose log-probabilities one request asks for
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,11 @@ class Request:
     places, which are noise.
 
     Keys and values are shared only between requests of equal `identity`, as far as tokens and their
-    `content_keys` are equal.
+    `content_keys` are equal. With `shared`, just the first so many tokens are, all or none, and the prompt is
+    cut there: what is computed is then the same to the last bit, whether they were remembered or not, if
+    whoever else has this `identity` has the same beginning.
+
+    `watched` names tokens of places of the answer, whose log-probabilities `Committed.watched` tells.
     """
 
     tokens: tuple[int, ...]
@@ -160,6 +165,8 @@ class Request:
     draft: Mapping[int, int] = field(default_factory=dict)
     draft_noise: float = DRAFT_NOISE
     marks: TurnMarks | None = None
+    shared: int = 0
+    watched: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -275,6 +282,9 @@ class Committed:
         tuple[tuple[int, float], ...], ...
     ] = ()  # per token: (token id, log-probability), best first
     token_logprobs: tuple[TokenLogprob, ...] = ()  # of the tokens of `text`, filled in by the session
+    # {place of the answer: log-probabilities of its tokens in `Request.watched`}, of this canvas: exact, of
+    # the last step, in nats, under the model's own distribution: at temperature 1, whatever is allowed there
+    watched: Mapping[int, tuple[float, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -415,9 +425,9 @@ Messages = str | Sequence[Message | Mapping[str, Any]]
 
 
 __all__ = [
-    "DRAFT_NOISE", "MAX_BIASES", "CanvasReport", "CanvasStop", "ChatMarkers", "CommitAttention", "Committed",
-    "Constraint", "Draft", "Event", "Failed", "Filled", "FinishReason", "Finished", "Masking", "Message",
-    "Messages",
-    "ModelFacts", "Note", "NoteKind", "Params", "Projection", "Readout", "Reply", "Request", "Settled",
-    "Structure", "StructureKind", "Timings", "TokenLogprob", "TokenRules", "ToolCall", "TurnMarks", "Usage",
+    "DRAFT_NOISE", "MAX_BIASES", "MAX_WATCHED", "CanvasReport", "CanvasStop", "ChatMarkers",
+    "CommitAttention", "Committed", "Constraint", "Draft", "Event", "Failed", "Filled", "FinishReason",
+    "Finished", "Masking", "Message", "Messages", "ModelFacts", "Note", "NoteKind", "Params", "Projection",
+    "Readout", "Reply", "Request", "Settled", "Structure", "StructureKind", "Timings", "TokenLogprob",
+    "TokenRules", "ToolCall", "TurnMarks", "Usage",
 ]  # fmt: skip

@@ -84,6 +84,7 @@ class PrefixCache:
         expected: int = 0,
         identity: str = "",
         align: int = 1,
+        least: int = 1,
     ) -> KVCache | None:
         """A cache that holds the longest proper prefix of tokens found here or in a
         `live` sequence's, or None.
@@ -91,7 +92,7 @@ class PrefixCache:
         One token at least is left to the caller, so that every prompt encodes something. `live` sequences
         must have the same identity. tokens: of `symbols_of`, where any has a content key. `expected`: see
         KVCache. `align`: only a multiple of so many tokens is taken, where what is known of a token depends
-        on the whole of its block.
+        on the whole of its block. `least`: fewer tokens are as good as none.
         """
         wanted = np.asarray(tokens[:-1], dtype=np.int64)
         spans, count = self._remembered(self._roots.get(identity) or _new_root(), wanted)
@@ -103,7 +104,7 @@ class PrefixCache:
         while count % align:
             whole = (span.sliding is not None for span in spans)
             count = usable(whole, count - count % align, self._block, self._reach)
-        if not count:
+        if count < max(least, 1):
             return None
         taken = self._new(expected)
         taken.begin(spans, count)

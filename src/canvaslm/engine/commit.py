@@ -74,7 +74,9 @@ def committed_event(sequence: Sequence, kept: list[int], places: Items[int | Non
     """kept: the tokens just committed, all of them; places: where on the canvas each
     (and maybe more) comes from."""
     index, wanted = len(sequence.reports) - 1, sequence.request.top_logprobs
-    event = Committed(sequence.id, index, tuple(kept[sequence.sent :]), sequence.reports[-1])
+    event = Committed(
+        sequence.id, index, tuple(kept[sequence.sent :]), sequence.reports[-1], watched=_watched(sequence)
+    )
     if wanted is None:
         return event
     canvas = _canvas(sequence)
@@ -86,6 +88,15 @@ def committed_event(sequence: Sequence, kept: list[int], places: Items[int | Non
         return replace(event, logprobs=logprobs)
     top = tuple(tuple(named[p][:wanted]) if p is not None else ((t, 0.0),) for t, p in placed)
     return replace(event, logprobs=logprobs, top_logprobs=top)
+
+
+def _watched(sequence: Sequence) -> dict[int, tuple[float, ...]]:
+    """The log-probabilities of watched tokens of the canvas just done, by the answer's places."""
+    if sequence.watched is None:
+        return {}
+    values, sequence.watched = sequence.watched.tolist(), None
+    wanted = sequence.watched_from(sequence.start - sequence.places)
+    return {p: tuple(row[: len(wanted[p])]) for p, row in zip(wanted, values, strict=True)}
 
 
 def _logprob(token: int, best: tuple[int, float], named: list[tuple[int, float]]) -> float:

@@ -28,7 +28,7 @@ from .canvases import answer_places, canvas_length, expected_tokens, next_canvas
 from .commit import committed_event, draft_event, rest
 from .guards import check_marks, guarded, holds_back, keep, note, standing
 from .masking import canvas_rules, check_mask
-from .rules import RowRules, check_rules, speaking
+from .rules import RowRules, check_rules, check_watched, speaking
 from .runner import Denoised, Runner
 from .scheduler import Row, Scheduler
 from .sequence import Sequence, State
@@ -130,6 +130,7 @@ class Engine:
                 "max_new_tokens",
             )
         sequence = Sequence(next(self._ids), request, params, limit, lead, symbols, constraint_state=state)
+        sequence.shared = request.shared // self.block * self.block
         sequence.marks = guarded(request, self.block)
         if sequence.marks is not None:
             sequence.turn = TurnState.of_prompt(request.tokens, sequence.marks)
@@ -177,9 +178,14 @@ class Engine:
             raise UsageError(f"draft_noise = {request.draft_noise} is out of range: 0 to 1", "draft_noise")
         if not all(0 <= index < len(request.tokens) for index in request.content_keys):
             raise UsageError("a content key belongs to no token of the prompt", "content_keys")
+        if not 0 <= request.shared < len(request.tokens):
+            raise UsageError(
+                f"shared = {request.shared} is out of range: 0 to {len(request.tokens) - 1}", "shared"
+            )
+        check_watched(request.watched, vocab)
 
     def _check_given(self, request: Request, places: int) -> None:
-        for place in (*request.given, *request.allowed):
+        for place in (*request.given, *request.allowed, *request.watched):
             if not 0 <= place < places:
                 raise UsageError(
                     f"the given place {place} is outside the {places} places of canvases that max_new_tokens "
@@ -201,7 +207,9 @@ class Engine:
         symbols, whole = sequence.symbols, len(tokens) - sequence.lead
         if self.block > 1:  # its canvas may begin without anything to encode: the last block is taken, too
             symbols = (*symbols[:whole], symbols[-1])
-        known = self.prefixes.take(symbols, live, expected, identity, self.block)
+        if sequence.shared:
+            symbols = symbols[: sequence.shared + 1]
+        known = self.prefixes.take(symbols, live, expected, identity, self.block, sequence.shared)
         sequence.cache = known or self.runner.new_cache(expected)
         sequence.cached_tokens = sequence.cache.length
         sequence.encoded = list(sequence.symbols[: sequence.cached_tokens])
@@ -250,6 +258,8 @@ class Engine:
             return []
         moved = [self._move(one) for one in said]
         denoised = [row for one in said for row in one.rows]
+        for row, watched in zip(denoised, (w for one in said for w in one.watched), strict=True):
+            row.sequence.watched = watched
         each = [canvas.row(index) for canvas in moved for index in range(len(canvas))]
         for row, canvas, known in zip(denoised, each, progress(*moved), strict=True):
             row.sequence.canvas, row.sequence.progress = canvas, known

@@ -17,7 +17,7 @@ from torch import Tensor
 from ..errors import UsageError
 from ..model import ModelConfig
 from ..ops.restrict import WORD, Biases, bit_rows
-from ..types import MAX_BIASES, Request
+from ..types import MAX_BIASES, MAX_WATCHED, Request
 
 _EVERYTHING = -1  # what `ops.predict` calls a place that may take any token
 
@@ -174,6 +174,18 @@ def _check_places(request: Request, vocabulary: int) -> None:
             )
 
 
+def check_watched(watched: Mapping[int, tuple[int, ...]], vocabulary: int) -> None:
+    """Raises UsageError for tokens that are none, and for too many."""
+    count = sum(map(len, watched.values()))
+    if count > MAX_WATCHED:
+        raise UsageError(f"watched has {count} tokens: at most {MAX_WATCHED}", "watched")
+    for place, tokens in watched.items():
+        if not tokens:
+            raise UsageError(f"watched names no token of place {place}: name one at least", "watched")
+        for token in tokens:
+            _check_token(token, vocabulary, "watched")
+
+
 def _check_token(token: int, vocabulary: int, name: str) -> None:
     if not 0 <= token < vocabulary:
         raise UsageError(f"{name}: token {token} is not in 0 .. {vocabulary - 1}", name)
@@ -198,4 +210,4 @@ def joined(rows: Sequence[tuple[RowRules | None, list[int]]], device: torch.devi
     return {**made, "bits": torch.cat(tables), "allowed": torch.tensor(allowed, device=device)}
 
 
-__all__ = ["RowRules", "check_rules", "joined", "masked", "speaking"]
+__all__ = ["RowRules", "check_rules", "check_watched", "joined", "masked", "speaking"]

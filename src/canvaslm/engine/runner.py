@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +12,7 @@ from ..cache import DenoiseContext, EncodeContext, KVCache, storage_type
 from ..diffusion import Canvas, temperature, top_k
 from ..model import Model, RowsContext
 from ..ops.predict import Prediction, draws_of, predict
+from ..ops.token_logprobs import token_logprobs
 from .rules import joined
 from .scheduler import Row
 from .sequence import Sequence
@@ -27,6 +29,8 @@ class Denoised:
     rows: list[Row]
     canvas: Canvas  # of these rows, as the model read them
     prediction: Prediction
+    # Of each row, fp64 [places, tokens]: what is said of the tokens that it watches; None: it watches none
+    watched: list[Tensor | None]
 
 
 class Runner:
@@ -101,7 +105,7 @@ class Runner:
             return []
         parts = hidden[0].split([canvas.tokens.numel() for canvas in canvases])
         return [
-            Denoised(group, canvas, self._predict([row.sequence for row in group], canvas, part))
+            self._said(group, canvas, part)
             for group, canvas, part in zip(groups, canvases, parts, strict=True)
         ]
 
@@ -117,12 +121,41 @@ class Runner:
         """Positions of `count` tokens that come `ahead` tokens after those in the row's cache."""
         return _cache(row).length + ahead + torch.arange(count, device=self.device)
 
-    def _predict(self, sequences: list[Sequence], canvas: Canvas, hidden: Tensor) -> Prediction:
+    def _said(self, rows: list[Row], canvas: Canvas, hidden: Tensor) -> Denoised:
         """What the model says of R canvases, of their states end to end [R * C, H]."""
-        params = [(s.params, s.progress.step) for s in sequences]
+        sequences = [row.sequence for row in rows]
         hidden = hidden.view(*canvas.tokens.shape, -1)
         if self.facts.logit_shift:
             hidden = torch.cat((hidden[:, :1], hidden[:, :-1]), dim=1)
+        prediction = self._predict(sequences, canvas, hidden)
+        return Denoised(rows, canvas, prediction, self._watched(sequences, hidden))
+
+    def _watched(self, sequences: list[Sequence], hidden: Tensor) -> list[Tensor | None]:
+        """Of each row, the log-probabilities of the tokens that it watches."""
+        wanted = [sequence.watched_from(sequence.start) for sequence in sequences]
+        named = [
+            (row, place - sequence.start, tokens)
+            for row, sequence in enumerate(sequences)
+            for place, tokens in wanted[row].items()
+        ]
+        if not named:
+            return [None] * len(sequences)
+        most = max(len(tokens) for _, _, tokens in named)
+        tokens = [[*tokens, *[0] * (most - len(tokens))] for _, _, tokens in named]
+        rows, places = torch.tensor([one[:2] for one in named], device=self.device).T
+        found = token_logprobs(
+            hidden[rows, places],
+            self.model.head,
+            torch.tensor(tokens, device=self.device),
+            softcap=self.model.config.softcap,
+            forbidden=self.facts.mask_token_id,
+        )
+        ends = itertools.accumulate(map(len, wanted))
+        return [found[end - len(of) : end] if of else None for of, end in zip(wanted, ends, strict=True)]
+
+    def _predict(self, sequences: list[Sequence], canvas: Canvas, hidden: Tensor) -> Prediction:
+        """The prediction for R canvases of states [R, C, H]."""
+        params = [(s.params, s.progress.step) for s in sequences]
         more_steps = any(step + 1 < p.max_denoising_steps for p, step in params)
         return predict(
             hidden,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from .sequence import Sequence, State
@@ -40,15 +41,19 @@ class Scheduler:
     def add(self, sequence: Sequence) -> None:
         self.waiting.append(sequence)
 
-    def admit(self) -> list[Sequence]:
-        """Moves waiting sequences into free rows and returns them."""
-        admitted = []
-        while self.waiting and len(self.running) < self.max_rows and self._fits(self.waiting[0]):
-            sequence = self.waiting.popleft()
+    def admit(self) -> Iterator[Sequence]:
+        """Moves waiting sequences into free rows and yields them, each to be given its cache before the next.
+
+        One whose prompt begins with what another is still encoding for both waits until that is done.
+        """
+        while self.waiting and len(self.running) < self.max_rows:
+            sequence = self.waiting[0]
+            if not self._fits(sequence) or any(_encodes_for(other, sequence) for other in self.running):
+                return
+            self.waiting.popleft()
             sequence.state = State.ENCODE
             self.running.append(sequence)
-            admitted.append(sequence)
-        return admitted
+            yield sequence
 
     def rows(self) -> list[Row]:
         """What the next step does for whom.
@@ -64,6 +69,8 @@ class Scheduler:
             count = len(sequence.pending)
             if count and not sequence.reports:  # no canvas is finished: this is the prompt
                 count = min(count, self.chunk)
+                if sequence.is_before_shared:
+                    count = min(count, sequence.shared - len(sequence.encoded))
                 if count > room:
                     continue
                 room -= count
@@ -90,6 +97,16 @@ class Scheduler:
 
     def find(self, request_id: int) -> Sequence | None:
         return next((s for s in (*self.running, *self.waiting) if s.id == request_id), None)
+
+
+def _encodes_for(other: Sequence, sequence: Sequence) -> bool:
+    """Whether one is encoding the beginning that it shares with another."""
+    return (
+        other.is_before_shared
+        and other.shared == sequence.shared
+        and other.request.identity == sequence.request.identity
+        and other.symbols[: other.shared] == sequence.symbols[: other.shared]
+    )
 
 
 __all__ = ["ENCODE_CHUNK", "Row", "Scheduler"]

@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from torch import Tensor
+
 from ..cache import KVCache
 from ..diffusion import Canvas, Progress, RowParams
 from ..diffusion.params import NO_LIMIT
@@ -34,6 +36,7 @@ class Sequence:
     max_tokens: int  # that may be committed: what was asked for, less where the context ends before
     lead: int = 0  # tokens at the prompt's end that stand, given, at the start of the first canvas
     symbols: tuple[int, ...] = ()  # the prompt's tokens as the prefix cache tells them apart
+    shared: int = 0  # tokens at the prompt's beginning that are encoded once for all who have them
     state: State = State.WAITING
     cache: KVCache | None = None
     pending: list[int] = field(default_factory=list)  # tokens to encode before the next canvas
@@ -54,6 +57,9 @@ class Sequence:
     retried: bool = False  # the answer would have ended empty
     notes: tuple[Note, ...] = ()
     repetition: Note | None = None
+    watched: Tensor | None = (
+        None  # fp64 [places, tokens], of `watched_from` the start of the live canvas, at its last step
+    )
     sent: int = 0  # tokens of the live canvas that were sent early
     output: list[int] = field(default_factory=list)  # committed tokens
     reports: list[CanvasReport] = field(default_factory=list)
@@ -104,6 +110,17 @@ class Sequence:
         if self.rules is None:
             return [-1] * self.places
         return self.rules.places(len(self.output), self.first_place, self.places, self.start)
+
+    def watched_from(self, start: int) -> dict[int, tuple[int, ...]]:
+        """{place of the answer: tokens} whose log-probabilities are asked for on the canvas that begins with
+        the place `start`."""
+        here = range(start, start + self.places)
+        return {place: tokens for place, tokens in self.request.watched.items() if place in here}
+
+    @property
+    def is_before_shared(self) -> bool:
+        """Whether it has yet to encode of what it shares."""
+        return len(self.encoded) < self.shared
 
     def draft(self) -> list[int]:
         """The argmax of the answer's places, copied from where it is."""

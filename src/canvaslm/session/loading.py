@@ -9,6 +9,7 @@ from typing import Unpack
 
 import torch
 
+from ..decisions.calibration import FILE_NAME, read_calibration
 from ..engine import Engine
 from ..errors import UsageError
 from ..model.registry import family_of
@@ -107,6 +108,7 @@ def _load(
         is_demo=is_demo,
         format=format_of(checkpoint),
         threads=_threads(threads, checkpoint),
+        calibration=read_calibration(checkpoint.path(FILE_NAME)),
     )
 
 

@@ -11,13 +11,16 @@ from types import TracebackType
 from typing import Any, Self, Unpack
 
 from ..constrain.compiler import Compiler
+from ..decisions.answers import Decisions
+from ..decisions.calibration import Calibration
+from ..decisions.plan import DecisionPlan
 from ..diffusion import PARAMETERS, check_params
 from ..diffusion.params import bounded, check_preset
 from ..engine import Driver, Engine
 from ..engine.canvases import canvas_length
 from ..errors import UsageError
 from ..ops.threads import Threads
-from ..options import FillOptions, GenerateOptions, StreamOptions
+from ..options import DecideOptions, FillOptions, GenerateOptions, StreamOptions
 from ..text.chat import ChatTemplate
 from ..text.token_rules import rules_of
 from ..text.tokenizer import Tokenizer
@@ -40,6 +43,7 @@ from ..types import (
     TokenRules,
     TurnMarks,
 )
+from .deciding import Questions, plan_decide, run_decide
 from .filling import FillPlan
 from .infill import Spans, edit_prompt, edit_template, plan_fill, run_fill
 from .options import best_wanted, check_names, given_places, numbered, share_of_noise, turns_of
@@ -71,6 +75,7 @@ class Session:
     is_demo: bool = False
     format: str = ""
     threads: Threads = field(default_factory=Threads)
+    calibration: Calibration = field(default_factory=Calibration)
     driver: Driver = field(init=False, repr=False)
     compiler: Compiler = field(init=False, repr=False)
 
@@ -289,6 +294,30 @@ class Session:
             except StopIteration as end:
                 filled: Filled = end.value
                 return filled
+
+    def decide(self, state: Any, questions: Questions, **options: Unpack[DecideOptions]) -> Decisions:
+        """Answers to questions about a state (a text, or plain data): a probability for every answer that is
+        allowed, from one denoise step, and no text.
+
+        questions: one, a list, or a table by names, of `canvaslm.predicate`, `choice` and `score`. Each is
+        answered for itself, so that its answer is the same whatever else is asked. Options, all off by
+        default: `samples` (1 to 16 draws of noise, averaged), `steps` (1 to 8), `permute` (averages over
+        rotated orders of the options; True: over all, at most 16), `joint` (questions on one canvas: fewer
+        rows, but they see each other), `labels` ("letters"; "values": options are their own labels, and no
+        list of them is shown; or a list of labels of one token), `instructions` (said before the state).
+
+        >>> asked = canvaslm.choice("Capital of France?", ["Paris", "Berlin", "Rome"])
+        >>> session.decide("", asked)[0].best
+        'Paris'
+        """
+        return run_decide(self, self.plan_decide(state, questions, options))
+
+    def plan_decide(self, state: Any, questions: Questions, options: DecideOptions) -> DecisionPlan:
+        """How questions are answered, for whoever runs engines. Raises UsageError naming the option at
+        fault."""
+        if self._closed:
+            raise UsageError("the session is closed: load the model again")
+        return plan_decide(self, state, questions, options)
 
     def prepare(self, messages: Messages, **options: Unpack[StreamOptions]) -> Request:
         """The engine's request for messages and options: text becomes token ids here, and nowhere later."""

@@ -93,6 +93,10 @@ class RepackedVocabulary(QuantVocabulary):
     def forward(self, tokens: Tensor) -> Tensor:
         return products.gather(self.rows, tokens)
 
+    def product(self, hidden: Tensor) -> Tensor:
+        """Logits [N, vocabulary] of states [N, hidden], by the matrix that predictions are made with."""
+        return products.matmul(self.head, hidden.float())
+
 
 def _stack(weight: QuantTensor) -> QuantTensor:
     return QuantTensor(weight.format, (1, *weight.shape), weight.raw)
