@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 
@@ -117,3 +118,27 @@ def test_the_logits_never_exist_whole() -> None:
     grown = int(out.stdout) * 1024  # ru_maxrss is in KiB on Linux
     assert grown < 256 * 262_144 * 4 / 5
     assert module.GEMM_TILE % SAMPLE_TILE == 0
+
+
+@pytest.mark.parametrize("restricted", [False, True])
+def test_targets_are_those_of_the_whole_logits(restricted: bool) -> None:
+    vocabulary, places = 9000, 12
+    g = torch.Generator().manual_seed(3)
+    hidden, head = torch.randn(1, places, 16, generator=g), torch.randn(vocabulary, 16, generator=g)
+    targets = [*torch.randint(0, vocabulary, (places - 1,), generator=g).tolist(), -1]
+    biases = [[(targets[0], 1.5), (targets[1], -math.inf)]]
+    made = predict(
+        hidden, head, head, softcap=30.0, temperature=[0.7], draws=[draw(1, 0, 0, places, vocabulary, "cpu")],
+        targets=[targets], biases=biases if restricted else None,
+    )  # fmt: skip
+    logits = torch.tanh(hidden[0] @ head.T / 30) * 30 / 0.7
+    if restricted:
+        logits[:, targets[0]] += 1.5
+        logits[:, targets[1]] = -math.inf
+    logprobs = logits.log_softmax(-1)
+    assert made.target_logprob is not None
+    assert made.target_rank is not None
+    for place, token in enumerate(targets[:-1]):
+        torch.testing.assert_close(made.target_logprob[0, place], logprobs[place, token], atol=1e-5, rtol=0)
+        assert int(made.target_rank[0, place]) == 1 + int((logits[place] > logits[place, token]).sum())
+    assert made.target_logprob[0, -1] == made.target_rank[0, -1] == 0

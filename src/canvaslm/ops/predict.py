@@ -28,6 +28,7 @@ from . import noise
 from .prediction import Prediction
 from .quantised import QuantVocabulary
 from .restrict import Biases, Restriction
+from .targets import RunningTargets, flat
 from .top_k import RunningTopK, TopKSoftmax, keep_top
 
 SAMPLE_TILE = 1024
@@ -68,6 +69,7 @@ class PredictOptions:
     soft: bool
     exact: bool
     restriction: Restriction | None = None
+    targets: Sequence[Sequence[int]] | None = None  # of each row, a token (or NO_TARGET) for each place
 
     @property
     def cut(self) -> bool:
@@ -84,6 +86,7 @@ class PredictOptions:
             tail_correction=[self.tail_correction[i] for i in rows],
             named=[self.named[i] for i in rows],
             restriction=None if self.restriction is None else self.restriction.rows(rows),
+            targets=None if self.targets is None else [self.targets[i] for i in rows],
         )
 
 
@@ -122,6 +125,7 @@ def predict(
     allowed: Tensor | None = None,
     bits: Tensor | None = None,
     check: bool = True,
+    targets: Sequence[Sequence[int]] | None = None,
 ) -> Prediction:
     """Prediction for canvases of hidden states [R, C, H], each row at its own temperature.
 
@@ -139,7 +143,8 @@ def predict(
     integers [R, C], each place's row of it, or -1 for all tokens. Everything predicted is of what is left. A
     place with nothing left is a UsageError that names it; with check=False it is left to the caller, who
     reads `Prediction.impossible` when it suits: without that test nothing is read back from the device.
-    forbidden: a token that has no probability anywhere (a mask); softcap 0: none.
+    forbidden: a token that has no probability anywhere (a mask); softcap 0: none. targets: R lists of C
+    tokens, whose log-probabilities and ranks are wanted besides (`targets.NO_TARGET`: of none).
     """
     rows, places, vocabulary = *hidden.shape[:2], head.shape[0]
     ks = [k if 0 < k < vocabulary else 0 for k in top_k or [0] * rows]
@@ -148,6 +153,7 @@ def predict(
         temperature, draws, ks, tail_correction or [False] * rows, named, max(named, default=0), softcap,
         soft, exact,
         Restriction.of((rows, places), vocabulary, biases, allowed, bits, forbidden),
+        targets,
     )  # fmt: skip
     made = _by_top_k(hidden, head, embedding, how)
     if check and (allowed is not None or any(biases or ())):
@@ -174,7 +180,7 @@ def _predict(hidden: Tensor, head: Table, embedding: Table, how: PredictOptions)
         made: Prediction = kernel(hidden, head, embedding, how)
         return made
     rows, places, _ = hidden.shape
-    heat = torch.tensor(list(how.temperature), device=hidden.device).repeat_interleave(places)[:, None]
+    logits_of = _Logits(hidden, head, how)
     whole = not how.cut
     uniform = torch.cat([d.uniform for d in how.draws])
     state = _Running(
@@ -182,26 +188,49 @@ def _predict(hidden: Tensor, head: Table, embedding: Table, how: PredictOptions)
     )
     best = RunningTopK(rows * places, max(how.top, *how.top_k), hidden.device) if how.cut else None
     gumbel = torch.cat([d.gumbel for d in how.draws])
-    restriction = None if how.restriction is None else how.restriction.on(places, hidden.device)
+    chosen = None if how.targets is None else RunningTargets(flat(how.targets), GEMM_TILE, logits_of)
     for start in range(0, head.shape[0], GEMM_TILE):
-        rows_of_head = _tile(head, start)
-        logits = F.linear(state.hidden, rows_of_head).float()
-        if how.softcap:
-            logits = torch.tanh_(logits.div_(how.softcap)).mul_(how.softcap)
-        logits = logits.div_(heat)
-        if restriction is not None:
-            restriction.apply(logits, start)
-        table = None
-        if state.soft is not None:
-            table = rows_of_head if embedding is head else _tile(embedding, start)
+        logits = logits_of(start)
         if best is not None:
             best.add(logits, start)
+        if chosen is not None:
+            chosen.add(logits)
+        table = None
+        if state.soft is not None:
+            table = logits_of.rows if embedding is head else _tile(embedding, start)
         state.add(logits, start, gumbel if whole else None, table)
     if best is None:
         made = _finish(state, (rows, places), embedding)
     else:
         made = _finish_top_k(state, best, how, (rows, places), embedding, gumbel)
-    return made if restriction is None else replace(made, impossible=state.impossible().view(rows, places))
+    if chosen is not None:
+        of_targets = (x.view(rows, places) for x in chosen.finish(state.peak + state.total.log()))
+        made = replace(made, **dict(zip(("target_logprob", "target_rank"), of_targets, strict=True)))
+    if how.restriction is None:
+        return made
+    return replace(made, impossible=state.impossible().view(rows, places))
+
+
+class _Logits:
+    """Processed logits [T, columns] of all places, tile by tile; `rows` is the head's tile of the last."""
+
+    def __init__(self, hidden: Tensor, head: Table, how: PredictOptions) -> None:
+        places = hidden.shape[1]
+        self.hidden, self.head, self.softcap = hidden.flatten(0, 1), head, how.softcap
+        self.heat = torch.tensor(list(how.temperature), device=hidden.device).repeat_interleave(places)
+        self.restriction = None if how.restriction is None else how.restriction.on(places, hidden.device)
+        self.rows: Tensor | None = None
+
+    def __call__(self, start: int) -> Tensor:
+        """Of the GEMM_TILE tokens from `start` on."""
+        self.rows = _tile(self.head, start)
+        logits = F.linear(self.hidden, self.rows).float()
+        if self.softcap:
+            logits = torch.tanh_(logits.div_(self.softcap)).mul_(self.softcap)
+        logits = logits.div_(self.heat[:, None])
+        if self.restriction is not None:
+            self.restriction.apply(logits, start)
+        return logits
 
 
 def _tile(table: Table, start: int) -> Tensor:

@@ -10,7 +10,10 @@ from torch import Tensor
 
 from ..errors import UsageError
 
-_TENSORS = ("sampled", "argmax", "entropy", "logprob", "soft", "top_tokens", "top_logprobs", "impossible")
+_TENSORS = (
+    "sampled", "argmax", "entropy", "logprob", "soft", "top_tokens", "top_logprobs", "target_logprob",
+    "target_rank", "impossible",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,8 @@ class Prediction:
     soft: Tensor | None  # [..., C, H], expected embedding times sqrt(H), in the embedding's dtype
     top_tokens: Tensor | None = None  # [..., C, k] int64, the k most probable tokens, best first
     top_logprobs: Tensor | None = None  # [..., C, k] fp32
+    target_logprob: Tensor | None = None  # [..., C] fp32, of a token that the caller named, of all tokens
+    target_rank: Tensor | None = None  # [..., C] int64: 1 for the likeliest
     impossible: Tensor | None = None  # bool: places where no token is allowed; None: nothing was restricted
     named: tuple[int, ...] = ()  # of each row: how many of the top tokens it asked for
 

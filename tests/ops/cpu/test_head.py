@@ -228,3 +228,47 @@ def test_logits_memory_is_used_again_only_when_they_are_gone() -> None:
     del first
     third, *_ = both(rows=15)
     assert third.logits.store.data_ptr() == address
+
+
+@pytest.mark.parametrize("vocab", [64, 1000, 2500])
+@pytest.mark.parametrize("restricted", [False, True])
+def test_targets_agree_with_the_twin(isa: str, vocab: int, restricted: bool) -> None:
+    from canvaslm.ops.cpu.head import RowRestriction, head
+
+    rows = 20
+    states, table, packed = world(vocab, 64, rows, 4.0)
+    draw = twin.draw(5, 0, 1, rows, vocab, "cpu")
+    targets = torch.randint(-1, vocab, (rows,), generator=torch.Generator().manual_seed(1))
+    targets[3] = (states[3] @ table.T).argmax()
+    bits = bit_rows(torch.arange(vocab)[None] % 3 > 0)
+    restriction = RowRestriction(allowed=torch.zeros(rows, dtype=torch.int32), bits=bits)
+    how: dict[str, Any] = {"allowed": torch.zeros(1, rows, dtype=torch.int64), "bits": bits}
+    got = head(
+        states, packed, softcap=CAP, temperature=torch.full((rows,), 0.7), gumbel=draw.gumbel,
+        uniform=draw.uniform, targets=targets, restriction=restriction if restricted else None,
+    )  # fmt: skip
+    plain = twin.predict(
+        states[None], table, table, softcap=CAP, temperature=[0.7], draws=[draw], soft=False,
+        targets=[targets.tolist()], **(how if restricted else {}),
+    )  # fmt: skip
+    assert torch.equal(got.target_rank, present(plain.target_rank)[0])
+    assert torch.allclose(got.target_logprob, present(plain.target_logprob)[0], atol=2e-5)
+    some = torch.tensor([2, 3, 11])
+    few = head(
+        states[some], packed, softcap=CAP, temperature=torch.full((3,), 0.7), gumbel=draw.gumbel[some],
+        uniform=draw.uniform[some], targets=targets[some],
+        restriction=RowRestriction(allowed=torch.zeros(3, dtype=torch.int32), bits=bits) if restricted else None,
+    )  # fmt: skip
+    assert torch.equal(few.target_logprob, got.target_logprob[some]), "the same bits in any company"
+
+
+def test_targets_outside_the_vocabulary_are_refused() -> None:
+    from canvaslm.ops.cpu.head import head
+
+    states, _, packed = world(64, 64, 1, 4.0)
+    draw = twin.draw(5, 0, 1, 1, 64, "cpu")
+    with pytest.raises(ValueError, match=r"targets: must lie in -1 \.\. 63"):
+        head(
+            states, packed, softcap=CAP, temperature=torch.ones(1), gumbel=draw.gumbel, uniform=draw.uniform,
+            targets=torch.tensor([64]),
+        )  # fmt: skip

@@ -138,6 +138,8 @@ class Statistics:
     top_k_entropy: Tensor | None
     top_tokens: Tensor  # int64 [R, named]
     top_logprobs: Tensor  # fp32 [R, named], of all tokens
+    target_logprob: Tensor  # fp32 [R], of all tokens; 0 without a target
+    target_rank: Tensor  # int64 [R]; 0 without a target
 
 
 def head(
@@ -152,6 +154,7 @@ def head(
     keep: bool = True,
     top_k: Tensor | None = None,
     named: int = 0,
+    targets: Tensor | None = None,
 ) -> Statistics:
     """Statistics of softmax((softcap * tanh(hidden @ weight.T / softcap)) /
     temperature), row by row, restricted.
@@ -162,7 +165,8 @@ def head(
 
     top_k int32 [R], each below V: the token is drawn from, and what is stored has, each row's k largest
     logits alone, of equal ones those of lower ids. `named`: names so many of the most probable tokens of all,
-    with exact fp32 values; where fewer are allowed, the rest are token 0 with -inf.
+    with exact fp32 values; where fewer are allowed, the rest are token 0 with -inf. `targets` int64 [R]:
+    tokens whose log-probability and rank are wanted, -1 for none; twin: `ops.targets`.
     """
     hidden = check("hidden", hidden, (None, weight.k))
     rows, tiles = len(hidden), -(-weight.n // SAMPLE_TILE)
@@ -173,6 +177,7 @@ def head(
     uniform = check("uniform", uniform, (rows,), torch.float64)
     restriction = (restriction or RowRestriction()).checked(rows, weight.n)
     top_k = None if top_k is None else _check_top_k(top_k, rows, weight.n)
+    targets = None if targets is None else _check_targets(targets, rows, weight.n)
     if not 0 <= named <= weight.n:
         raise ValueError(f"named = {named}: must lie in 0 .. {weight.n}")
     whole = _spare_store.take(rows * tiles * SAMPLE_TILE) if keep else None
@@ -181,6 +186,7 @@ def head(
     sampled, argmax = torch.empty(2, rows, dtype=torch.int64)
     entropy, logprob, lse, top_k_entropy = torch.empty(4, rows)
     top_tokens, top_logprobs = torch.empty(rows, named, dtype=torch.int64), torch.empty(rows, named)
+    target_logprob, target_rank = torch.zeros(rows), torch.zeros(rows, dtype=torch.int64)
     call = HeadCall(
         Matrix(weight.code, weight.n, weight.k, weight.data), pointer(hidden), rows, softcap,
         pointer(temperature),
@@ -188,6 +194,7 @@ def head(
         pointer(mass),
         pointer(sampled), pointer(argmax), pointer(entropy), pointer(logprob), pointer(lse),
         pointer(top_k), pointer(top_k_entropy), named, pointer(top_tokens), pointer(top_logprobs),
+        pointer(targets), pointer(target_logprob), pointer(target_rank),
     )  # fmt: skip
     if rows:
         library().canvas_head(ctypes.byref(call))
@@ -198,8 +205,15 @@ def head(
         weakref.finalize(logits, _spare_store.give_back, whole)
     return Statistics(
         sampled, argmax, entropy, logprob, lse, logits, None if top_k is None else top_k_entropy,
-        top_tokens, top_logprobs,
+        top_tokens, top_logprobs, target_logprob, target_rank,
     )  # fmt: skip
+
+
+def _check_targets(targets: Tensor, rows: int, vocabulary: int) -> Tensor:
+    targets = check("targets", targets, (rows,), torch.int64)
+    if rows and not bool(((targets >= -1) & (targets < vocabulary)).all()):
+        raise ValueError(f"targets: must lie in -1 .. {vocabulary - 1}")
+    return targets
 
 
 def _check_top_k(top_k: Tensor, rows: int, vocabulary: int) -> Tensor:

@@ -18,7 +18,7 @@ from pathlib import Path
 from . import build
 from .structures import STRUCTURES
 
-_ABI = 2
+_ABI = 3
 _lock = threading.Lock()
 _loaded: ctypes.CDLL | None = None
 _problem: str | None = None

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..predict import Prediction, PredictOptions
 from ..restrict import Restriction
+from ..targets import flat
 from . import head as native
 from .repacked import RepackedMatrix
 
@@ -46,12 +47,16 @@ def predict_repacked(
         for piece in pieces
     ]
     columns = (torch.cat(c) if len(c) > 1 else c[0] for c in zip(*parts, strict=True))
-    sampled, argmax, entropy, logprob, lse, tokens, logprobs = (c.unflatten(0, shape) for c in columns)
+    sampled, argmax, entropy, logprob, lse, tokens, logprobs, *chosen = (
+        c.unflatten(0, shape) for c in columns
+    )
     if soft is not None:
         soft = soft.mul_(hidden.shape[2] ** 0.5).unflatten(0, shape)
     made = Prediction(sampled, argmax, entropy, logprob, soft)
     if how.top:
         made = replace(made, top_tokens=tokens, top_logprobs=logprobs)
+    if how.targets is not None:
+        made = replace(made, target_logprob=chosen[0], target_rank=chosen[1])
     return made if how.restriction is None else replace(made, impossible=lse == -torch.inf)
 
 
@@ -66,6 +71,7 @@ class _Places:
     tail: Tensor
     top_k: Tensor | None
     restriction: native.RowRestriction | None
+    targets: Tensor | None
 
     @classmethod
     def of(cls, hidden: Tensor, how: PredictOptions) -> _Places:
@@ -80,6 +86,7 @@ class _Places:
             each(how.tail_correction),
             each(how.top_k).int() if how.cut else None,
             None if how.restriction is None else _row_restriction(how.restriction, hidden.shape[1]),
+            None if how.targets is None else torch.tensor(flat(how.targets)),
         )
 
     def piece(self, places: slice) -> _Places:
@@ -91,6 +98,7 @@ class _Places:
             self.tail[places],
             None if self.top_k is None else self.top_k[places],
             None if self.restriction is None else self.restriction.rows(places),
+            None if self.targets is None else self.targets[places],
         )
 
 
@@ -105,11 +113,12 @@ def _predict(
     how: PredictOptions,
     soft: Tensor | None,
 ) -> tuple[Tensor, ...]:
-    """(sampled, argmax, entropy, logprob, log-sum-exp, top tokens, top log-probabilities); fills `soft`."""
+    """(sampled, argmax, entropy, logprob, log-sum-exp, top tokens, top log-probabilities, those of the
+    targets, their ranks); fills `soft`."""
     stats = native.head(
         places.hidden, head.head, softcap=how.softcap, temperature=places.temperature, gumbel=places.gumbel,
         uniform=places.uniform, keep=how.soft, top_k=places.top_k, named=how.top,
-        restriction=places.restriction,
+        restriction=places.restriction, targets=places.targets,
     )  # fmt: skip
     if soft is not None and stats.logits is not None:
         drop = 0.0 if how.exact else native.DROP
@@ -117,7 +126,7 @@ def _predict(
     entropy = stats.entropy
     if stats.top_k_entropy is not None:
         entropy = torch.where(places.tail, entropy, stats.top_k_entropy)
-    top = (stats.top_tokens, stats.top_logprobs)
+    top = (stats.top_tokens, stats.top_logprobs, stats.target_logprob, stats.target_rank)
     return stats.sampled, stats.argmax, entropy, stats.logprob, stats.lse, *top
 
 

@@ -29,6 +29,7 @@ class HeadCall(ctypes.Structure):
         ("tile_mass", _p),
         ("sampled", _p), ("argmax", _p), ("entropy", _p), ("logprob", _p), ("lse", _p),
         ("top_k", _p), ("top_k_entropy", _p), ("named", _i), ("top_tokens", _p), ("top_logprobs", _p),
+        ("target", _p), ("target_logprob", _p), ("target_rank", _p),
     )  # fmt: skip
 
 

@@ -107,7 +107,7 @@ void repack_some(void* context, int item, int) {
 
 }  // namespace
 
-API int canvas_abi() { return 2; }
+API int canvas_abi() { return 3; }
 // Bytes of a call structure as these sources have it, which must be what the caller's declaration takes; 0:
 // not known.
 API size_t canvas_struct_size(const char* name) {

@@ -83,10 +83,32 @@ static int draw(const TileView& v, float top, double uniform) {
   return last;
 }
 
+// The processed logit of a row's target, the very number that its tile will have: products are the same
+// however many rows and tiles go together.
+static float target_logit(const HeadCall& h, const Activations& a, int row, int slot) {
+  Unpacked* u = (Unpacked*)scratch(slot, 0, sizeof(Unpacked));
+  alignas(64) float c[kTile];
+  const int token = (int)h.target[row], tile = token / kTile;
+  tiles_times_rows(h.head, tile, 1, rows_from(a, row), 1, c, *u);
+  process({c, 1, 0, min(kTile, h.head.n - tile * kTile)}, h.softcap, 1.f / h.temperature[row]);
+  return restrict_token(h.restriction, (size_t)row, token, c[token % kTile]);
+}
+
+static int count_above(const TileView& v, float value) {
+  int count = 0;
+  for (int i = 0; i < v.vectors(); i++) {
+    float t[16];
+    store(t, load(v.vector(i)));
+    for (int j = 0; j < 16; j++) count += t[j] > value;
+  }
+  return count;
+}
+
 // `lists`: the rows' shortlists, if any. With a top-k a tile stores no logits and draws no token:
 // finish_top_k does.
+// `targets`: the rows' targets' logits, if any; `above` counts, per row and tile, the tokens beyond them.
 static void head_tile(const HeadCall& h, const Activations& a, int tile, int row, int rows, Lead* leads,
-                      float* weighted, Shortlist* lists, int slot) {
+                      float* weighted, Shortlist* lists, const float* targets, int* above, int slot) {
   Unpacked* u = (Unpacked*)scratch(slot, 0, sizeof(Unpacked));
   float* c = (float*)scratch(slot, 1, (size_t)kSampleTile * kRowBlock * sizeof(float));
   const int first = tile * (kSampleTile / kTile), tiles = tiles_of(h.head.n);
@@ -103,6 +125,7 @@ static void head_tile(const HeadCall& h, const Activations& a, int tile, int row
     const size_t r = (size_t)(row + m), at = r * (size_t)sampling + (size_t)tile;
     float top = process(v, h.softcap, 1.f / h.temperature[r]);
     if (restricts(h.restriction, r)) top = restrict_tile(h.restriction, r, v, tile);
+    if (targets) above[at] = h.target[r] < 0 ? 0 : count_above(v, targets[r]);
     uint16_t* keep = h.store && !h.top_k ? h.store + at * kSampleTile : nullptr;
     if (!(top > kNothing)) {  // every token forbidden: no mass
       h.tile_peak[at] = kNothing, h.tile_mass[at] = 0.f, weighted[at] = 0.f;
@@ -136,11 +159,16 @@ static void head(const HeadCall& h) {
   Lead* leads = (Lead*)scratch(-1, 1, (size_t)threads * (size_t)h.rows * sizeof(Lead));
   float* weighted = (float*)scratch(-1, 2, (size_t)h.rows * (size_t)sampling * 4);
   Shortlist* lists = shortlists(h);
+  float* targets = h.target ? (float*)scratch(-1, 5, (size_t)h.rows * 4) : nullptr;
+  int* above = h.target ? (int*)scratch(-1, 6, (size_t)h.rows * (size_t)sampling * 4) : nullptr;
+  if (targets)
+    parallel(h.rows,
+             [&](int r, int slot) { targets[r] = h.target[r] < 0 ? 0.f : target_logit(h, a, r, slot); });
   for (int i = 0; i < threads * h.rows; i++) leads[i] = {-INFINITY, -INFINITY, 0, 0, 0, 0};
   parallel(sampling * row_blocks, [&](int item, int slot) {
     const int row = item % row_blocks * kRowBlock;
     head_tile(h, a, item / row_blocks, row, min(kRowBlock, h.rows - row),
-              leads + (size_t)slot * (size_t)h.rows, weighted, lists, slot);
+              leads + (size_t)slot * (size_t)h.rows, weighted, lists, targets, above, slot);
   });
   for (int r = 0; r < h.rows; r++) {
     Lead one = leads[r];
@@ -155,6 +183,11 @@ static void head(const HeadCall& h) {
     const size_t at = (size_t)r * (size_t)sampling;
     const RowSums sums = sum_tiles(h.tile_peak + at, h.tile_mass + at, weighted + at, sampling);
     h.lse[r] = sums.lse, h.entropy[r] = sums.entropy, h.logprob[r] = sums.logprob;
+    if (targets && h.target[r] >= 0) {
+      int64_t rank = 1;
+      for (int t = 0; t < sampling; t++) rank += above[at + (size_t)t];
+      h.target_rank[r] = rank, h.target_logprob[r] = targets[r] - sums.lse;
+    }
   }
   if (lists)
     parallel(h.rows, [&](int r, int) {

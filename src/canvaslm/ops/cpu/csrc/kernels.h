@@ -30,11 +30,14 @@ struct HeadCall {
   float* entropy;
   float* logprob;  // of argmax
   float* lse;
-  const int* top_k;      // [rows], 0 < k < n, or nullptr: sample, `lse` and tiles are of the k largest
-  float* top_k_entropy;  // [rows] with top_k: of the k largest (`entropy`: of all)
-  int named;             // how many of the most probable tokens to name, at most n
-  int64_t* top_tokens;   // [rows, named], best first
-  float* top_logprobs;   // of all tokens
+  const int* top_k;       // [rows], 0 < k < n, or nullptr: sample, `lse` and tiles are of the k largest
+  float* top_k_entropy;   // [rows] with top_k: of the k largest (`entropy`: of all)
+  int named;              // how many of the most probable tokens to name, at most n
+  int64_t* top_tokens;    // [rows, named], best first
+  float* top_logprobs;    // of all tokens
+  const int64_t* target;  // [rows] tokens to judge, -1: none; or nullptr
+  float* target_logprob;  // [rows] of all tokens
+  int64_t* target_rank;   // [rows]: 1 + the tokens whose logit is larger
 };
 
 struct SoftCall {

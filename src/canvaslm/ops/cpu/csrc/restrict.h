@@ -41,4 +41,17 @@ static float restrict_tile(const RestrictionCall& r, size_t row, const TileView&
   return peak(top);
 }
 
+// One token's processed logit, restricted as its tile would be.
+static float restrict_token(const RestrictionCall& r, size_t row, int token, float value) {
+  if (r.bias_span) {
+    const int *from = r.bias_token + r.bias_span[2 * row], *to = r.bias_token + r.bias_span[2 * row + 1];
+    const int* at = std::lower_bound(from, to, token);
+    if (at < to && *at == token) value += r.bias_value[at - r.bias_token];
+  }
+  const int chosen = r.allowed ? r.allowed[row] : -1;
+  if (chosen < 0) return value;
+  const uint32_t word = r.bits[(size_t)chosen * (size_t)r.bit_words + (size_t)token / 32];
+  return word >> (token % 32) & 1 ? value : -INFINITY;
+}
+
 }  // namespace CANVAS_ISA
