@@ -204,8 +204,8 @@ def _predict(hidden: Tensor, head: Table, embedding: Table, how: PredictOptions)
     else:
         made = _finish_top_k(state, best, how, (rows, places), embedding, gumbel)
     if chosen is not None:
-        of_targets = (x.view(rows, places) for x in chosen.finish(state.peak + state.total.log()))
-        made = replace(made, **dict(zip(("target_logprob", "target_rank"), of_targets, strict=True)))
+        logprob, rank = (x.view(rows, places) for x in chosen.finish(state.peak + state.total.log()))
+        made = replace(made, target_logprob=logprob, target_rank=rank)
     if how.restriction is None:
         return made
     return replace(made, impossible=state.impossible().view(rows, places))

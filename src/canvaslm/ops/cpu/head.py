@@ -170,18 +170,15 @@ def head(
     """
     hidden = check("hidden", hidden, (None, weight.k))
     rows, tiles = len(hidden), -(-weight.n // SAMPLE_TILE)
-    temperature = check("temperature", temperature, (rows,))
-    if rows and not bool((temperature > 0).all()):
-        raise ValueError("temperature: must be positive in every row")
+    temperature = _check_temperature(temperature, rows)
     gumbel = check("gumbel", gumbel, (rows, tiles))
     uniform = check("uniform", uniform, (rows,), torch.float64)
     restriction = (restriction or RowRestriction()).checked(rows, weight.n)
-    top_k = None if top_k is None else _check_top_k(top_k, rows, weight.n)
-    targets = None if targets is None else _check_targets(targets, rows, weight.n)
-    if not 0 <= named <= weight.n:
-        raise ValueError(f"named = {named}: must lie in 0 .. {weight.n}")
-    whole = _spare_store.take(rows * tiles * SAMPLE_TILE) if keep else None
-    store = None if whole is None else whole[: rows * tiles * SAMPLE_TILE].view(rows, -1)
+    top_k, targets = _check_top_k(top_k, rows, weight.n), _check_targets(targets, rows, weight.n)
+    _check_named(named, weight.n)
+    size = rows * tiles * SAMPLE_TILE
+    whole = _spare_store.take(size) if keep else None
+    store = None if whole is None else whole[:size].view(rows, -1)
     peak, mass = torch.empty(rows, tiles), torch.empty(rows, tiles)
     sampled, argmax = torch.empty(2, rows, dtype=torch.int64)
     entropy, logprob, lse, top_k_entropy = torch.empty(4, rows)
@@ -189,12 +186,10 @@ def head(
     target_logprob, target_rank = torch.zeros(rows), torch.zeros(rows, dtype=torch.int64)
     call = HeadCall(
         Matrix(weight.code, weight.n, weight.k, weight.data), pointer(hidden), rows, softcap,
-        pointer(temperature),
-        restriction.structure(), pointer(gumbel), pointer(uniform), pointer(store), pointer(peak),
-        pointer(mass),
-        pointer(sampled), pointer(argmax), pointer(entropy), pointer(logprob), pointer(lse),
-        pointer(top_k), pointer(top_k_entropy), named, pointer(top_tokens), pointer(top_logprobs),
-        pointer(targets), pointer(target_logprob), pointer(target_rank),
+        pointer(temperature), restriction.structure(), pointer(gumbel), pointer(uniform), pointer(store),
+        pointer(peak), pointer(mass), pointer(sampled), pointer(argmax), pointer(entropy), pointer(logprob),
+        pointer(lse), pointer(top_k), pointer(top_k_entropy), named, pointer(top_tokens),
+        pointer(top_logprobs), pointer(targets), pointer(target_logprob), pointer(target_rank),
     )  # fmt: skip
     if rows:
         library().canvas_head(ctypes.byref(call))
@@ -209,14 +204,30 @@ def head(
     )  # fmt: skip
 
 
-def _check_targets(targets: Tensor, rows: int, vocabulary: int) -> Tensor:
+def _check_temperature(temperature: Tensor, rows: int) -> Tensor:
+    temperature = check("temperature", temperature, (rows,))
+    if rows and not bool((temperature > 0).all()):
+        raise ValueError("temperature: must be positive in every row")
+    return temperature
+
+
+def _check_named(named: int, vocabulary: int) -> None:
+    if not 0 <= named <= vocabulary:
+        raise ValueError(f"named = {named}: must lie in 0 .. {vocabulary}")
+
+
+def _check_targets(targets: Tensor | None, rows: int, vocabulary: int) -> Tensor | None:
+    if targets is None:
+        return None
     targets = check("targets", targets, (rows,), torch.int64)
     if rows and not bool(((targets >= -1) & (targets < vocabulary)).all()):
         raise ValueError(f"targets: must lie in -1 .. {vocabulary - 1}")
     return targets
 
 
-def _check_top_k(top_k: Tensor, rows: int, vocabulary: int) -> Tensor:
+def _check_top_k(top_k: Tensor | None, rows: int, vocabulary: int) -> Tensor | None:
+    if top_k is None:
+        return None
     top_k = check("top_k", top_k, (rows,), torch.int32)
     if rows and not bool(((top_k > 0) & (top_k < vocabulary)).all()):
         raise ValueError(f"top_k: must lie between 1 and {vocabulary - 1} in every row")
