@@ -97,6 +97,18 @@ def test_without_work_left_the_end_in_hand_is_what_is_left() -> None:
     assert set(found.places) == {None}
 
 
+def test_a_canvas_is_read_as_far_as_its_work_goes() -> None:
+    """The same each time, and a document: what was read by then, closed."""
+    found = []
+    for reads in (0, 100, 100, 400, 800_000):
+        walker = SymbolWalker(MATCHERS, MATCHERS.matcher(grammar(LISTS)))
+        found.append(Beam(MATCHERS, walker, KNOWN, 100, Effort(10_000), reads).best(rows("[1,22,,333,4")))
+    texts = [said(one) + said(Found(one.completion, (), False)) for one in found]
+    assert texts[0] == b"[]" and texts[1] == texts[2] and found[1] == found[2]
+    assert len(texts[0]) < len(texts[1]) < len(texts[3]) <= len(texts[4]) == len(b"[1,22,333,4]")
+    assert found[1].ended and not found[4].ended
+
+
 def test_no_places_ask_for_the_end() -> None:
     empty = np.zeros((0, 2), np.int64)
     found = found_in(CanvasRows.of(empty, empty.astype(float), [], WORDS.ends, PAD, WORDS.size))

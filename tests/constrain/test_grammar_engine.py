@@ -14,7 +14,7 @@ from canvaslm.constrain.grammar import gbnf, json_schema, lark
 from canvaslm.engine import Driver, Engine
 from canvaslm.errors import UsageError
 from canvaslm.model.diffusion_gemma import DiffusionGemma
-from canvaslm.types import Committed, Constraint, Event, Finished, Params, Request
+from canvaslm.types import Committed, Constraint, Event, Failed, Finished, Params, Request
 from tests.tiny import tiny_model
 
 from .judge import accepts
@@ -102,6 +102,19 @@ def test_the_end_of_the_context_ends_the_document_too(model: DiffusionGemma, mad
     events = list(Driver(small).events(request(constraint, seed, budget=1000)))
     value = json.loads(written(tokens_of(events), WORDS))
     assert set(value) == {"name", "tags"}
+
+
+def test_what_is_too_slow_fails_alone(model: DiffusionGemma, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No time is left for a canvas of a grammar; beside it a schema read by its automaton goes on."""
+    both, events = Engine(model), list[Event]()
+    slow, well = (both.submit(request(made(PERSON, WORDS), 1)) for made in (json_schema, answers.schema))
+    monkeypatch.setattr("canvaslm.constrain.grammar.SLOWEST", -1.0)
+    while both.has_work:
+        events += both.step()
+    (error,) = [event.error for event in events if isinstance(event, Failed)]
+    assert isinstance(error, UsageError) and error.param == "schema" and "too slow to follow" in str(error)
+    tokens_of([event for event in events if event.request_id == well])
+    assert [event.request_id for event in events if isinstance(event, Failed)] == [slow]
 
 
 def test_a_budget_below_the_shortest_is_refused(engine: Engine) -> None:

@@ -11,12 +11,11 @@ from typing import Any
 
 import pytest
 
-from canvaslm.constrain.grammar import _fast, gbnf, json_schema, lark
-from canvaslm.constrain.matchers import Matchers
+from canvaslm.constrain.grammar import SLOWEST, gbnf, json_schema, lark
+from canvaslm.constrain.price import HIGHEST
 from canvaslm.errors import UsageError
 
-from .random_schemas import answer, check_json
-from .test_matchers import grammar as outer
+from .random_schemas import answer, check_json, noise, whole
 from .words import vocabulary, written
 
 WORDS = vocabulary()
@@ -142,13 +141,72 @@ def test_large_ones_that_work(schema: Any) -> None:
     check_json(written(tokens, WORDS), schema)
 
 
-def test_what_is_too_slow_to_follow_is_refused() -> None:
-    """By the clock of the thread that compiles; here one that stands still, and one that runs."""
-    words = Matchers.of(WORDS)
-    document = words.matcher(outer('start: s\ns: s s | "a" | "b"'))
-    assert _fast(words, document, lambda: 0.0)
+TOO_AMBIGUOUS = {
+    "itself twice": 'start: s\ns: s s | "a" | "b"',
+    "three times": 'start: s\ns: s s s | s s | "a" | "b"',
+    "letters": "start: s\ns: s s | /[a-z]/",
+    "a tree": "start: a0\n" + "\n".join(f"a{i}: a{i + 1}? a{i + 1}?" for i in range(30)) + '\na30: "a"',
+}
+
+
+@pytest.mark.parametrize("name", TOO_AMBIGUOUS)
+def test_what_is_too_ambiguous_to_follow_is_refused(name: str) -> None:
+    """By what llguidance counts, whatever the clock says."""
+    with pytest.raises(UsageError, match="the grammar cannot be used: it is too ambiguous"):
+        lark(TOO_AMBIGUOUS[name], WORDS)
+
+
+def optional(count: int) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": {f"p{i}": {"type": "integer"} for i in range(count)},
+        "additionalProperties": False,
+    }
+
+
+ARITHMETIC = 'start: e\ne: e "+" e | e "-" e | e "*" e | "(" e ")" | /[a-z0-9]{1,3}/'
+
+
+def test_prices() -> None:
+    """Most pay 1; what is ambiguous, but bears reading, more."""
+    prices = [json_schema(schema, WORDS).price for schema in (whole(3), optional(50), optional(100))]
+    assert prices[0] == 1 < prices[1] < prices[2] < lark(ARITHMETIC, WORDS).price == HIGHEST
+
+
+def test_a_price_is_the_same_again_and_for_another_vocabulary() -> None:
+    prices = [json_schema(optional(50), words).price for words in (WORDS, WORDS, vocabulary(["a", "bc"]))]
+    assert len(set(prices)) == 1
+
+
+def test_what_has_a_high_price_is_read_to_the_end() -> None:
+    compiled = lark(ARITHMETIC, WORDS)
+    found = compiled.project(compiled.start(), noise(0, 128, WORDS.size, 400))
+    assert len(found.tokens) > 40
+
+
+SLOW = "start: r*\nr: " + " | ".join(f"/[a-z]{{1,{i}}}/" for i in range(1, 60))  # and not refused
+
+
+def test_the_clock_changes_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a machine that is slower by far, but not so slow that the request fails."""
+    compiled = lark(SLOW, WORDS)
+    before = [compiled.project(compiled.start(), noise(seed, 64, WORDS.size, 200)) for seed in range(3)]
     ticks = itertools.count()
-    assert not _fast(words, document, lambda: float(next(ticks)))
+    monkeypatch.setattr("time.thread_time", lambda: next(ticks) * SLOWEST / 50_000)
+    assert [
+        compiled.project(compiled.start(), noise(seed, 64, WORDS.size, 200)) for seed in range(3)
+    ] == before
+    assert next(ticks) > 30, "it was asked"
+
+
+def test_what_takes_too_long_after_all_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the middle of a canvas; the error names the parameter."""
+    compiled = json_schema(whole(3), WORDS)
+    ticks = itertools.count()
+    monkeypatch.setattr("time.thread_time", lambda: next(ticks) * SLOWEST / 20)
+    with pytest.raises(UsageError, match="the schema is too slow to follow") as caught:
+        compiled.project(compiled.start(), noise(0, 64, WORDS.size, 200))
+    assert caught.value.param == "schema"
 
 
 def test_more_references_than_a_usual_stack_holds() -> None:

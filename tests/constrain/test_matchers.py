@@ -19,7 +19,6 @@ from canvaslm.constrain.matchers import (
     allowed,
     allows,
     following,
-    forced,
     short_message,
     takes,
     which_follow,
@@ -76,8 +75,8 @@ def test_every_token_that_may_follow_may() -> None:
     follows = which_follow(walker, every, walker.compute_bitmask())
     assert [WORDS.names[i] for i in every if follows[i]] == [b"{", b'{"']
     assert follows == [walker.validate_tokens([token]) == 1 for token in every]
-    assert forced(walker) == b'{"name":'
-    assert forced(walker, b'{"') == b'name":' and forced(walker, b"[") == b""
+    assert walker.forced() == b'{"name":'
+    assert walker.forced(b'{"') == b'name":' and walker.forced(b"[") == b""
     assert takes(walker, MATCHERS.split(b'{"')) and WORDS.names[MATCHERS.split(b"name")[0]] == b"name"
     assert walker.validate_tokens([*MATCHERS.split(b"na"), *MATCHERS.split(b"me"), EOS]) == 4
     assert walker.validate_tokens([*MATCHERS.split(b"name"), PAD]) == 1
@@ -135,11 +134,11 @@ def test_all_ends_end_a_document() -> None:
 
 
 def test_a_forced_control_token_does_not_break_a_matcher() -> None:
-    """`following` and `forced`, in any order, before every symbol."""
+    """`following` and what is forced, in any order, before every symbol."""
     matcher = MATCHERS.matcher(grammar('start: <|tool_call> "ab" <tool_call|>'))
     begin, end = (WORDS.names.index(name) for name in (b"<|tool_call>", b"<tool_call|>"))
     for symbol in MATCHERS.symbols_of([begin, *MATCHERS.split(b"ab"), end]):
-        assert forced(matcher) in (b"", b"ab", b"b")
+        assert SymbolWalker(MATCHERS, matcher).forced() in (b"", b"ab", b"b")
         mask, accepting = following(matcher)
         assert names(mask) == {name(symbol)} and not accepting
         assert takes(matcher, [symbol])

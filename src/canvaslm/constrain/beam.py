@@ -9,7 +9,6 @@ What is committed can always be completed: the end of it is in hand, as tokens, 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from heapq import heapify, heappop, heappush
@@ -18,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .completion import Effort, completion
-from .matchers import Matchers, SymbolWalker, allowed, allows, forced, takes, which_follow
+from .matchers import Matchers, SymbolWalker, allowed, allows, takes, which_follow
 
 WIDTH = 4  # paths kept
 MARGIN = 12.0  # nats below the best path beyond which one is dropped
@@ -26,10 +25,10 @@ PASS_OVER = 4.0  # nats it costs to leave out a place
 PUT_IN = 2.0  # nats it costs to put in a byte
 LOSE_GIVEN = 200.0  # nats it costs to leave out a given place: more than any canvas is worth
 LONGEST_PUT_IN = 24
-# Seconds of work that a canvas may take. Only grammars made to be slow come near: what is committed then
-# depends on the machine, but other requests go on.
-SLOWEST = 1.0
-SEARCH_STEPS = 12_000  # of all searches for ends after one canvas
+# What a canvas may ask of a grammar of price 1, in symbols: noise of 256 places asks 30,000. It is counted,
+# so that a canvas says the same on every machine.
+READS = 400_000
+SEARCH_STEPS = 12_000  # of all searches for ends after one canvas, at price 1
 _SEARCHES = 6  # ends searched before the text is cut back
 _SEPARATORS = b'",: }]{[\n'  # what may be put in where nothing is forced
 
@@ -116,7 +115,8 @@ class Beam:
     first: SymbolWalker
     known: tuple[int, ...]
     room: int
-    work: Effort = field(default_factory=lambda: Effort(SEARCH_STEPS))
+    work: Effort
+    reads: int = READS  # symbols that the grammar may be asked for, searches aside
     choices: list[_Choice] = field(default_factory=list)
 
     def best(self, places: CanvasRows) -> Found:
@@ -168,12 +168,13 @@ class Beam:
         """The paths kept after the last place that any came to; choices are collected on the way."""
         root = _Path(0.0, self.first, self.first.deep_copy().compute_bitmask())
         kept = [root]
-        begin = time.thread_time()
+        end = self.first.asked.symbols + self.reads
         for place in range(len(places.tokens)):
-            if time.thread_time() - begin > SLOWEST:
+            if self.first.asked.symbols > end:
                 break
             offers: list[_Path] = []
             for path in kept:
+                self.work.stopped()
                 self._end_here(path, places, place)
                 offers += _offers(self, path, places, place)
             following = self._keep(offers)
@@ -261,6 +262,11 @@ class Beam:
         return Found((*self.known, self.matchers.ends[0]), (None,) * (len(self.known) + 1), ended=True)
 
 
+def searches(price: int) -> int:
+    """Steps of the searches for ends after a canvas: a mask costs less than in proportion."""
+    return 4 * SEARCH_STEPS // (3 + price)
+
+
 def _offers(beam: Beam, path: _Path, places: CanvasRows, place: int) -> list[_Path]:
     """What may come of a path at a place, masks not yet computed."""
     tokens, logprobs = places.tokens[place].tolist(), places.logprobs[place].tolist()
@@ -311,9 +317,9 @@ def _put_in(beam: Beam, path: _Path, token: int, place: int, gain: float) -> lis
     symbols = beam.matchers.symbols_of((token,))
     for start in starts:
         text = start
-        if not path.matcher.follow(text, symbols):
+        if not path.matcher.follow([*text, *symbols]):
             text += _forced(path.matcher, start)
-            if text == start or len(text) > LONGEST_PUT_IN or not path.matcher.follow(text, symbols):
+            if text == start or len(text) > LONGEST_PUT_IN or not path.matcher.follow([*text, *symbols]):
                 continue
         tokens = beam.matchers.split(text)
         before = _extended(beam, path, tokens, [None] * len(tokens), -PUT_IN * len(text))
@@ -324,7 +330,7 @@ def _put_in(beam: Beam, path: _Path, token: int, place: int, gain: float) -> lis
 
 def _forced(walker: SymbolWalker, start: bytes = b"") -> bytes:
     """What alone can follow a start, as whole characters; nothing where that is longer than is put in."""
-    text = forced(walker, start)
+    text = walker.forced(start)
     return text if len(text) <= LONGEST_PUT_IN and text.decode("utf-8", "ignore").encode() == text else b""
 
 
@@ -342,4 +348,15 @@ def _said(path: _Path) -> tuple[tuple[int, ...], tuple[int | None, ...]]:
     return tuple(step.token for step in line), tuple(step.place for step in line)
 
 
-__all__ = ["MARGIN", "PASS_OVER", "PUT_IN", "SEARCH_STEPS", "WIDTH", "Beam", "CanvasRows", "Found"]
+__all__ = [
+    "MARGIN",
+    "PASS_OVER",
+    "PUT_IN",
+    "READS",
+    "SEARCH_STEPS",
+    "WIDTH",
+    "Beam",
+    "CanvasRows",
+    "Found",
+    "searches",
+]

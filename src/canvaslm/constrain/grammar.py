@@ -8,7 +8,6 @@ is no grammar, is too large, or has no end that is found.
 from __future__ import annotations
 
 import json
-import random
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -20,15 +19,17 @@ import numpy as np
 from ..errors import EngineFailure, UsageError
 from ..types import Projection, Readout
 from .answers import Thought
-from .beam import Beam, CanvasRows, Found
+from .beam import READS, Beam, CanvasRows, Found, searches
 from .completion import Effort, completion
 from .gbnf import gbnf_to_lark
 from .limits import check_document, check_multiples, check_nesting, check_text
-from .matchers import Matcher, Matchers, SymbolWalker, allowed, following, short_message, takes
+from .matchers import Matcher, Matchers, SymbolWalker, short_message, takes
+from .price import price
 from .vocabulary import Vocabulary
 
-WALK = 256  # symbols
-WALK_SECONDS = 0.06  # those that are not made to be slow take 0.01
+# Seconds of this thread's own time for a canvas. What it says never depends on them: its work is counted.
+# They end the requests of grammars that were made to look fast.
+SLOWEST = 6.0
 THIN = 8  # a canvas of which less than the 8th part is of the document
 MOST_THIN = 2  # so many in a row: the third such canvas ends the document, for each costs all its steps
 COMPILE_STEPS = 60_000  # of the search for the first whole document
@@ -57,6 +58,8 @@ class Grammar:
     pad: int
     symbols: Matcher
     completion: tuple[int, ...]  # a whole document, without the end token
+    price: int = 1  # of a symbol
+    field: str = "grammar"  # what to call it to who wrote it
     top: int = 16
 
     @property
@@ -83,7 +86,8 @@ class Grammar:
         first = SymbolWalker(self.matchers, self.symbols.deep_copy())
         if not takes(first, state.tokens):
             raise EngineFailure("a document's beginning is not accepted any more: this is a bug")
-        beam = Beam(self.matchers, first, state.completion, readout.room)
+        work = Effort(searches(self.price), stopped=self._too_slow())
+        beam = Beam(self.matchers, first, state.completion, readout.room, work, READS // self.price)
         lead = len(readout.top_tokens) - len(readout.tokens)  # places of the canvas before the answer's
         found = self._judged(state, beam.best(self._places(readout, lead)), beam)
         thin = state.thin + 1 if THIN * len(found.tokens) < len(readout.tokens) else 0
@@ -96,6 +100,19 @@ class Grammar:
             GrammarState(tokens, found.completion, thin),
             found.ended,
         )
+
+    def _too_slow(self) -> Callable[[], bool]:
+        """Asked now and then, raises UsageError once a canvas takes much longer than its counted work can."""
+        end = time.thread_time() + SLOWEST
+
+        def stopped() -> bool:
+            if time.thread_time() > end:
+                raise UsageError(
+                    f"the {self.field} is too slow to follow a document: make it less ambiguous", self.field
+                )
+            return False
+
+        return stopped
 
     def _places(self, readout: Readout, lead: int) -> CanvasRows:
         """The answer's places, as far as there is room."""
@@ -204,7 +221,6 @@ def _compiled(
     thought: Thought | None,
     stopped: Callable[[], bool],
     field: str,
-    clock: Callable[[], float] = time.thread_time,
 ) -> Grammar:
     """The first of several readings of an answer's grammar, in llguidance's form, that has a document."""
     matchers, outer = Matchers.of(vocabulary), _outer(vocabulary, thought)
@@ -215,13 +231,12 @@ def _compiled(
             symbols = matchers.matcher(text)
             work = Effort(COMPILE_STEPS, stopped=stopped)
             document = completion(matchers, symbols, work)
+            cost = price(matchers, text) if document is not None else 1
         except UsageError as error:
             raise UsageError(str(error).replace("the grammar", f"the {field}", 1), field) from None
         if document is None:
             continue
-        if not _fast(matchers, symbols, clock):
-            raise UsageError(f"the {field} cannot be used: it is too ambiguous to follow a document", field)
-        return Grammar(matchers, vocabulary.pad, symbols, tuple(document))
+        return Grammar(matchers, vocabulary.pad, symbols, tuple(document), cost, field)
     why = "compiling took too long" if stopped() else "no document was found that it accepts"
     words = f" ({short_message(work.said)})" if work.said and not stopped() else ""
     raise UsageError(f"the {field} cannot be used: {why}{words}; make it simpler", field)
@@ -231,22 +246,6 @@ def _in_symbols(matchers: Matchers, part: dict[str, Any]) -> dict[str, Any]:
     """A grammar that names tokens by the numbers that `matchers` have for them."""
     lark = part.get("lark_grammar")
     return part if lark is None else {**part, "lark_grammar": matchers.in_symbols(lark)}
-
-
-def _fast(matchers: Matchers, symbols: Matcher, clock: Callable[[], float]) -> bool:
-    """Whether a text at random can be followed in time: ambiguous grammars take longer with each symbol.
-
-    clock: seconds of this thread's own work, so that a busy machine makes no grammar slow.
-    """
-    walker, dice, begin = symbols.deep_copy(), random.Random(0), clock()
-    for _ in range(WALK):
-        mask, _ = following(walker)
-        free = matchers.symbols[allowed(mask, matchers.symbols)]
-        if not len(free) or not walker.consume_token(int(dice.choice(free))):
-            walker = symbols.deep_copy()
-        if clock() - begin > WALK_SECONDS:
-            return False
-    return True
 
 
 def _outer(vocabulary: Vocabulary, thought: Thought | None) -> str:

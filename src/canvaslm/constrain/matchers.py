@@ -26,6 +26,7 @@ from .vocabulary import BYTES, Vocabulary
 Matcher = Any  # llguidance.LLMatcher, or a `SymbolWalker`
 Ids = NDArray[np.int64]
 
+A_COPY, A_MASK = 4, 8  # symbols that a copy of a matcher, and a mask, count as: about the time they take
 _LONGEST_MESSAGE = 240
 # What may hold `<[106]>` in llguidance's Lark and mean the text, and what means a token. What is not closed
 # goes on to the end: else each of many quotes would be followed there.
@@ -62,21 +63,35 @@ class _Tokens:
 
 
 @dataclass(eq=False)
+class SymbolCount:
+    """What a grammar was asked: so many symbols, a copy and a mask counting as some."""
+
+    symbols: int = 0
+
+
+@dataclass(eq=False)
 class SymbolWalker:
     """A matcher over symbols that takes tokens of the whole vocabulary, symbol by symbol.
 
     Otherwise as llguidance's. It has no mask of all tokens, which at 262,144 takes a walk over all of them
-    and is too much for some grammars, but says of single tokens whether they may follow.
+    and is too much for some grammars, but says of single tokens whether they may follow. It and all its
+    copies count together.
     """
 
     matchers: Matchers
     matcher: Matcher
+    asked: SymbolCount = field(default_factory=SymbolCount)
 
     def deep_copy(self) -> SymbolWalker:
-        return SymbolWalker(self.matchers, self.matcher.deep_copy())
+        self.asked.symbols += A_COPY
+        return SymbolWalker(self.matchers, self.matcher.deep_copy(), self.asked)
 
     def consume_tokens(self, tokens: Sequence[int]) -> bool:
-        return bool(self.matcher.consume_tokens(self.matchers.symbols_of(tokens)))
+        return self._consume(self.matchers.symbols_of(tokens))
+
+    def _consume(self, symbols: list[int]) -> bool:
+        self.asked.symbols += len(symbols)
+        return bool(self.matcher.consume_tokens(symbols))
 
     def consume_token(self, token: int) -> bool:
         return self.consume_tokens([token])
@@ -90,20 +105,28 @@ class SymbolWalker:
                 break
             symbols += more
             lengths.append(len(symbols))
+        self.asked.symbols += len(symbols)
         valid = self.matcher.validate_tokens(symbols) if symbols else 0
         return bisect_right(lengths, valid)
 
-    def follow(self, text: bytes, symbols: Sequence[int]) -> bool:
-        """Whether a text may follow, and then the symbols."""
-        wanted = [*text, *symbols]
-        return bool(self.matcher.validate_tokens(wanted) == len(wanted))
+    def follow(self, symbols: Sequence[int]) -> bool:
+        """Whether all the symbols may follow."""
+        self.asked.symbols += len(symbols)
+        return bool(self.matcher.validate_tokens(symbols) == len(symbols))
 
     def compute_bitmask(self) -> bytes:
         """Of single symbols."""
+        self.asked.symbols += A_MASK
         return bytes(self.matcher.compute_bitmask())
 
-    def compute_ff_bytes(self) -> bytes:
-        return bytes(self.matcher.compute_ff_bytes())
+    def forced(self, start: bytes = b"") -> bytes:
+        """The bytes that alone can follow `start`, up to a control token; none where it may not follow."""
+        ahead = self.deep_copy()
+        if start and not ahead._consume(list(start)):
+            return b""
+        text = _forced(ahead.matcher)
+        self.asked.symbols += len(text)
+        return text
 
     def is_accepting(self) -> bool:
         return bool(self.matcher.is_accepting())
@@ -154,6 +177,15 @@ class Matchers:
         made = on_a_deep_stack(lambda: guidance.LLMatcher(tokenizer, grammar, limits=limits, log_level=0))
         if made.is_error():
             raise UsageError(f"the grammar cannot be used: {short_message(made.get_error())}", "grammar")
+        return made
+
+    def interpreter(self, grammar: str) -> Any:
+        """A `LLInterpreter` of a grammar that `matcher` takes: slower, and it tells of what it does."""
+        guidance, tokenizer = library(), self._tokenizer()
+        limits = guidance.LLParserLimits(**PARSER)
+        options = {"enable_backtrack": False, "enable_ff_tokens": False, "log_level": 0, "limits": limits}
+        made = on_a_deep_stack(lambda: guidance.LLInterpreter(tokenizer, grammar, **options))
+        made.start_without_prompt()
         return made
 
     def in_symbols(self, lark: str) -> str:
@@ -287,7 +319,7 @@ def which_follow(walker: SymbolWalker, tokens: Sequence[int], mask: bytes) -> li
         else:
             first = allows(mask, symbols[0])
             rest = len(symbols) > 1
-            found.append(first and not (rest and walker.matcher.validate_tokens(symbols) < len(symbols)))
+            found.append(first and not (rest and not walker.follow(symbols)))
     return found
 
 
@@ -306,13 +338,9 @@ def following(matcher: Matcher) -> tuple[bytes, bool]:
     return mask, bool(matcher.is_accepting())
 
 
-def forced(matcher: Matcher, start: bytes = b"") -> bytes:
-    """The bytes that alone can follow `start`, up to a control token: llguidance writes it as 0xFF and a
-    number. None where `start` may not follow."""
-    ahead = matcher.matcher.deep_copy() if isinstance(matcher, SymbolWalker) else matcher.deep_copy()
-    if start and not ahead.consume_tokens(list(start)):
-        return b""
-    text: bytes = ahead.compute_ff_bytes()
+def _forced(matcher: Matcher) -> bytes:
+    """What alone can follow: llguidance writes a control token as 0xFF and a number. Moves the matcher on."""
+    text: bytes = matcher.compute_ff_bytes()
     return text.partition(b"\xff")[0]
 
 
@@ -323,6 +351,6 @@ def short_message(error: str) -> str:
 
 
 __all__ = [
-    "Ids", "Matcher", "Matchers", "SymbolWalker", "allowed", "allows", "following", "forced", "library",
+    "Ids", "Matcher", "Matchers", "SymbolCount", "SymbolWalker", "allowed", "allows", "following", "library",
     "short_message", "takes", "which_follow",
 ]  # fmt: skip
