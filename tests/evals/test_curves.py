@@ -94,7 +94,7 @@ def test_curves_of_tasks_and_of_all() -> None:
     assert curves(scores)[2].interval == whole.interval, "the same for ever"
     told = document("e", scores, {}, [a, b, whole], complete=False)
     assert told["complete"] is False
-    assert told["curves"][0]["points"] == ["steps=1", "steps=4"]
+    assert told["curves"][0]["points"][1]["mode"] == "steps=4"
     assert told["scores"][1]["params"] == {"max_denoising_steps": 4}
     assert table(scores, "t").row_count == 4
     assert area_table([a, b, whole]).row_count == 3

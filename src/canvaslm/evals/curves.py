@@ -35,11 +35,11 @@ class Curve:
     interval: tuple[float, float] | None
 
     def to_dict(self) -> dict[str, Any]:
-        """For the JSON document; points go by their scores' `mode`."""
+        """For the JSON document."""
         return {
             "task": self.task,
             "curve": self.name,
-            "points": [score.mode for score in self.scores],
+            "points": [score.figures() for score in self.scores],
             "most_tokens_per_step": round(self.most, 3),
             "area": None if self.area is None else round(self.area, 4),
             "interval_95": None if self.interval is None else [round(end, 4) for end in self.interval],

@@ -12,6 +12,7 @@ from ..demo.tasks import Example
 from ..errors import UsageError
 from .answers import Answer, Answerer
 from .points import ONE_SHOT, REFINED, Point, Sweep, grid
+from .programs import CAN_LIMIT
 from .score import Score
 from .tasks import EvalTask, find_tasks
 
@@ -55,7 +56,7 @@ class EvalOptions:
         fitting = [task for task in found.values() if self._obstacle(task) is None]
         for task in found.values():
             obstacle = self._obstacle(task)
-            if obstacle and (task.name in self.tasks or not fitting or task.runs_code):
+            if obstacle and (task.name in self.tasks or not fitting):
                 raise UsageError(f"{task.name}: {obstacle}", "tasks")
         return fitting
 
@@ -65,6 +66,10 @@ class EvalOptions:
 
     def _obstacle(self, task: EvalTask) -> str | None:
         """Why a task cannot be run."""
+        if task.runs_code and not CAN_LIMIT:
+            return (
+                "its answers are programs, which are run on Linux and macOS alone: there they can be limited"
+            )
         if task.runs_code and not self.allow_code:
             return (
                 "its answers are programs, which are run to be judged: --allow-code runs them, in a process "

@@ -102,13 +102,11 @@ class Score:
     def tokens_per_second(self) -> float:
         return self.tokens / self.seconds if self.seconds else 0.0
 
-    def to_dict(self) -> dict[str, Any]:
-        """For the JSON document. `right` has, for each item, how many of its answers are."""
+    def figures(self) -> dict[str, Any]:
+        """What was measured at the point, by the point's label."""
         low, high = self.interval
         return {
-            "task": self.task,
             "mode": self.mode,
-            "params": dict(self.point.params),
             "items": self.items,
             "seeds": self.seeds,
             "correct": self.correct,
@@ -119,6 +117,14 @@ class Score:
             "steps_per_answer": round(self.passes, 3),
             "tokens_per_step": round(self.tokens_per_step, 3),
             "tokens_per_second": round(self.tokens_per_second, 2),
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """For the JSON document. `right` has, for each item, how many of its answers are."""
+        return {
+            "task": self.task,
+            **self.figures(),
+            "params": dict(self.point.params),
             "canvases": self.canvases,
             "tokens": self.tokens,
             "seconds": round(self.seconds, 3),

@@ -16,6 +16,8 @@ from ..errors import UsageError
 EVALS: Mapping[str, str] = {
     "demo": "canvaslm.evals.demo",
     "lists": "canvaslm.evals.lists",
+    "human-eval": "canvaslm.evals.human_eval",
+    "reasoning-gym": "canvaslm.evals.reasoning_gym",
 }
 DEFAULT = "demo"
 # A small universe may hold fewer items than asked for: give up after this many draws without a new one.
