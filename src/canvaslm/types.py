@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from .diffusion.params import Params
 
-NoteKind = Literal["thinking_budget", "empty_retried", "repetition"]
+NoteKind = Literal["thinking_budget", "empty_retried", "repetition", "hole_cut"]
 FinishReason = Literal["stop", "length", "tool_calls", "cancelled"]
 CanvasStop = Literal["converged", "max_steps"]
 # What a token of a committed canvas, or of a prompt, sees when it is encoded: what stands before it,
@@ -366,7 +366,8 @@ class Filled:
     """A text whose holes have been filled: what was given stands in `text` as it was, `holes` between.
 
     `canvases` are those that were kept, one for every group of holes that stood on one canvas (more for a
-    hole at the end of a text). `usage` counts given text with the prompt, and the tokens of holes.
+    hole that goes on over several). `usage` counts given text with the prompt, and the tokens of holes.
+    `finish_reason` is "length" where a hole was cut at its limit; `notes` say which.
 
     >>> filled = session.fill("<hole>is", instruction="capital of France", seed=0)
     >>> filled.text == filled.holes[0] + "is"
@@ -380,6 +381,7 @@ class Filled:
     timings: Timings
     seed: int
     canvases: tuple[CanvasReport, ...]
+    notes: tuple[Note, ...] = ()
 
 
 @dataclass(frozen=True)

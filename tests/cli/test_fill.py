@@ -95,7 +95,12 @@ def test_bytes_that_are_no_text_are_refused(program: Program, session: Session, 
 
 def test_a_hole_that_is_cut_is_told(program: Program, session: Session) -> None:
     shown = program("fill", "-", "-p", "Count from 11 to 50", "-n", "3", stdin="11 12<hole>", session=session)
-    assert shown.code == 0 and "the last hole is cut" in shown.err
+    assert shown.code == 0 and "note: hole 1 is cut at its limit of 3 tokens: its max, or" in shown.err
+    shown = program(
+        "fill", "-", "-p", "Count from 11 to 50", "--json", stdin="11 12<hole max=3> 49 50", session=session
+    )
+    assert [note["kind"] for note in shown.object["notes"]] == ["hole_cut"]
+    assert shown.object["finish_reason"] == "length" and "hole 1 is cut" in shown.err
 
 
 # -- edit ------------------------------------------------------------------------------------------------

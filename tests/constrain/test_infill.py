@@ -9,8 +9,25 @@ from random import Random
 
 import pytest
 
-from canvaslm.constrain.holes import HoleSpan, Seam, TokenHole, TokenTemplate, Window, lay_out, window
-from canvaslm.constrain.infill import Named, PlaceLogprobs, close, left_seam, lengths_by_score
+from canvaslm.constrain.holes import (
+    HoleSpan,
+    Seam,
+    TokenHole,
+    TokenTemplate,
+    Window,
+    check_holes,
+    lay_out,
+    longest,
+    window,
+)
+from canvaslm.constrain.infill import (
+    Named,
+    PlaceLogprobs,
+    close,
+    left_seam,
+    lengths_by_score,
+    misfit,
+)
 from canvaslm.errors import UsageError
 
 VOCABULARY, END = 6, 0
@@ -156,10 +173,33 @@ def test_holes_that_do_not_fit_wait_for_the_next_canvas() -> None:
     assert window(template, 1, 30, 64).last == 2
 
 
-def test_a_hole_with_text_behind_it_is_refused_beyond_a_canvas() -> None:
-    with pytest.raises(UsageError, match=r"hole 1 may have 61 tokens.*at most 60.*canvas of 64"):
-        window(_template(3, 9, most=61), 0, 3, 64)
-    assert window(_template(3, 0, open=True, most=61), 0, 3, 64).open
+def test_a_hole_with_text_behind_it_is_refused_beyond_its_canvases() -> None:
+    with pytest.raises(
+        UsageError, match=r"hole 1 may have 253 tokens.*at most 252, as 4 canvases of 64 hold"
+    ):
+        check_holes(_template(3, 9, most=253), 64)
+    check_holes(_template(3, 9, most=252), 64)
+    check_holes(_template(3, 0, open=True, most=253), 64)
+    assert longest(_template(3, 1), 0, 64) == 255
+
+
+def test_a_hole_that_may_have_more_than_a_canvas_leaves_room_for_the_texts_around_it() -> None:
+    shown = window(_template(40, 40, most=200), 0, 40, 64)
+    assert shown.left == 32 and len(shown.texts[0]) == 16
+    assert window(_template(5, 6, 7), 0, 5, 64, alone=True).last == 1
+
+
+def test_how_far_given_text_is_from_what_its_places_say() -> None:
+    likely = [[(token, math.log(0.8)), (5, math.log(0.1))] for token in (1, 2, 3, END)]
+    reading = PlaceLogprobs(likely, VOCABULARY)
+    fits, other = Window(1, 0, 1, ((3,),), True, False, 4), Window(1, 0, 1, ((5,),), True, False, 4)
+    template = TokenTemplate(((1,), (3,)), (TokenHole(),), open=False)
+    (best, *_) = lengths_by_score(template, fits, reading, [END], 9)
+    assert best.spans[0] == HoleSpan(1, 2)
+    assert misfit(best, fits, reading) == pytest.approx(0)
+    (best, *_) = lengths_by_score(template, other, reading, [END], 9)
+    # Two places are given, of which the text is one.
+    assert misfit(best, other, reading) == pytest.approx(reading.best[2] - reading.of(2, 5))
 
 
 def test_places_of_a_hole_take_what_its_seams_say() -> None:

@@ -181,11 +181,48 @@ def test_what_cannot_be_is_said(
     assert says in error["message"]
 
 
-def test_a_part_longer_than_a_canvas_is_refused_with_both_numbers(client: httpx.Client) -> None:
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/completions", {"prompt": "11 12 13 14 15", "suffix": " 30 31 32", "max_tokens": 4}),
+        ("/v1/fim/completions", {"prompt": "11 12 13 14 15", "suffix": " 30 31 32", "max_tokens": 4}),
+        ("/infill", {"input_prefix": "11 12 13 14 15", "input_suffix": " 30 31 32", "n_predict": 4}),
+        (
+            "/api/generate",
+            {"prompt": "11 12 13 14 15", "suffix": " 30 31 32", "options": {"num_predict": 4, "seed": 0}},
+        ),
+    ],
+)
+def test_a_hole_that_is_cut_is_told(
+    client: httpx.Client, path: str, body: dict[str, Any], stream: bool
+) -> None:
+    response = client.post(path, json={"model": "demo", "seed": 0, "stream": stream, **body})
+    assert response.status_code == 200
+    last = _last(response, path, stream)
+    (warning,) = [w for w in last["warnings"] if w.get("code") == "hole_cut"]
+    assert "hole 1 is cut at its limit of 4 tokens: its max, or" in warning["message"]
+    ending = last["choices"][0] if "choices" in last else last
+    assert (
+        "length" in (ending.get("finish_reason"), ending.get("done_reason")) or last["stop_type"] == "limit"
+    )
+    assert ending["finish_details"][0]["reason"] == "hole_cut"
+
+
+def _last(response: httpx.Response, path: str, stream: bool) -> Any:
+    """The whole answer, or what ends its stream."""
+    if not stream:
+        return response.json()
+    if path == "/api/generate":
+        return json.loads(response.text.splitlines()[-1])
+    return _events(response)[-1]
+
+
+def test_a_part_longer_than_a_hole_may_be_is_refused_with_both_numbers(client: httpx.Client) -> None:
     asked = "a\n<|code_to_edit|>\n" + "1 2 3 " * 50 + "\n<|/code_to_edit|>\nb c d e f"
     response = client.post("/v1/edit/completions", json={"messages": [{"role": "user", "content": asked}]})
     assert response.status_code == 400
-    assert "at most" in response.json()["error"]["message"] and "canvas of 64" in response.text
+    assert "at most" in response.json()["error"]["message"] and "4 canvases of 64" in response.text
 
 
 def test_ollama_words_errors_its_own_way_and_names_its_ability(client: httpx.Client) -> None:

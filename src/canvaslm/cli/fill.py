@@ -111,11 +111,11 @@ def print_object(document: dict[str, object]) -> None:
 
 
 def conclude(filled: Filled, display: Display, as_object: bool) -> None:
-    """The figures, and whether a hole was cut, on standard error."""
+    """The figures, and which holes were cut, on standard error."""
     if not (as_object or display.quiet):
         log(figures(filled), faint=True)
-    if filled.finish_reason == "length":
-        log("note: the last hole is cut; -n, or its max, allows more")
+    for note in filled.notes:
+        log(f"note: {note.text}")
 
 
 __all__ = ["command", "conclude", "print_object", "show", "write_exactly"]

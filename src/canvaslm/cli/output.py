@@ -126,6 +126,7 @@ def filled_json(filled: Filled, model: str) -> dict[str, Any]:
         "holes": list(filled.holes),
         "finish_reason": filled.finish_reason,
         "steps": [canvas.steps for canvas in filled.canvases],
+        "notes": [asdict(note) for note in filled.notes],
         "seed": filled.seed,
         "timings": {**asdict(filled.timings), "tokens_per_second": _rate(filled)},
         "usage": asdict(filled.usage),

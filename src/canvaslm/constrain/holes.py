@@ -1,7 +1,8 @@
 """A text with holes as tokens, and the part of it that one canvas shows.
 
 A text is given, hole, given, hole ... given. Holes are filled from left to right, several at once where they
-stand on one canvas. What stands before a canvas is context; what comes after it is not seen by its holes.
+stand on one canvas, and one over several canvases where its text is longer. What stands before a canvas is
+context; what comes after it is not seen by its holes.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from ..errors import UsageError
 # Places of the text behind a hole that its canvas shows at least, if there are so many: by these its length
 # is found.
 ANCHOR = 4
+# Canvases whose places a hole with text behind it may have: beyond, it is cut.
+HOLE_CANVASES = 4
 
 TokenBits = bytes  # of a place: token t is allowed if bit t % 8 of byte t // 8 is set
 
@@ -34,7 +37,7 @@ class TokenHole:
     may take.
     """
 
-    most: int | None = None  # None: as many as the canvas has
+    most: int | None = None  # tokens that are its own; None: as many as the canvas has
     wish: int | None = None  # places kept free for it, None: a quarter of the canvas
     between: TokenBits | None = None
     before: tuple[Seam, ...] = ()
@@ -73,6 +76,11 @@ class HoleSpan:
     @property
     def length(self) -> int:
         return self.stop - self.start
+
+    @property
+    def own(self) -> int:
+        """Its tokens that are not partly of a text beside it."""
+        return self.length - bool(self.before) - bool(self.behind)
 
 
 def _seam(seams: tuple[Seam, ...], count: int) -> TokenBits:
@@ -113,19 +121,19 @@ class Window:
     places: int
 
 
-def window(template: TokenTemplate, index: int, before: int, places: int) -> Window:
-    """What the canvas of `places` shows that fills hole `index`, behind `before` tokens of text.
+def window(template: TokenTemplate, index: int, before: int, places: int, *, alone: bool = False) -> Window:
+    """What the canvas of `places` shows that fills hole `index`, behind `before` tokens of text that may
+    stand on it.
 
-    The holes get the places they may take at most (a quarter of the canvas where nothing is said), then the
-    text behind them, up to a quarter of the canvas, then the text before, then the rest of that behind.
-    Raises UsageError where a hole may take more places than there are.
+    The holes get the places they may take at most (a quarter of the canvas where nothing is said, or more
+    than it has), then the text behind them, up to a quarter of the canvas, then the text before, then the
+    rest of that behind. alone: no other hole.
     """
-    _check_hole(template, index, places)
     if template.is_open(index):
         return Window(_left_of_open(before, places), index, index + 1, ((),), False, True, places)
     last = index + 1
     used = _wish(template.holes[index], places)
-    while last < len(template.holes) and not template.is_open(last):
+    while last < len(template.holes) and not (alone or template.is_open(last)):
         more = len(template.given[last]) + _wish(template.holes[last], places)
         if used + more + min(places // 4, len(template.given[last + 1]) + 1) > places:
             break
@@ -142,22 +150,28 @@ def window(template: TokenTemplate, index: int, before: int, places: int) -> Win
     return Window(left, index, last, texts, closes, False, places)
 
 
-def _check_hole(template: TokenTemplate, index: int, places: int) -> None:
-    hole = template.holes[index]
-    if template.is_open(index) or hole.wish is None:
-        return
-    limit = places - min(ANCHOR, len(template.given[index + 1]))
-    if hole.wish > limit:
-        raise UsageError(
-            f"hole {index + 1} may have {hole.wish} tokens, but with text behind it it has at most {limit}, "
-            f"since both stand on one canvas of {places}: lower its max, or leave out the text behind it",
-            "template",
-        )
+def longest(template: TokenTemplate, index: int, places: int) -> int:
+    """Tokens that a hole with text behind it may have, over all its canvases."""
+    return HOLE_CANVASES * places - min(ANCHOR, len(template.given[index + 1]))
+
+
+def check_holes(template: TokenTemplate, places: int) -> None:
+    """Raises UsageError for a hole with text behind it that is to have more tokens than it may."""
+    for index, hole in enumerate(template.holes):
+        limit = longest(template, index, places)
+        if not template.is_open(index) and hole.wish is not None and hole.wish > limit:
+            raise UsageError(
+                f"hole {index + 1} may have {hole.wish} tokens, but with text behind it it has at most "
+                f"{limit}, as {HOLE_CANVASES} canvases of {places} hold: lower its max, or leave out the "
+                "text behind it",
+                "template",
+            )
 
 
 def _wish(hole: TokenHole, places: int) -> int:
-    """Places kept free for a hole."""
-    return places // 4 if hole.wish is None else hole.wish
+    """Places kept free for a hole on one canvas."""
+    quarter = places // 4
+    return quarter if hole.wish is None or hole.wish > places - ANCHOR else hole.wish
 
 
 def _left_of_open(before: int, places: int) -> int:
@@ -195,6 +209,7 @@ def lay_out(
 
 __all__ = [
     "ANCHOR",
+    "HOLE_CANVASES",
     "HoleSpan",
     "PlacedHoles",
     "Seam",
@@ -202,6 +217,8 @@ __all__ = [
     "TokenHole",
     "TokenTemplate",
     "Window",
+    "check_holes",
     "lay_out",
+    "longest",
     "window",
 ]

@@ -3,7 +3,8 @@
 Every place has a distribution then. A length is right if the places behind it say what the text behind the
 hole says, and those behind that the end of the turn: all lengths are scored from the one step, as the best
 path over the canvas. Where the best ones are close, the canvases are denoised, and judged once more by what
-the model says of *all* places (a hole's own places, or entropies, tell nothing).
+the model says of *all* places (a hole's own places, or entropies, tell nothing). Where no length comes
+near to what the places say themselves, the hole goes on beyond the canvas.
 """
 
 from __future__ import annotations
@@ -246,6 +247,36 @@ def _next_span(text: Sequence[int], last: HoleSpan, following: _BySeam, reading:
     return span
 
 
+def overshot(
+    written: Sequence[int], shown: Window, reading: PlaceLogprobs, ends: Sequence[int], anchor: int
+) -> tuple[int, float]:
+    """Whether a hole had its end on the canvas before, too near to that one's end to be seen: how many of the
+    last tokens written are the start of the text behind it, which then goes on at the hole's start on this
+    canvas; and how well the places say so, as scores of lengths. (0, -inf) where it is not so."""
+    text, found = shown.texts[0], (0, -np.inf)
+    for count in range(1, min(len(text), len(written)) + 1):
+        rest = text[count:]
+        if tuple(written[-count:]) != text[:count] or not (rest or shown.closes):
+            continue
+        score = float(_last_text(shown, rest, reading, ends, anchor)[shown.left])
+        found = max(found, (count, score), key=lambda each: each[1])
+    return found
+
+
+def misfit(lengths: Lengths, shown: Window, reading: PlaceLogprobs) -> float:
+    """How much less likely given text is where it would stand than what its places say themselves: nats a
+    place, of all that is given behind the first hole, or of the last text alone if that fits worse."""
+    first, last = lengths.spans[0], lengths.spans[-1]
+    text = shown.texts[-1][last.behind :]
+    stop = min(len(reading), last.stop + len(text))
+    places = range(last.stop, stop)
+    missing = sum(reading.best[place] - reading.of(place, text[place - last.stop]) for place in places)
+    end = len(reading) if shown.closes else stop
+    given = end - first.start - sum(span.length for span in lengths.spans)
+    whole = float(reading.best[first.start :].sum()) - lengths.score
+    return max(whole / max(1, given), float(missing) / max(1, len(places)))
+
+
 def close(ranked: Sequence[Lengths], margin: float, most: int) -> list[Lengths]:
     """Those within `margin` nats of the best, at most so many."""
     return [each for each in ranked[:most] if each.score >= ranked[0].score - margin]
@@ -255,4 +286,12 @@ def _is_set(bits: TokenBits, token: int) -> bool:
     return token // 8 < len(bits) and bool(bits[token // 8] >> token % 8 & 1)
 
 
-__all__ = ["Lengths", "Named", "PlaceLogprobs", "close", "left_seam", "lengths_by_score"]
+__all__ = [
+    "Lengths",
+    "Named",
+    "PlaceLogprobs",
+    "close",
+    "left_seam",
+    "lengths_by_score",
+    "misfit",
+]

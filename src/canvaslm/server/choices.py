@@ -3,12 +3,12 @@ together, figures of all."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Sequence
+from collections.abc import AsyncIterable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ..text.transcript import ReplyBuilder
-from ..types import Draft, Event, Failed, Finished, TokenLogprob, ToolCall
+from ..types import Draft, Event, Failed, Finished, Note, TokenLogprob, ToolCall
 
 
 @dataclass(frozen=True)
@@ -126,6 +126,11 @@ def finish_details(end: Finished) -> dict[str, Any]:
     return {"finish_details": told} if told else {}
 
 
+def as_warnings(notes: Iterable[Note]) -> list[dict[str, str]]:
+    """Notes as entries of the field `warnings`."""
+    return [{"param": "", "code": note.kind, "message": note.text} for note in notes]
+
+
 def _ms(seconds: float) -> float:
     return round(seconds * 1000, 3)
 
@@ -134,4 +139,13 @@ def _rate(count: int, seconds: float) -> float:
     return round(count / seconds, 3) if seconds > 0 else 0.0
 
 
-__all__ = ["ChoiceEvent", "Tokens", "count_tokens", "finish_details", "gather", "openai_usage", "timings"]
+__all__ = [
+    "ChoiceEvent",
+    "Tokens",
+    "as_warnings",
+    "count_tokens",
+    "finish_details",
+    "gather",
+    "openai_usage",
+    "timings",
+]

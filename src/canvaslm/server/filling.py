@@ -16,13 +16,14 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ..types import CanvasReport, Committed, Draft, Failed, Filled, Finished, Request
+from ..types import CanvasReport, Committed, Draft, Failed, Filled, Finished, Note, Request
 from .bridge import RequestGroup
-from .choices import ChoiceEvent
+from .choices import ChoiceEvent, as_warnings
 from .problems import Problem, unfinished
 
 if TYPE_CHECKING:
-    from ..session.filling import FillPlan, Outcome, Round
+    from ..session.filling import FillPlan
+    from ..session.rounds import Outcome, Round
     from .service import Service
 
 _WAIT = 0.05  # seconds between two looks for free places, once an answer has begun
@@ -40,6 +41,7 @@ class FillAnswers:
         self._batches: deque[tuple[Request, ...]] = deque()  # of the round, those that have not begun
         self._begun = self._size = 0  # requests of the round before the batch that runs, and in it
         self._group: RequestGroup | None = None
+        self._notes: tuple[Note, ...] = ()
         self._closed = False
 
     @classmethod
@@ -76,8 +78,10 @@ class FillAnswers:
             self.close()
 
     def warnings(self, told: Sequence[dict[str, str]], choice: int | None = None) -> dict[str, Any]:
-        """The field `warnings` of an answer, or nothing. That nothing is missing is an answer, too."""
-        return {"warnings": list(told)} if told else {}
+        """The field `warnings` of an answer, or nothing: what is told anyway, and which holes were cut. That
+        nothing is missing is an answer, too."""
+        made = [*told, *as_warnings(self._notes)]
+        return {"warnings": made} if made else {}
 
     def stop_string(self, choice: int = 0) -> str | None:
         """What ended the answer is not told: stop strings end holes."""
@@ -106,7 +110,7 @@ class FillAnswers:
 
     def _take(self, asked: Round) -> None:
         """A new round, in batches of no more requests than the engine has rows: more may never be let in."""
-        from ..session.filling import Outcome
+        from ..session.rounds import Outcome
 
         rows, requests = self._service.session.engine.scheduler.max_rows, asked.requests
         self._outcomes = [Outcome() for _ in requests]
@@ -137,10 +141,12 @@ class FillAnswers:
     def _end(self, filled: Filled) -> list[Committed | Finished]:
         last = filled.canvases[-1] if filled.canvases else CanvasReport(0, "converged", 0.0)
         text = filled.text if self._whole else filled.holes[0]
+        self._notes = filled.notes
         return [
             Committed(-1, max(0, len(filled.canvases) - 1), (), last, text),
             Finished(
-                -1, filled.finish_reason, filled.usage, filled.timings, filled.seed, filled.canvases
+                -1, filled.finish_reason, filled.usage, filled.timings, filled.seed, filled.canvases,
+                notes=filled.notes,
             ),
         ]  # fmt: skip
 

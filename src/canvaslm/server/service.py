@@ -30,7 +30,7 @@ from ..text.toolcalls import tool_names
 from ..text.transcript import Transcript
 from ..types import Constraint, Failed, Finished, Note, Request, Structure, TokenRules
 from .bridge import Bridge, RequestGroup
-from .choices import ChoiceEvent
+from .choices import ChoiceEvent, as_warnings
 from .filling import FillAnswers
 from .limits import Limits
 from .metrics import ServerMetrics
@@ -155,7 +155,7 @@ class Answers:
             if index in self.empty:
                 made.append(_emptiness(index, len(self.requests)))
             made += _of_calls(self._transcripts[index])
-            made += [{"param": "", "code": n.kind, "message": n.text} for n in self._notes.get(index, ())]
+            made += as_warnings(self._notes.get(index, ()))
         return {"warnings": made} if made else {}
 
     def stop_string(self, choice: int = 0) -> str | None:

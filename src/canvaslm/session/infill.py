@@ -12,8 +12,9 @@ from ..diffusion import PARAMETERS
 from ..errors import UsageError
 from ..options import FillOptions
 from ..types import Draft, Filled, Params
-from .filling import FillPlan, FillTask, Machine, Outcome, Round
+from .filling import FillPlan
 from .options import check_names, share_of_noise
+from .rounds import FillTask, Machine, Outcome, Round
 from .template import Hole, Template, check_text
 
 if TYPE_CHECKING:

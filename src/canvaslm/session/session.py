@@ -235,8 +235,8 @@ class Session:
         What is given comes back byte for byte. Options: `instruction`, what the text shall say (the user's
         turn; without it the model has the text alone); `draft`, a guess (of each hole), of which canvases
         begin but for a share of `draft_noise` (0.8); `stop`; `system`; `thinking`; `preset`; and every field
-        of `Params`, of which `max_new_tokens` is what each hole may have. A hole with text behind it is at
-        most a canvas long.
+        of `Params`, of which `max_new_tokens` is what each hole may have. A hole with text behind it has
+        at most the tokens of four canvases; one that is cut is told in `notes`.
 
         >>> filled = session.fill("capital of France: <hole>.", seed=0)
         >>> filled.text == f"capital of France: {filled.holes[0]}."

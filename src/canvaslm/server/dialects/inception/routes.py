@@ -16,7 +16,7 @@ from starlette.responses import Response
 from ....text.transcript import ReplyBuilder
 from ....types import Finished
 from ...bodies import BodyRoute
-from ...choices import ChoiceEvent, count_tokens, gather, openai_usage, timings
+from ...choices import ChoiceEvent, count_tokens, finish_details, gather, openai_usage, timings
 from ...responses import ERRORS, streamed
 from ...sending import JsonAnswer, Stream, sse, unless_gone, wording_errors
 from ...service import AnyAnswers, GenerationRequest, Ready, Service
@@ -86,6 +86,7 @@ class EditorWriter:
         text, end = self._fenced(whole.text), whole.finished
         message = {"role": "assistant", "content": text, "tool_calls": None}
         choice = {"index": 0, "message": message, "text": text, "finish_reason": end.reason}
+        choice |= finish_details(end)
         return {
             **self._head,
             "object": "chat.completion",
@@ -106,7 +107,8 @@ class EditorWriter:
             if isinstance(piece.event, Finished):
                 usage = openai_usage(count_tokens([piece.event], 1))
                 yield self._chunk(
-                    "", {}, piece.event.reason, usage=usage, timings=timings([piece.event])
+                    "", {}, piece.event, usage=usage, timings=timings([piece.event]),
+                    **self._answers.warnings(()),
                 )  # fmt: skip
         yield DONE
 
@@ -119,8 +121,10 @@ class EditorWriter:
         before, behind = self._fence
         return before + text + behind
 
-    def _chunk(self, text: str, delta: dict[str, Any], reason: str | None = None, **more: Any) -> bytes:
-        choice = {"index": 0, "delta": {**delta, "content": text}, "text": text, "finish_reason": reason}
+    def _chunk(self, text: str, delta: dict[str, Any], end: Finished | None = None, **more: Any) -> bytes:
+        choice = {"index": 0, "delta": {**delta, "content": text}, "text": text, "finish_reason": None}
+        if end is not None:
+            choice |= {"finish_reason": end.reason, **finish_details(end)}
         return sse({**self._head, "object": "chat.completion.chunk", "choices": [choice], **more})
 
 

@@ -14,7 +14,7 @@ from ....session.template import infill_template
 from ....text.transcript import ReplyBuilder
 from ....types import Finished
 from ...bodies import BodyRoute
-from ...choices import gather, timings
+from ...choices import finish_details, gather, timings
 from ...fields import AnswerSchema, Count, Int, Open, Stop, Temperature, Truncated
 from ...limits import MAX_MESSAGES
 from ...responses import ERRORS, streamed
@@ -72,6 +72,7 @@ class Infilled(AnswerSchema):
     stop_type: str | None = Field(None, description="eos, or limit where the answer was cut.")
     truncated: bool | None = None
     timings: dict[str, Any] | None = None
+    finish_details: list[dict[str, str]] | None = None
     warnings: list[dict[str, str]] | None = None
 
 
@@ -122,6 +123,7 @@ def _ending(
         "truncated": False,
         "has_new_line": "\n" in whole.text,
         "timings": timings([end]),
+        **finish_details(end),
         **answers.warnings(body.ignored()),
     }
 
