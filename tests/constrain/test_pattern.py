@@ -112,6 +112,14 @@ def test_what_is_not_regular_is_refused_with_its_place(made: str, place: int, sa
     assert error.value.param == "regex"
 
 
+def test_building_takes_counted_steps() -> None:
+    """Few states, each of many nodes: the same limit on every machine, whatever its clock says."""
+    wide = parse("(a?){300}")
+    with pytest.raises(TooLarge, match="more than 100,000 steps to build"):
+        compile_expression(wide, most_steps=100_000)
+    assert compile_expression(wide, most_steps=1_000_000).states == 301
+
+
 @pytest.mark.parametrize(
     "made",
     [

@@ -6,7 +6,6 @@ of its nodes become states. Nothing is built for tokens: these are walked, symbo
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -30,7 +29,8 @@ from .expression import (
 from .utf8 import byte_ranges
 from .vocabulary import SYMBOLS
 
-MAX_STATES, MAX_SECONDS = 20_000, 2.0  # fewer states than 16 bits count: the kernels' tables have these
+MAX_STATES = 20_000  # fewer than 16 bits count: the kernels' tables have these
+MAX_STEPS = 12_000_000  # nodes and edges looked at: about 2 s where each state has many
 _MAX_NODES = 5 * MAX_STATES
 FAR = 1 << 30  # distance of a state from which no end is in reach
 
@@ -38,7 +38,7 @@ Edge = tuple[int, int, int]  # first symbol, last symbol, node
 
 
 class TooLarge(UsageError):
-    """The language needs more states, or more time to build, than is allowed."""
+    """The language needs more states, or more steps to build, than is allowed."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,16 +73,16 @@ def compile_expression(
     param: str | None = None,
     *,
     most_states: int = MAX_STATES,
-    most_seconds: float = MAX_SECONDS,
+    most_steps: int = MAX_STEPS,
 ) -> Automaton:
     """Builds the automaton of an expression.
 
     Raises TooLarge, on `param`, beyond the limits, and UsageError where the language is empty.
     """
-    deadline = time.monotonic() + most_seconds
+    work = _BuildSteps(most_steps)
     try:
-        graph = _Graph(expression, deadline)
-        rows, ends = _Subsets(graph, most_states, deadline).explore()
+        graph = _Graph(expression, work)
+        rows, ends = _Subsets(graph, most_states, work).explore()
     except _LimitReached as limit:
         raise TooLarge(
             f"what is asked for is too large to guarantee: it needs more than {limit}; "
@@ -96,18 +96,30 @@ class _LimitReached(Exception):
     pass
 
 
+class _BuildSteps:
+    """Steps that building may still take: counted, so that what is too large is so on every machine."""
+
+    def __init__(self, most: int) -> None:
+        self._most = self._left = most
+
+    def spend(self, steps: int) -> None:
+        """Raises _LimitReached where so many are not left."""
+        self._left -= steps
+        if self._left < 0:
+            raise _LimitReached(f"{self._most:,} steps to build")
+
+
 class _Graph:
     """Nodes joined by edges that carry ranges of symbols, or nothing."""
 
-    def __init__(self, expression: Expression, deadline: float) -> None:
+    def __init__(self, expression: Expression, work: _BuildSteps) -> None:
         self.edges: list[list[Edge]] = []
         self.free: list[list[int]] = []
         self.first, self.last = self._node(), self._node()
         # A stack, not recursion: an expression may be deeper than Python's own stack.
         self._todo: list[tuple[Expression, int, int]] = [(expression, self.first, self.last)]
         while self._todo:
-            if time.monotonic() > deadline:
-                raise _LimitReached("the time that building may take")
+            work.spend(1)
             self._wire(*self._todo.pop())
 
     def _node(self) -> int:
@@ -216,8 +228,8 @@ def _byte_runs(ranges: tuple[Range, ...]) -> tuple[tuple[Range, ...], ...]:
 class _Subsets:
     """Sets of nodes as states, found from the first on."""
 
-    def __init__(self, graph: _Graph, most: int, deadline: float) -> None:
-        self._graph, self._most, self._deadline = graph, most, deadline
+    def __init__(self, graph: _Graph, most: int, work: _BuildSteps) -> None:
+        self._graph, self._most, self._work = graph, most, work
         self._ids: dict[frozenset[int], int] = {}
         self._cores: dict[frozenset[int], int] = {}  # before the free edges are followed
         self._sets: list[frozenset[int]] = []
@@ -229,6 +241,7 @@ class _Subsets:
         while len(rows) < len(self._sets):
             nodes = self._sets[len(rows)]
             edges = [edge for node in nodes for edge in self._graph.edges[node]]
+            self._work.spend(len(nodes) + len(edges))
             rows.append([(low, high, self._state(core)) for low, high, core in _split(edges)])
         return rows, [self._graph.last in nodes for nodes in self._sets]
 
@@ -238,8 +251,6 @@ class _Subsets:
             if nodes not in self._ids:
                 if len(self._sets) >= self._most:
                     raise _LimitReached(f"{self._most} states")
-                if time.monotonic() > self._deadline:
-                    raise _LimitReached("the time that building may take")
                 self._ids[nodes] = len(self._sets)
                 self._sets.append(nodes)
             self._cores[core] = self._ids[nodes]
@@ -253,6 +264,7 @@ class _Subsets:
                 if node not in found:
                     found.add(node)
                     todo.append(node)
+        self._work.spend(len(found))
         edges, last = self._graph.edges, self._graph.last
         return frozenset(node for node in found if edges[node] or node == last)
 
@@ -339,8 +351,8 @@ def _frozen(array: _Array) -> _Array:
 
 __all__ = [
     "FAR",
-    "MAX_SECONDS",
     "MAX_STATES",
+    "MAX_STEPS",
     "Automaton",
     "TooLarge",
     "compile_expression",
