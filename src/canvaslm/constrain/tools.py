@@ -84,33 +84,43 @@ def calling(
     begin, end, quote = marker_symbols(vocabulary, (marks.begin, marks.end, marks.quote), "tools")
     must, chosen = rules.required or rules.named is not None, rules.chosen()
 
-    def compiled(free: Sequence[str]) -> ToolCalls:
-        bodies = [_body(tool, quote, index, free=tool.name in free) for index, tool in enumerate(chosen)]
-        call = sequence(marker(begin), "call:", choice(*bodies), marker(end))
+    loose = [not must and not tool.strict for tool in chosen]
+    bound = [
+        _bound(tool, quote, index, loose=free)
+        for index, (tool, free) in enumerate(zip(chosen, loose, strict=True))
+    ]
+
+    def compiled(bodies: Sequence[Expression | None]) -> ToolCalls:
+        """None: a tool whose arguments are free."""
+        free = [tool.name for tool, body in zip(chosen, bodies, strict=True) if body is None]
+        written = [
+            _body(tool, quote, index, free=True) if body is None else body
+            for index, (tool, body) in enumerate(zip(chosen, bodies, strict=True))
+        ]
+        call = sequence(marker(begin), "call:", choice(*written), marker(end))
         most = 1 if rules.named is not None or not rules.parallel else None
         answer = sequence(ANY_TEXT, repeat(call, int(must), most))
         found = with_thought(answer, vocabulary, thought)
         made = regular(found, vocabulary, "tools")
         return ToolCalls(made.steps, made.edits, free=tuple(free))
 
-    loose = [] if must else [tool.name for tool in chosen if not tool.strict]
-    beyond = [
-        tool.name for index, tool in enumerate(chosen) if tool.name in loose and _beyond(tool, quote, index)
-    ]
+    without = [None if free else body for body, free in zip(bound, loose, strict=True)]
     try:
-        return compiled(beyond)
+        return compiled(bound)
     except TooLarge:
-        if beyond == loose:
+        if all(one is other for one, other in zip(without, bound, strict=True)):
             raise
-        return compiled(loose)
+        return compiled(without)
 
 
-def _beyond(tool: CallableTool, quote: int, index: int) -> bool:
+def _bound(tool: CallableTool, quote: int, index: int, *, loose: bool) -> Expression | None:
+    """A tool with arguments of its schema; None where that is beyond an automaton and they may be free."""
     try:
-        _body(tool, quote, index, free=False)
+        return _body(tool, quote, index, free=False)
     except Unsupported:
-        return True
-    return False
+        if loose:
+            return None
+        raise
 
 
 def _body(tool: CallableTool, quote: int, index: int, *, free: bool) -> Expression:

@@ -61,7 +61,8 @@ Beside the reason why an answer ended there may be `finish_details`, a list of `
 same are in `warnings`, with the reason as their code. `thinking_budget`: the thought was closed at the
 budget. `empty_retried`: the model ended its turn before it said anything, and was made to go on once
 (`retry_empty`). `repetition`: two canvases or more repeat one text; with `stop_on_repetition` the answer ends
-there, as if its length had been reached. A thought's budget is `thinking_budget`, in OpenAI's dialects also
+there, as if its length had been reached. `hole_cut`: a hole before a text was cut at its limit.
+A thought's budget is `thinking_budget`, in OpenAI's dialects also
 `reasoning_effort` and `reasoning.effort`, in Anthropic's `thinking.budget_tokens` and `output_config.effort`,
 in Ollama's a level of `think`; a number wins over a level. The thought's tokens count in the answer's limit.
 

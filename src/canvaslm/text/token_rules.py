@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from ..errors import UsageError
-from ..types import MAX_BIASES, TokenRules
+from ..types import TokenRules
 
 # OpenAI's clients can send no infinity: their -100 means that a token never comes.
 NEVER_AT = -100.0
@@ -25,8 +25,6 @@ def rules_of(logit_bias: Mapping[int, float] | None, allowed: Sequence[int] | No
 def _biases(given: Mapping[int, float] | None) -> tuple[tuple[int, float], ...]:
     if given is None:
         return ()
-    if isinstance(given, Mapping) and len(given) > MAX_BIASES:
-        raise UsageError(f"logit_bias has {len(given)} tokens: at most {MAX_BIASES}", "logit_bias")
     if not isinstance(given, Mapping):
         raise UsageError("logit_bias should be a table of token ids and numbers, as {17: -2.5}", "logit_bias")
     for token, value in given.items():
