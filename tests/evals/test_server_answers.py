@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from threading import Event
 from typing import Any
 
 import pytest
@@ -15,6 +17,7 @@ from canvaslm.evals.server_answers import ServerAnswerer
 
 from ..bench.fake_server import faking
 from ..server.world import serving, tiny_session
+from ..waiting import HUNG, wait_for
 
 ASKED = [[{"role": "user", "content": str(i)}] for i in range(6)]
 SEEDS = list(range(6))
@@ -82,6 +85,28 @@ def test_what_goes_wrong_is_told() -> None:
         ask(fake.url)
     with pytest.raises(CanvasError, match="does not answer"):
         ask(fake.url)
+
+
+def test_an_eval_that_is_stopped_waits_for_no_answer() -> None:
+    """Two requests under way, one of them answered, when it is stopped: no thread keeps the program."""
+    gate, asked = Event(), list[int]()
+
+    def slow(body: dict[str, Any]) -> tuple[int, Any]:
+        asked.append(body["seed"])
+        if body["seed"] > 0:
+            gate.wait(HUNG)
+        return said(body)
+
+    with faking(whole=slow) as fake:
+        answers = ServerAnswerer(Endpoint.parse(fake.url), "m", 2)(ASKED, SEEDS)
+        assert next(answers)[0] == 0
+        wait_for(lambda: len(asked) == 3)
+        answers.close()  # type: ignore[attr-defined]
+        under_way = [thread for thread in threading.enumerate() if "_work" in thread.name]
+        assert under_way and all(thread.daemon for thread in under_way)
+        gate.set()
+        wait_for(lambda: all("_work" not in thread.name for thread in threading.enumerate()))
+    assert sorted(asked) == [0, 1, 2], "the others were dropped"
 
 
 def test_our_server_takes_every_field_and_tells_of_steps() -> None:

@@ -117,6 +117,9 @@ class Evaluation:
 
     def scores(self, answerer: Answerer, tick: Tick = lambda task, mode: None) -> Iterator[Score]:
         """The scores as they are done. `tick(task, point)` is called after every answer."""
+        if self.options.sweeps:  # the first answer is slower than the rest, and points are compared
+            for _ in self._answers(answerer, self.tasks[0], self.items[0][:1], self.points[0]):
+                pass
         for task, items in zip(self.tasks, self.items, strict=True):
             for point in self.points:
                 yield self._score(answerer, task, items, point, tick)
@@ -125,6 +128,24 @@ class Evaluation:
         self, answerer: Answerer, task: EvalTask, items: Sequence[Example], point: Point, tick: Tick
     ) -> Score:
         options, answers = self.options, list[tuple[int, Answer]]()
+        begin = time.perf_counter()
+        for place, answer in self._answers(answerer, task, items, point):
+            answers.append((place, answer))
+            tick(task.name, point.label)
+        seconds = time.perf_counter() - begin  # what judging takes is not the model's time
+        score = Score(
+            task.name, point.label, point=point, seeds=options.seeds, seconds=seconds,
+            valid=0 if options.structure else None,
+        )  # fmt: skip
+        for place, answer in answers:
+            _judge(score, task, place, items[place], answer)
+        return score
+
+    def _answers(
+        self, answerer: Answerer, task: EvalTask, items: Sequence[Example], point: Point
+    ) -> Iterator[tuple[int, Answer]]:
+        """(place of the item, answer), for every item under every seed."""
+        options = self.options
         params = {"max_new_tokens": task.max_new_tokens, **options.params(point)}
         asked = list(items) * options.seeds
         seeds = [
@@ -137,18 +158,8 @@ class Evaluation:
             extra["pieces"] = [item.pieces() for item in asked]
         if point.said:
             extra["structures"] = [task.structure(item) for item in asked]
-        begin = time.perf_counter()
         for place, answer in answerer([item.messages for item in asked], seeds, **extra, **params):
-            answers.append((place % len(items), answer))
-            tick(task.name, point.label)
-        seconds = time.perf_counter() - begin  # what judging takes is not the model's time
-        score = Score(
-            task.name, point.label, point=point, seeds=options.seeds, seconds=seconds,
-            valid=0 if options.structure else None,
-        )  # fmt: skip
-        for place, answer in answers:
-            _judge(score, task, place, items[place], answer)
-        return score
+            yield place % len(items), answer
 
 
 def _judge(score: Score, task: EvalTask, place: int, item: Example, answer: Answer) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from queue import Empty, SimpleQueue
+from threading import Thread
 from typing import Any
 
 from ..client import Endpoint, Refused, fields_of
@@ -51,13 +53,37 @@ class ServerAnswerer:
                 conversations, seeds, structures or [{}] * len(seeds), strict=True
             )
         ]  # fmt: skip
-        pool = ThreadPoolExecutor(self._concurrency)
+        waiting = SimpleQueue[int]()
+        for place in range(len(bodies)):
+            waiting.put(place)
+        done = SimpleQueue[tuple[int, Answer | Exception]]()
+        # Threads that nobody waits for: after Ctrl-C the program ends though answers are under way.
+        for _ in range(min(self._concurrency, len(bodies))):
+            Thread(target=self._work, args=(bodies, waiting, done), daemon=True).start()
         try:
-            places = {pool.submit(self._ask, body): place for place, body in enumerate(bodies)}
-            for future in as_completed(places):
-                yield places[future], future.result()
+            for _ in bodies:
+                place, found = done.get()
+                if isinstance(found, Exception):
+                    raise found
+                yield place, found
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)  # Ctrl-C drops what has not been sent
+            with contextlib.suppress(Empty):
+                while True:
+                    waiting.get_nowait()  # what has not been sent is dropped
+
+    def _work(
+        self,
+        bodies: Sequence[Mapping[str, Any]],
+        waiting: SimpleQueue[int],
+        done: SimpleQueue[tuple[int, Answer | Exception]],
+    ) -> None:
+        with contextlib.suppress(Empty):
+            while True:
+                place = waiting.get_nowait()
+                try:
+                    done.put((place, self._ask(bodies[place])))
+                except Exception as error:
+                    done.put((place, error))
 
     def _ask(self, body: Mapping[str, Any]) -> Answer:
         for attempt in range(_ATTEMPTS):
