@@ -61,7 +61,7 @@ IMPORTS: dict[str, tuple[str, ...]] = {
     "engine": ("cache", "diffusion", "model", "ops"),
     "decisions": ("text",),
     "session": ("constrain", "decisions", "diffusion", "engine", "model", "ops", "text", "weights"),
-    "server": ("constrain", "diffusion", "engine", "session", "text", "weights"),
+    "server": ("constrain", "decisions", "diffusion", "engine", "session", "text", "weights"),
     "evals": ("client", "demo", "diffusion", "engine", "files", "session", "text"),
     "bench": ("client", "demo", "engine", "files", "model", "ops", "session"),
     "train": ("files", "model", "ops", "text", "weights"),

@@ -17,7 +17,8 @@ from canvaslm.errors import BadModelFile, UsageError
 
 
 def decision(kind: Any, *shares: float, mass: float = 1.0) -> Decision:
-    return Decision(kind, tuple(range(len(shares))), shares, mass, True)
+    numbers = range(len(shares))
+    return Decision(kind, tuple(numbers), shares, tuple(map(str, numbers)), mass, True)
 
 
 def test_scores_and_confidence() -> None:
@@ -39,17 +40,17 @@ def test_draws_are_averaged_as_probabilities() -> None:
         LabelReading([math.log(0.9), math.log(0.1)], 0.6, False),
         LabelReading([math.log(0.5), math.log(0.5)], 0.2, True),
     ]
-    made = decided("predicate", (True, False), readings, 1.0)
+    made = decided(predicate("So?"), readings, 1.0)
     assert made.probabilities == pytest.approx((0.7, 0.3))
     assert made.label_mass == pytest.approx(0.4) and made.argmax_is_label
-    flat = decided("predicate", (True, False), readings, 2.0)
+    flat = decided(predicate("So?"), readings, 2.0)
     ratio = math.sqrt(0.7 / 0.3)
     assert flat.probabilities[0] == pytest.approx(ratio / (1 + ratio))
 
 
 def test_without_any_probability_all_are_as_likely() -> None:
     never = LabelReading([-math.inf, -math.inf], 0.0, False)
-    assert decided("choice", ("a", "b"), [never], 1.0).probabilities == (0.5, 0.5)
+    assert decided(choice("Which?", ["a", "b"]), [never], 1.0).probabilities == (0.5, 0.5)
 
 
 def test_the_prompt_lists_options_with_their_labels() -> None:

@@ -9,12 +9,13 @@ from typing import Any
 
 from ..types import Timings, Usage
 from .labels import log_sum
-from .questions import QuestionKind
+from .questions import Question, QuestionKind
 
 
 @dataclass(frozen=True)
 class Decision:
-    """The answer to one question. `values` are the options' as they were given; `probabilities` add up to 1.
+    """The answer to one question. `values` are the options' as they were given, `texts` how they read;
+    `probabilities` add up to 1.
 
     `label_mass` is the share of the whole vocabulary that the labels have at the first place that is read,
     before they are compared with each other, and `argmax_is_label` whether the likeliest token there is one
@@ -29,6 +30,7 @@ class Decision:
     kind: QuestionKind
     values: tuple[Any, ...]
     probabilities: tuple[float, ...]
+    texts: tuple[str, ...]
     label_mass: float
     argmax_is_label: bool
 
@@ -103,19 +105,19 @@ class LabelReading:
     argmax_is_label: bool
 
 
-def decided(
-    kind: QuestionKind, values: Sequence[Any], readings: Sequence[LabelReading], temperature: float
-) -> Decision:
+def decided(question: Question, readings: Sequence[LabelReading], temperature: float) -> Decision:
     """One answer of several draws: the mean of their probabilities, then made flatter or steeper by a
     temperature."""
     count = len(readings)
     mean = [
-        log_sum([reading.shares[i] for reading in readings]) - math.log(count) for i in range(len(values))
+        log_sum([reading.shares[i] for reading in readings]) - math.log(count)
+        for i in range(len(question.options))
     ]
     return Decision(
-        kind,
-        tuple(values),
+        question.kind,
+        tuple(option.value for option in question.options),
         tuple(tempered(mean, temperature)),
+        tuple(option.text for option in question.options),
         sum(reading.label_mass for reading in readings) / count,
         any(reading.argmax_is_label for reading in readings),
     )

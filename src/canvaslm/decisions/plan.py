@@ -150,8 +150,7 @@ class DecisionPlan:
                     hits[number, draw],
                 )
             )
-        values = [option.value for option in question.options]
-        return decided(question.kind, values, readings, self._task.calibration.heat(question.kind))
+        return decided(question, readings, self._task.calibration.heat(question.kind))
 
     # -- wording ---------------------------------------------------------------------------------------------
 

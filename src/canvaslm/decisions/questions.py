@@ -81,19 +81,20 @@ def choice(instructions: str, choices: Mapping[Any, str | None] | Iterable[Any])
     return Question("choice", instructions, tuple(options))
 
 
-def score(instructions: str, levels: Iterable[str]) -> Question:
-    """Which of several levels, the lowest first.
+def score(instructions: str, levels: Mapping[str, str | None] | Iterable[str]) -> Question:
+    """Which of several levels, the lowest first. A mapping describes them.
 
     >>> [option.value for option in canvaslm.score("How urgent?", ["can wait", "today"]).options]
     [0, 1]
     """
     if isinstance(levels, str | bytes) or not isinstance(levels, Iterable):
         raise UsageError(f"levels should be a list of texts, found {type(levels).__name__}", "levels")
+    described = levels if isinstance(levels, Mapping) else {}
     options = []
     for number, level in enumerate(levels):
         if not isinstance(level, str):
             raise UsageError(f"level {number} should be a text, found {type(level).__name__}", "levels")
-        options.append(QuestionOption(number, level))
+        options.append(QuestionOption(number, level, described.get(level) or ""))
     return Question("score", instructions, tuple(options))
 
 

@@ -134,7 +134,8 @@ async def _on_error(request: Request, error: Exception) -> Response:
     if problem.status == 405:  # what raised it knows one of the path's routes
         problem.headers = {"allow": methods_of(request)}
     content = registry.envelope_of(request.url.path)(problem)
-    return JsonAnswer(content, problem.status, headers=problem.headers)
+    status = registry.status_of(request.url.path, problem)
+    return JsonAnswer(content, status, headers=problem.headers)
 
 
 def _http_problem(error: Exception) -> Problem:
@@ -183,7 +184,8 @@ def _finish_schema(made: dict[str, Any]) -> None:
     """What is wrong with a body is a 400 here, not FastAPI's 422; keys go in either of two headers."""
     for operations in made["paths"].values():
         for operation in operations.values():
-            operation["responses"].pop("422", None)
+            if "HTTPValidationError" in str(operation["responses"].get("422")):
+                operation["responses"].pop("422")
     components = made.setdefault("components", {})
     for name in ("HTTPValidationError", "ValidationError"):
         components.get("schemas", {}).pop(name, None)

@@ -9,24 +9,20 @@ A round is some requests that run together; the next is known when they have end
 
 from __future__ import annotations
 
-import asyncio
-from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ..types import CanvasReport, Committed, Draft, Failed, Filled, Finished, Note, Request
-from .bridge import RequestGroup
+from ..types import CanvasReport, Committed, Draft, Filled, Finished, Note, Request
+from .batches import Batches
 from .choices import ChoiceEvent, as_warnings
-from .problems import Problem, unfinished
+from .problems import unfinished
 
 if TYPE_CHECKING:
     from ..session.filling import FillPlan
     from ..session.rounds import Outcome, Round
     from .service import Service
-
-_WAIT = 0.05  # seconds between two looks for free places, once an answer has begun
 
 
 class FillAnswers:
@@ -38,9 +34,7 @@ class FillAnswers:
         self._service, self._plan, self._whole = service, plan, whole
         self._rounds = plan.rounds()
         self._outcomes: list[Outcome] = []
-        self._batches: deque[tuple[Request, ...]] = deque()  # of the round, those that have not begun
-        self._begun = self._size = 0  # requests of the round before the batch that runs, and in it
-        self._group: RequestGroup | None = None
+        self._batches: Batches | None = None  # of the round that runs
         self._notes: tuple[Note, ...] = ()
         self._closed = False
 
@@ -49,9 +43,7 @@ class FillAnswers:
         """Submits the first round. Raises Problem or CanvasError with nothing running."""
         answers = cls(service, plan, whole)
         asked = await service.work(next, answers._rounds)
-        answers._take(asked)
-        service.bridge.reserve(len(answers._batches[0]))
-        await answers._launch()
+        await answers._begin(asked, patient=False)
         answers.requests = asked.requests[:1]
         return answers
 
@@ -65,13 +57,10 @@ class FillAnswers:
                 async with aclosing(self._drafts()) as drafts:
                     async for draft in drafts:
                         yield draft
-                if not self._batches:
-                    asked = await self._service.work(_following, self._rounds, self._outcomes)
-                    if isinstance(asked, Filled):
-                        break
-                    self._take(asked)
-                await self._reserve(len(self._batches[0]))
-                await self._launch()
+                asked = await self._service.work(_following, self._rounds, self._outcomes)
+                if isinstance(asked, Filled):
+                    break
+                await self._begin(asked, patient=True)
             for event in self._end(asked):
                 yield ChoiceEvent(0, event)
         finally:
@@ -90,53 +79,29 @@ class FillAnswers:
     def close(self) -> None:
         """Cancels what still runs."""
         self._closed = True
-        if self._group is not None:
-            self._group.close()
+        if self._batches is not None:
+            self._batches.close()
 
     async def _drafts(self) -> AsyncGenerator[ChoiceEvent, None]:
-        """Runs a batch to its end; drafts of a round's first request are shown."""
-        assert self._group is not None
-        async for index, event in self._group:
-            if isinstance(event, Failed):
-                raise event.error
-            if isinstance(event, Finished) and event.reason == "cancelled":
-                raise unfinished()
+        """Runs a round to its end; drafts of its first request are shown."""
+        assert self._batches is not None
+        async for index, event in self._batches:
             if not isinstance(event, Draft):
-                self._outcomes[self._begun + index].add(event)
-            elif self._begun + index == 0:
+                self._outcomes[index].add(event)
+            elif index == 0:
                 holes = self._plan.draft_holes(event)
                 text = self._plan.whole(holes) if self._whole else holes[0]
                 yield ChoiceEvent(0, replace(event, text=text))
 
-    def _take(self, asked: Round) -> None:
-        """A new round, in batches of no more requests than the engine has rows: more may never be let in."""
+    async def _begin(self, asked: Round, *, patient: bool) -> None:
+        """Submits a round."""
         from ..session.rounds import Outcome
 
-        rows, requests = self._service.session.engine.scheduler.max_rows, asked.requests
-        self._outcomes = [Outcome() for _ in requests]
-        self._batches = deque(requests[i : i + rows] for i in range(0, len(requests), rows))
-        self._begun = self._size = 0
-
-    async def _reserve(self, count: int) -> None:
-        """Waits for places: an answer that has begun is not refused any more because others came."""
-        while True:
-            try:
-                self._service.bridge.reserve(count)
-                return
-            except Problem as problem:
-                if problem.status != 429:
-                    raise
-            await asyncio.sleep(_WAIT)
-
-    async def _launch(self) -> None:
-        """Submits the next batch, whose places are reserved."""
-        requests = self._batches.popleft()
+        self._outcomes = [Outcome() for _ in asked.requests]
+        self._batches = Batches(self._service, asked.requests)
         if self._closed:
-            self._service.bridge.release(len(requests))
             raise unfinished()
-        self._begun += self._size
-        self._size = len(requests)
-        self._group = await self._service.bridge.launch(requests)
+        await self._batches.start(patient=patient)
 
     def _end(self, filled: Filled) -> list[Committed | Finished]:
         last = filled.canvases[-1] if filled.canvases else CanvasReport(0, "converged", 0.0)

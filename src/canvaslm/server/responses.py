@@ -31,6 +31,7 @@ _MEANINGS = {
     413: "The body is too large.",
     415: "The body is not declared as JSON.",
     421: "The Host header is not one of this server's.",
+    422: "The request cannot work; `loc` is the place at fault.",
     429: "The queue is full; see `retry-after`.",
     500: "The server failed.",
     503: "The model is loading, or the server is shutting down.",

@@ -239,7 +239,7 @@ class Service:
 
     def _fill_plan(self, wanted: GenerationRequest, filling: FillingRequest) -> FillPlan:
         texts = [*filling.template.given, filling.instruction or "", filling.system or ""]
-        self._check_size(replace(wanted, messages=None, prompts=texts))
+        self.check_size(replace(wanted, messages=None, prompts=texts))
         options: Any = {
             **wanted.params, "preset": wanted.preset, "stop": wanted.stop, "instruction": filling.instruction,
             "system": filling.system, "draft": filling.draft,
@@ -312,7 +312,7 @@ class Service:
 
     def _tokens(self, wanted: GenerationRequest) -> list[tuple[int, ...]]:
         session = self.session
-        self._check_size(wanted)
+        self.check_size(wanted)
         if wanted.messages is not None:
             return [
                 tuple(session.encode(wanted.messages, thinking=wanted.thinking, tools=wanted.tools or None))
@@ -322,7 +322,7 @@ class Service:
             for prompt in wanted.prompts
         ]
 
-    def _check_size(self, wanted: GenerationRequest) -> None:
+    def check_size(self, wanted: GenerationRequest) -> None:
         """Refuses what is sure to be too long without spending seconds on its
         tokens. Raises PromptTooLong."""
         context = self.session.engine.max_context

@@ -34,15 +34,18 @@ from .ollama import models as ollama_models
 from .ollama import routes as ollama
 from .openai import chat as openai_chat
 from .openai import completions as openai_completions
+from .openai import decisions as openai_decisions
 from .openai import models
 from .openai import responses as openai_responses
+from .systemone import routes as systemone
 
 
 @dataclass(frozen=True)
 class Dialect:
     """Routes, the paths (and all below them) whose errors are its own, and how it words an error.
 
-    `undeclared`: its clients send JSON without saying so, or with the content type of `curl -d`.
+    `undeclared`: its clients send JSON without saying so, or with the content type of `curl -d`. `invalid`:
+    the status of what is wrong with a body, 400 elsewhere.
     """
 
     name: str
@@ -50,22 +53,36 @@ class Dialect:
     paths: tuple[str, ...] = ()
     envelope: Callable[[Problem], dict[str, Any]] = openai_envelope
     undeclared: bool = False
+    invalid: int = 400
 
 
 OPENAI = Dialect(
-    "openai", (openai_chat.router, openai_completions.router, openai_responses.router, models.router)
-)
+    "openai",
+    (
+        openai_chat.router, openai_completions.router, openai_responses.router, openai_decisions.router,
+        models.router,
+    ),
+)  # fmt: skip
 LLAMA = Dialect("llama-server", (llama.router, llama_infill.router))
 INCEPTION = Dialect("inception", (inception.router,))
 ANTHROPIC = Dialect("anthropic", (anthropic.router,), ("/v1/messages",), anthropic.envelope)
 OLLAMA = Dialect("ollama", (ollama.router, ollama_models.router), ("/api",), ollama.envelope, True)
-DIALECTS: tuple[Dialect, ...] = (OPENAI, INCEPTION, ANTHROPIC, OLLAMA, LLAMA)
+SYSTEM_ONE = Dialect(
+    "system one", (systemone.router,), ("/v1/systemone",), systemone.envelope, invalid=systemone.INVALID
+)
+DIALECTS: tuple[Dialect, ...] = (OPENAI, INCEPTION, ANTHROPIC, OLLAMA, LLAMA, SYSTEM_ONE)
 
 
 def envelope_of(path: str) -> Callable[[Problem], dict[str, Any]]:
     """How errors at a path are worded; OpenAI's way where nobody claims it."""
     dialect = _claiming(path)
     return openai_envelope if dialect is None else dialect.envelope
+
+
+def status_of(path: str, problem: Problem) -> int:
+    """The status that a problem at a path is answered with."""
+    dialect = _claiming(path)
+    return dialect.invalid if dialect is not None and problem.status == 400 else problem.status
 
 
 def takes_undeclared(path: str) -> bool:
@@ -88,7 +105,9 @@ __all__ = [
     "LLAMA",
     "OLLAMA",
     "OPENAI",
+    "SYSTEM_ONE",
     "Dialect",
     "envelope_of",
+    "status_of",
     "takes_undeclared",
 ]
