@@ -67,8 +67,8 @@ IMPORTS: dict[str, tuple[str, ...]] = {
     "train": ("files", "model", "ops", "text", "weights"),
     "demo": ("files",),
     "cli": (
-        "bench", "client", "demo", "diffusion", "evals", "files", "model", "ops", "server", "session", "text",
-        "train", "weights",
+        "bench", "client", "decisions", "demo", "diffusion", "evals", "files", "model", "ops", "server",
+        "session", "text", "train", "weights",
     ),
 }  # fmt: skip
 APPLICATIONS = ("server", "evals", "bench")  # they do not import each other, nor `cli`
