@@ -10,7 +10,7 @@ import typer
 from ..decisions.json_form import question_of, questions_of
 from ..decisions.questions import Question, choice, predicate, score
 from ..errors import UsageError
-from .decide_options import Reading
+from .decide_options import QuestionReading
 from .fill import print_object
 from .given_text import argument_text, exact_text
 from .options import Loading, grouped
@@ -42,7 +42,7 @@ def command(
     as_object: Annotated[
         bool, typer.Option("--json", help="Print one JSON object: answers, label mass, usage.")
     ] = False,
-    reading: Reading = Reading(),
+    reading: QuestionReading = QuestionReading(),
     loading: Loading = Loading(),
 ) -> None:
     """Answer questions about a text with probabilities, from one denoise step each.

@@ -14,7 +14,7 @@ _READING = "Reading"
 
 
 @dataclass(frozen=True)
-class Reading:
+class QuestionReading:
     """Options of `Session.decide`."""
 
     samples: Annotated[
@@ -72,4 +72,4 @@ class Reading:
         return made
 
 
-__all__ = ["Reading"]
+__all__ = ["QuestionReading"]
