@@ -157,7 +157,7 @@ def _draw(path: Path, curves: list[Curve], settings: dict[str, Any]) -> None:
     each = curves[0].scores[0]
     note = (
         f"numbers at points: {each.point.at.partition('=')[0]}; bars: 95 %; {each.items} items a task, "
-        f"{each.seeds} seeds to each, {settings['rows']} answers at once"
+        f"{each.seeds} {'seed' if each.seeds == 1 else 'seeds'} to each, {settings['rows']} answers at once"
     )
     write_text(path, picture(curves, f"{settings['model']}: exact match against parallelism", note))
     log(f"written to {path}")

@@ -70,9 +70,10 @@ def picture(curves: Sequence[Curve], title: str, note: str) -> str:
     for number, axis in enumerate(axes):
         left = _MARGIN + _GAP / 2 + number * (width + _GAP)
         parts += _panel(main, colors, axis, (left, top, width, _BIG), labels=True)
-    top += _BIG + 76
+    top += _BIG + 48
     small = [task for task in tasks if task != tasks[-1]]
     if small and axes:
+        top += 28
         told = " (areas)" if any(curve.area is not None for curve in curves) else ""
         parts.append(
             f'<text class="b" x="{_MARGIN}" y="{top - 24}">Each task, over {axes[0].title}{told}</text>'
@@ -102,11 +103,11 @@ def _legend(curves: Sequence[Curve], colors: dict[str, str]) -> Iterator[str]:
     for number, curve in enumerate(curves):
         y = 70 + 18 * number
         yield f'<circle cx="{_MARGIN + 5}" cy="{y - 4}" r="4" fill="{colors[curve.name]}"/>'
-        yield f'<text x="{_MARGIN + 16}" y="{y}">{escape(_told(curve))}</text>'
+        yield f'<text x="{_MARGIN + 16}" y="{y}">{escape(_told(curve, len(curves)))}</text>'
 
 
-def _told(curve: Curve) -> str:
-    name = curve.name or curve.task
+def _told(curve: Curve, among: int) -> str:
+    name = curve.name or ("plain" if among > 1 else curve.task)
     if curve.area is None or curve.interval is None:
         return name
     low, high = curve.interval
