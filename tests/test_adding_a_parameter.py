@@ -31,6 +31,7 @@ from canvaslm.cli.main import main
 from canvaslm.cli.parameter_table import table
 from canvaslm.diffusion import PRESETS, Params, check_params
 from canvaslm.errors import UsageError
+from canvaslm.evals.points import grid, read_sweep
 from canvaslm.server.dialects.openai.schema import ChatRequest
 from canvaslm.server.openapi import schema_of_server
 from canvaslm.weights.generation import sampling_defaults
@@ -61,6 +62,7 @@ print(json.dumps({
     "http": refusal(lambda: ChatRequest.model_validate({**chat, "warmth": 10})),
     "stored": sampling_defaults({"warmth": 7}),
     "gguf": GENERATION_KEYS["diffusion.eb_warmth"][0],
+    "sweep": [[point.label, point.params] for point in grid([read_sweep("glow=2,9")])],
     "cli.md": docs.page(), "http.md": docs.http_page(), "sampling.md": table(),
 }))
 """
@@ -110,6 +112,10 @@ def test_the_server_has_it(found: dict[str, Any]) -> None:
     assert {"type": "integer", "minimum": 1, "maximum": 9} in found["openapi"]["anyOf"]
     assert found["sampling"] == {"warmth": 4}
     assert "less than or equal to 9" in found["http"]
+
+
+def test_evals_sweep_it(found: dict[str, Any]) -> None:
+    assert found["sweep"] == [["glow=2", {"warmth": 2}], ["glow=9", {"warmth": 9}]]
 
 
 def test_checkpoints_may_set_it(found: dict[str, Any]) -> None:
