@@ -142,6 +142,7 @@ class HoleModel(Model):
         encoded: int,
         soft: Tensor | None = None,
         *,
+        states: bool = False,
         router_log: RouterLog | None = None,
     ) -> Tensor:
         assert soft is None
@@ -151,7 +152,7 @@ class HoleModel(Model):
             x = layer.finish(
                 x, attend_context(context, layer.layer, *layer.project(x, rope), positions, encoded)
             )
-        return self.norm(x[:, encoded:])
+        return self.norm(x if states else x[:, encoded:])
 
 
 def shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:

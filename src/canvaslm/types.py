@@ -14,7 +14,8 @@ from .diffusion.params import Params
 
 NoteKind = Literal["thinking_budget", "empty_retried", "repetition", "hole_cut"]
 FinishReason = Literal["stop", "length", "tool_calls", "cancelled"]
-CanvasStop = Literal["converged", "max_steps"]
+# "refused": the causal reader refused a token of it. "causal": it is no canvas, but a token.
+CanvasStop = Literal["converged", "max_steps", "refused", "causal"]
 # What a token of a committed canvas, or of a prompt, sees when it is encoded: what stands before it,
 # or, where the context is cut into blocks of a canvas's length from its first token on, the whole of
 # its own block as well.
@@ -171,12 +172,26 @@ class Request:
 
 @dataclass(frozen=True)
 class CanvasReport:
-    """How one canvas went: denoise steps taken, why it ended, how many places it had."""
+    """How one canvas went: denoise steps taken, why it ended, how many places it had, and passes that the
+    causal reader took over it alone."""
 
     steps: int
     stop: CanvasStop
     mean_entropy: float
     places: int = 0
+    reads: int = 0
+
+
+@dataclass(frozen=True)
+class TokenRead:
+    """What the causal reader says of a token, given all tokens before it: its log-probability in nats at
+    temperature 1, its rank (1: the likeliest), the entropy of the place in nats, and the likeliest tokens.
+    """
+
+    logprob: float
+    rank: int
+    entropy: float
+    top: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -313,7 +328,7 @@ class Failed:
     error: Exception
 
 
-Event = Draft | Settled | Committed | Finished | Failed
+Event = Draft | Settled | Committed | PromptRead | Finished | Failed
 
 
 @dataclass(frozen=True)

@@ -226,6 +226,31 @@ class Params:
         gguf="diffusion.eb_confidence_threshold",
     )  # fmt: skip
     # These are off by default: they leave the reference's algorithm.
+    decoding: str = parameter(
+        "diffusion", "How answers are written: on canvases, or one token after the other by the model's own "
+        "causal reader (slow; {temperature} is then that of the distribution).",
+        choices=("diffusion", "causal"),
+    )  # fmt: skip
+    top_p: float = parameter(
+        1.0, "With {decoding} causal: sample from the likeliest tokens that have so much of the mass.",
+        low=0, high=1,
+    )  # fmt: skip
+    verify: str = parameter(
+        "off", "Let the causal reader judge each canvas, and go on behind what it accepts. checked: it "
+        "refuses what it is sure to be wrong; threshold: see {verify_threshold}; greedy, sample: the answer "
+        "is the one that {decoding} causal gives.",
+        choices=("off", "checked", "threshold", "greedy", "sample"),
+        presets={"draft": "threshold", "checked": "checked"},
+    )  # fmt: skip
+    verify_threshold: float = parameter(
+        0.1, "With {verify} threshold: a token is accepted from this share of the likeliest one's "
+        "probability on.",
+        low=0, high=1,
+    )  # fmt: skip
+    verify_steps: int = parameter(
+        0, "Denoise steps before a canvas is judged; 0: until it is done.",
+        low=0, high=10_000, unit="steps", presets={"draft": 1},
+    )  # fmt: skip
     eos_aware_stopping: bool = parameter(
         False, "Judge only what stands before the draft's first EOS when a canvas may end early."
     )

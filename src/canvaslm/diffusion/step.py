@@ -128,7 +128,8 @@ def _decide(moved: Canvas, params: RowParams, facts: ModelFacts) -> Tensor:
         done = all_accepted(moved.argmax, moved.frozen, params)
     else:
         done = stable_and_confident(moved.argmax, moved.unchanged, moved.entropy, params)
-    last = moved.step >= params.column("max_denoising_steps")[:, 0]
+    most, first = params.column("max_denoising_steps")[:, 0], params.column("verify_steps")[:, 0]
+    last = moved.step >= torch.where(first > 0, torch.minimum(most, first), most)
     return torch.where(done, STOPS.index("converged"), torch.where(last, STOPS.index("max_steps"), 0))
 
 

@@ -45,6 +45,7 @@ class Model(nn.Module):
         encoded: int,
         soft: Tensor | None = None,
         *,
+        states: bool = False,
         router_log: RouterLog | None = None,
     ) -> Tensor:
         """One pass over rows [B, L] whose first `encoded` tokens are encoded and whose
@@ -53,7 +54,8 @@ class Model(nn.Module):
         The same as `encode` followed by `denoise`: in each layer a token's keys and values come from its own
         state alone, and the context has stored them before a canvas behind them asks. `soft` [B, L - encoded,
         H] is the soft embedding of the previous step's prediction; None on the first step, and in families
-        without self-conditioning. Returns the canvases' final-normed states [B, L - encoded, H].
+        without self-conditioning. Returns the canvases' final-normed states [B, L - encoded, H]; with
+        `states` those of all tokens [B, L, H], for whose encoded part the last layer is more work.
         """
 
     # How keys and values are stored for the attention of these layers: a name of `cache.stores`.

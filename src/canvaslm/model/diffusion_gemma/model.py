@@ -82,6 +82,7 @@ class DiffusionGemma(Model):
         encoded: int,
         soft: Tensor | None = None,
         *,
+        states: bool = False,
         router_log: RouterLog | None = None,
     ) -> Tensor:
         """See `Model.forward`."""
@@ -89,14 +90,15 @@ class DiffusionGemma(Model):
         *layers, last = self.layers
         for layer, its_rope in zip(layers, ropes, strict=True):
             x = layer(x, positions, its_rope, context, encoded=encoded, router_log=router_log)
-        # What is encoded owes the last layer its keys and values, and no more.
-        if encoded:
+        # What is encoded owes the last layer its keys and values, and no more, unless its states are read.
+        if encoded and not states:
             old, new = slice(encoded), slice(encoded, None)
             last.append_keys_values(x[:, old], positions[:, old], _cut(rope, old), context)
             x, positions, rope = x[:, new], positions[:, new], _cut(rope, new)
         if x.shape[1] == 0:
             return x
-        return self.norm(last(x, positions, rope, context, encoded=0, router_log=router_log))
+        its_encoded = encoded if states else 0
+        return self.norm(last(x, positions, rope, context, encoded=its_encoded, router_log=router_log))
 
     def fuse(self) -> None:
         """See `Model.fuse`."""
