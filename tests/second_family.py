@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from canvaslm.families import ChatMarkers, ModelFacts
 from canvaslm.model import Context, Model, ModelConfig, registry
 from canvaslm.model.config import ConfigFields, check_tokens
 from canvaslm.model.context import attend_context
@@ -26,7 +27,6 @@ from canvaslm.model.protocol import RouterLog
 from canvaslm.ops.linear import Linear
 from canvaslm.ops.norm import RMSNorm
 from canvaslm.ops.rotary import rotary_frequencies, rotary_table, rotate
-from canvaslm.types import ChatMarkers, ModelFacts
 from canvaslm.weights.safetensors_.export import save_folder
 
 SPECIALS = ("<pad>", "<end>", "<hole>", "[ASK]", "[SAY]", "[OVER]")

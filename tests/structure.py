@@ -17,7 +17,7 @@ PAGE = ROOT.parents[1] / "docs" / "architecture.md"
 BEGIN = "<!-- packages: begin, written by `python -m tests.structure` -->"
 END = "<!-- packages: end -->"
 
-FREE = ("errors", "options", "types", "version")  # everyone may import these
+FREE = ("errors", "families", "options", "types", "version")  # everyone may import these
 # What these import in turn: the parameters' own modules, which import no torch and nothing but `errors`.
 FREE_IMPORTS = {
     "options": {"diffusion.options"},

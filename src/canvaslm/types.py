@@ -16,10 +16,6 @@ NoteKind = Literal["thinking_budget", "empty_retried", "repetition", "hole_cut"]
 FinishReason = Literal["stop", "length", "tool_calls", "cancelled"]
 # "refused": the causal reader refused a token of it. "causal": it is no canvas, but a token.
 CanvasStop = Literal["converged", "max_steps", "refused", "causal"]
-# What a token of a committed canvas, or of a prompt, sees when it is encoded: what stands before it,
-# or, where the context is cut into blocks of a canvas's length from its first token on, the whole of
-# its own block as well.
-CommitAttention = Literal["causal", "block"]
 
 
 @dataclass(frozen=True)
@@ -168,6 +164,12 @@ class Request:
     marks: TurnMarks | None = None
     shared: int = 0
     watched: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+    # Whether committed tokens are to be read by the causal reader; and how many tokens of each place of the
+    # prompt it is to name, from token `prompt_first` on (None: it is not read).
+    reads: bool = False
+    prompt_logprobs: int | None = None
+    prompt_first: int = 0
+    prompt_only: bool = False  # nothing is to be written
 
 
 @dataclass(frozen=True)
@@ -300,6 +302,7 @@ class Committed:
     # {place of the answer: log-probabilities of its tokens in `Request.watched`}, of this canvas: exact, of
     # the last step, in nats, under the model's own distribution: at temperature 1, whatever is allowed there
     watched: Mapping[int, tuple[float, ...]] = field(default_factory=dict)
+    reads: tuple[TokenRead, ...] = ()  # of each token, if asked for or with `Params.verify`
 
 
 @dataclass(frozen=True)
@@ -318,6 +321,8 @@ class Finished:
     tool_calls: tuple[ToolCall, ...] = ()
     token_logprobs: tuple[TokenLogprob, ...] = ()
     notes: tuple[Note, ...] = ()
+    # What the causal reader says of the prompt from `Request.prompt_first` on; None of the very first token.
+    prompt_reads: tuple[TokenRead | None, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -328,7 +333,7 @@ class Failed:
     error: Exception
 
 
-Event = Draft | Settled | Committed | PromptRead | Finished | Failed
+Event = Draft | Settled | Committed | Finished | Failed
 
 
 @dataclass(frozen=True)
@@ -399,52 +404,13 @@ class Filled:
     notes: tuple[Note, ...] = ()
 
 
-@dataclass(frozen=True)
-class ModelFacts:
-    """How a family of models denoises and commits, as data: what the engine must know
-    of it besides its sizes.
-
-    The defaults are those of uniform diffusion with a causal encoder.
-    """
-
-    mask_token_id: int | None = (
-        None  # canvases start as this token, and what is not accepted is it again; None: noise
-    )
-    # is drawn uniformly from the vocabulary. A mask token is never sampled.
-    keeps_accepted: bool = (
-        False  # an accepted place stays as it is; otherwise each step judges every place anew
-    )
-    self_conditioning: bool = True  # a step reads the soft embedding of the step before
-    commit_attention: CommitAttention = "causal"
-    logit_shift: int = 0  # 1: place i's logits are computed at place i - 1 (the first place's at itself)
-
-
-@dataclass(frozen=True)
-class ChatMarkers:
-    """The control tokens of a family's chat format that matter outside its template, by their text.
-
-    A thought stands between the two of `thought`, after `thought_name` and a line break; a tool call between
-    the two of `call`. A marker that a vocabulary does not hold is never found.
-    `control` are further texts that are control tokens even where a tokenizer file does not say so, or where
-    they do not look like markers: text from users never becomes one of these.
-    """
-
-    turn_start: str = "<|turn>"
-    turn_end: str = "<turn|>"
-    thought: tuple[str, str] = ("<|channel>", "<channel|>")
-    thought_name: str = "thought"
-    call: tuple[str, str] = ("<|tool_call>", "<tool_call|>")
-    ends: tuple[str, ...] = ("<turn|>", "<|tool_response>")  # the model's turn ends with these, besides EOS
-    control: tuple[str, ...] = ()
-
-
 Messages = str | Sequence[Message | Mapping[str, Any]]
 
 
 __all__ = [
-    "DRAFT_NOISE", "MAX_BIASES", "MAX_WATCHED", "CanvasReport", "CanvasStop", "ChatMarkers",
-    "CommitAttention", "Committed", "Constraint", "Draft", "Event", "Failed", "Filled", "FinishReason",
-    "Finished", "Masking", "Message", "Messages", "ModelFacts", "Note", "NoteKind", "Params", "Projection",
+    "DRAFT_NOISE", "MAX_BIASES", "MAX_WATCHED", "CanvasReport", "CanvasStop", 
+    "Committed", "Constraint", "Draft", "Event", "Failed", "Filled", "FinishReason",
+    "Finished", "Masking", "Message", "Messages", "Note", "NoteKind", "Params", "Projection",
     "Readout", "Reply", "Request", "Settled", "Structure", "StructureKind", "Timings", "TokenLogprob",
     "TokenRules", "ToolCall", "TurnMarks", "Usage",
 ]  # fmt: skip

@@ -24,8 +24,8 @@ from canvaslm.diffusion import (
     settle,
     start_canvas,
 )
+from canvaslm.families import ModelFacts
 from canvaslm.ops.predict import Prediction
-from canvaslm.types import ModelFacts
 
 PLACES, VOCAB = 12, 50
 MASK = 49

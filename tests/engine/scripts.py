@@ -23,7 +23,9 @@ def scripted_engine(model: DiffusionGemma, scripts: Sequence[Script], **options:
     run = engine.runner.run
 
     def scripted(rows: list[Any]) -> Any:
-        return [replace(said, prediction=_said(said, scripts)) for said in run(rows)]
+        made = run(rows)
+        said = [replace(one, prediction=_said(one, scripts)) for one in made.denoised]
+        return replace(made, denoised=said)
 
     engine.runner.run = scripted  # type: ignore[method-assign]
     return engine

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from canvaslm.errors import BadConfig
+from canvaslm.families import ChatMarkers, ModelFacts
 from canvaslm.model import registry
 from canvaslm.model.diffusion_gemma import DiffusionGemma, entry
 from canvaslm.model.diffusion_gemma.shapes import SHAPES
-from canvaslm.types import ChatMarkers, ModelFacts
 from tests.second_family import FAMILY, HoleConfig, HoleModel, registered
 from tests.tiny import tiny_config
 

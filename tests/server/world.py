@@ -65,8 +65,8 @@ def scripted_session(*answers: str | list[str], max_rows: int = 8) -> Session:
     run = engine.runner.run
 
     def scripted(rows: list[Any]) -> Any:
-        said = run(rows)
-        return [_scripted(part, scripts) for part in said]
+        made = run(rows)
+        return replace(made, denoised=[_scripted(part, scripts) for part in made.denoised])
 
     engine.runner.run = scripted  # type: ignore[method-assign]
     return session

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from canvaslm.families import ChatMarkers
 from canvaslm.text.markers import MARKER, Special
 from canvaslm.text.parse import Delta, ReplyParser
 from canvaslm.text.tokenizer import Tokenizer
-from canvaslm.types import ChatMarkers, ToolCall
+from canvaslm.types import ToolCall
 from tests.text.tiny_text import MARKERS, gguf_fields, tiny_tokens, write_folder
 
 TOKENIZER = Tokenizer.from_gguf(gguf_fields())

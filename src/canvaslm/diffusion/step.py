@@ -7,9 +7,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from ..families import ModelFacts
 from ..ops import noise
 from ..ops.predict import Prediction
-from ..types import ModelFacts
 from .canvas import STOPS, Canvas
 from .rows import RowParams
 from .samplers import SAMPLERS

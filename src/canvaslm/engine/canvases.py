@@ -63,6 +63,8 @@ def answer_places(prompt: int, lead: int, params: Params, max_context: int) -> i
 
 def expected_tokens(sequence: Sequence) -> int:
     """Tokens the sequence's cache may come to hold, the last canvas included."""
+    if sequence.params.verify != "off":  # canvases begin anywhere
+        return len(sequence.request.tokens) + sequence.max_tokens + sequence.places
     canvases = math.ceil((sequence.lead + sequence.max_tokens) / sequence.places)
     return len(sequence.request.tokens) - sequence.lead + sequence.places * canvases
 
@@ -76,6 +78,8 @@ def prompt_end(sequence: Sequence) -> tuple[int, ...]:
 def next_canvas(sequence: Sequence, config: ModelConfig, device: torch.device) -> Canvas:
     """The canvas after those that are done, with what is given on it."""
     index, places, request = len(sequence.reports), sequence.places, sequence.request
+    if sequence.reader is not None:  # a canvas that is begun again has noise of its own
+        index += sequence.reader.reads << 32
     draft = _within(request.draft, sequence.start, places)
     return start_canvas(
         sequence.seed, index, places, config.vocab_size, device, given(sequence), config.facts.mask_token_id,
@@ -88,7 +92,8 @@ def given(sequence: Sequence) -> dict[int, int]:
     found = _within(sequence.request.given, sequence.start, sequence.places)
     if not sequence.reports:
         found |= dict(enumerate(prompt_end(sequence)))
-    return found | sequence.mended | pinned(sequence)
+    again = {} if sequence.reader is None else sequence.reader.again
+    return found | sequence.mended | again | pinned(sequence)
 
 
 def _within(places: Mapping[int, int], first: int, count: int) -> dict[int, int]:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..diffusion import Canvas, temperature
 from ..errors import EngineFailure
-from ..types import Committed, Draft, Projection, Readout
+from ..types import Committed, Draft, Projection, Readout, TokenRead
 from .sequence import Sequence
 
 
@@ -70,15 +70,26 @@ def _given(sequence: Sequence, count: int) -> tuple[bool, ...]:
     return tuple(first + place in given for place in range(count))
 
 
-def committed_event(sequence: Sequence, kept: list[int], places: Items[int | None]) -> Committed:
+def committed_event(
+    sequence: Sequence,
+    kept: list[int],
+    places: Items[int | None],
+    reads: tuple[TokenRead, ...] | None = None,
+) -> Committed:
     """kept: the tokens just committed, all of them; places: where on the canvas each
-    (and maybe more) comes from."""
+    (and maybe more) comes from. reads: what the causal reader says of them."""
     index, wanted = len(sequence.reports) - 1, sequence.request.top_logprobs
     event = Committed(
-        sequence.id, index, tuple(kept[sequence.sent :]), sequence.reports[-1], watched=_watched(sequence)
-    )
+        sequence.id, index, tuple(kept[sequence.sent :]), sequence.reports[-1], watched=_watched(sequence),
+        reads=reads or (),
+    )  # fmt: skip
     if wanted is None:
         return event
+    if sequence.is_causal:
+        said = event.reads
+        return replace(
+            event, logprobs=tuple(r.logprob for r in said), top_logprobs=tuple(r.top for r in said)
+        )
     canvas = _canvas(sequence)
     best = list(zip(_values(canvas.argmax), _values(canvas.logprob), strict=True))
     named = _named(canvas)

@@ -13,28 +13,33 @@ import torch
 from ..cache import PrefixCache
 from ..diffusion import Canvas, Progress, RowParams, advance, check_params, progress, settle
 from ..diffusion.params import bounded
-from ..errors import CanvasError, EngineFailure, OutOfMemory, UsageError
+from ..errors import UsageError
 from ..model import Model
 from ..model.masks import block_of
 from ..types import (
+    Committed,
     Event,
     Failed,
     Finished,
     FinishReason,
+    Projection,
     Request,
     Settled,
+    TokenRead,
 )
 from .canvases import answer_places, canvas_length, expected_tokens, next_canvas, prompt_end
+from .checks import MAX_TOP_LOGPROBS, check_places, check_room, check_tokens, known_error
 from .commit import committed_event, draft_event, rest
-from .guards import check_marks, guarded, holds_back, keep, note, standing
+from .guards import Standing, check_marks, guarded, holds_back, keep, note, standing
 from .masking import canvas_rules, check_mask
-from .rules import RowRules, check_rules, check_watched, speaking
+from .reader import check_reader, reader_of, verified
+from .rules import RowRules, check_rules, speaking
 from .runner import Denoised, Runner
 from .scheduler import Row, Scheduler
 from .sequence import Sequence, State
 from .thoughts import TurnState
+from .verdicts import heard_prompt, own_next, reads_of, verdict
 
-MAX_TOP_LOGPROBS = 20
 log = logging.getLogger("canvaslm.engine")
 
 
@@ -90,7 +95,11 @@ class Engine:
             except Exception as error:  # as a rule there is no memory for its keys and values
                 self._fail(sequence, error)
         for rows in self.runner.passes(self.scheduler.rows()):
-            for row in self._run(rows):
+            moved = self._run(rows)
+            for row in rows:
+                if row.read and row.sequence.state is not State.FINISHED:
+                    self._hear(row.sequence)
+            for row in moved:
                 self._report(row.sequence)
         for sequence in self.scheduler.denoising():
             if sequence.progress.stop is not None:
@@ -100,37 +109,30 @@ class Engine:
     def submit(self, request: Request) -> int:
         """Queues a request and returns its id. Raises UsageError (PromptTooLong) for what can never run."""
         params = bounded(check_params(request.params), self.max_context)
-        params = replace(params, canvas_length=canvas_length(params, self.config))
+        params = verified(replace(params, canvas_length=canvas_length(params, self.config)))
+        if params.decoding == "causal" or request.prompt_only:
+            params = replace(params, canvas_length=1)  # a token is a canvas of one place
+        check_reader(request, params, self.config, MAX_TOP_LOGPROBS)
         if params.seed is None:
             # 32 bits: readers of JSON that know only doubles round what is above 2^53.
             params = replace(params, seed=secrets.randbits(32))
         constraint = request.constraint
-        if constraint is not None and self.block > 1:
-            raise UsageError(
-                f"constraints commit parts of canvases, which models of type {self.config.family} cannot "
-                "continue",
-                "constraint",
-            )
-        if constraint is not None:
+        if constraint is not None or request.reads:
             params = replace(params, settle_steps=0)  # what is sent early could not be projected any more
-        self._check_tokens(request)
+        check_tokens(request, self.config)
         check_rules(request, params.min_new_tokens, self.config)
         check_marks(request, self.config.vocab_size)
         check_mask(request, params)
         lead = len(request.tokens) % self.block
         places = answer_places(len(request.tokens), lead, params, self.max_context)
-        self._check_given(request, places)
+        check_places(request, places)
         symbols = self.prefixes.symbols_of(request.tokens, request.content_keys)
         state = constraint.start() if constraint is not None else None
         limit = min(params.max_new_tokens, places)
-        if constraint is not None and constraint.shortest > limit:
-            raise UsageError(
-                f"the shortest valid answer has {constraint.shortest} tokens, and there is room for {limit}: "
-                "raise max_new_tokens",
-                "max_new_tokens",
-            )
+        check_room(constraint, limit)
         sequence = Sequence(next(self._ids), request, params, limit, lead, symbols, constraint_state=state)
         sequence.shared = request.shared // self.block * self.block
+        sequence.reader = reader_of(request, params)
         sequence.marks = guarded(request, self.block)
         if sequence.marks is not None:
             sequence.turn = TurnState.of_prompt(request.tokens, sequence.marks)
@@ -163,37 +165,6 @@ class Engine:
                 "max_new_tokens",
             )
 
-    def _check_tokens(self, request: Request) -> None:
-        if not request.tokens:
-            raise UsageError("the prompt is empty", "messages")
-        vocab = self.config.vocab_size
-        placed = (*request.given.values(), *request.draft.values())
-        if not all(0 <= token < vocab for token in (*request.tokens, *placed)):
-            raise UsageError(f"a token id is outside the vocabulary of {vocab}", "messages")
-        if request.top_logprobs is not None and not 0 <= request.top_logprobs <= MAX_TOP_LOGPROBS:
-            raise UsageError(
-                f"top_logprobs = {request.top_logprobs} is not in 0 .. {MAX_TOP_LOGPROBS}", "top_logprobs"
-            )
-        if not 0 <= request.draft_noise <= 1:
-            raise UsageError(f"draft_noise = {request.draft_noise} is out of range: 0 to 1", "draft_noise")
-        if not all(0 <= index < len(request.tokens) for index in request.content_keys):
-            raise UsageError("a content key belongs to no token of the prompt", "content_keys")
-        if not 0 <= request.shared < len(request.tokens):
-            raise UsageError(
-                f"shared = {request.shared} is out of range: 0 to {len(request.tokens) - 1}", "shared"
-            )
-        check_watched(request.watched, vocab)
-
-    def _check_given(self, request: Request, places: int) -> None:
-        for place in (*request.given, *request.allowed, *request.watched):
-            if not 0 <= place < places:
-                raise UsageError(
-                    f"the given place {place} is outside the {places} places of canvases that max_new_tokens "
-                    "and "
-                    "the context allow",
-                    "given",
-                )
-
     def _open(self, sequence: Sequence) -> None:
         """Gives an admitted sequence its cache, with as much of its prompt as is remembered."""
         sequence.clock.mark("admitted")
@@ -209,6 +180,8 @@ class Engine:
             symbols = (*symbols[:whole], symbols[-1])
         if sequence.shared:
             symbols = symbols[: sequence.shared + 1]
+        if sequence.request.prompt_logprobs is not None:  # what is read must be encoded, with what it follows
+            symbols = symbols[: max(1, sequence.request.prompt_first)]
         known = self.prefixes.take(symbols, live, expected, identity, self.block, sequence.shared)
         sequence.cache = known or self.runner.new_cache(expected)
         sequence.cached_tokens = sequence.cache.length
@@ -224,9 +197,12 @@ class Engine:
 
     def _start_canvas(self, sequence: Sequence) -> None:
         """Lays out the next canvas, to be denoised as soon as nothing is left to encode before it."""
+        sequence.state = State.ENCODE
+        if sequence.is_causal or sequence.request.prompt_only:
+            return
         sequence.canvas = next_canvas(sequence, self.config, self.runner.device)
         sequence.rules = canvas_rules(sequence, self.config, self.runner.device)
-        sequence.progress, sequence.sent, sequence.state = Progress(), 0, State.ENCODE
+        sequence.progress, sequence.sent = Progress(), 0
 
     def _run(self, rows: list[Row]) -> list[Row]:
         """One pass; returns the rows whose canvases took a step. If it fails, each row runs by itself, so
@@ -253,16 +229,19 @@ class Engine:
     def _denoise(self, rows: list[Row]) -> list[Row]:
         """Runs the model and moves the canvases on; returns their rows. If it raises,
         no sequence has changed."""
-        said = self.runner.run(rows)
-        if not said:
-            return []
+        made = self.runner.run(rows)
+        said = made.denoised
         moved = [self._move(one) for one in said]
         denoised = [row for one in said for row in one.rows]
         for row, watched in zip(denoised, (w for one in said for w in one.watched), strict=True):
             row.sequence.watched = watched
         each = [canvas.row(index) for canvas in moved for index in range(len(canvas))]
-        for row, canvas, known in zip(denoised, each, progress(*moved), strict=True):
+        steps = progress(*moved) if moved else []
+        for row, canvas, known in zip(denoised, each, steps, strict=True):
             row.sequence.canvas, row.sequence.progress = canvas, known
+        for row, heard in made.heard:
+            assert row.sequence.reader is not None
+            row.sequence.reader.heard = heard
         return denoised
 
     def _move(self, said: Denoised) -> Canvas:
@@ -274,8 +253,9 @@ class Engine:
     def _count_in(self, rows: list[Row], seconds: float) -> None:
         """What a pass has encoded is context now."""
         for row in rows:
-            row.sequence.advance(row.count)
-            if not row.sequence.pending:
+            if not row.sequence.is_judged:
+                row.sequence.advance(row.count)
+            if row.denoise and not row.sequence.pending:
                 row.sequence.state = State.DENOISE
             row.sequence.clock.share(seconds, row.count, row.sequence.places if row.denoise else 0)
 
@@ -295,11 +275,29 @@ class Engine:
 
     def _commit(self, sequence: Sequence) -> None:
         """The canvas becomes context of the next, or ends the answer."""
+        reader = sequence.reader
         try:
             committed, kept = standing(sequence)
         except Exception as error:
-            self._fail(sequence, error)
+            if reader is None or reader.before_again is None or not isinstance(error, UsageError):
+                self._fail(sequence, error)
+                return
+            # The reader's own token is none that the constraint can have: what it had made stands.
+            committed, kept = reader.before_again
+            self._take(sequence, committed, kept, kept.tokens)
             return
+        if reader is not None and sequence.params.verify != "off" and kept.tokens:
+            reader.judged, sequence.pending, sequence.state = (committed, kept), list(kept.tokens), State.READ
+            return
+        lead = prompt_end(sequence) if not sequence.reports else ()
+        self._take(sequence, committed, kept, [*lead, *kept.tokens])
+
+    def _take(
+        self, sequence: Sequence, committed: Projection, kept: Standing, pending: list[int],
+        reads: tuple[TokenRead, ...] | None = None,
+    ) -> None:  # fmt: skip
+        """Commits what stands of a canvas. pending: what of it is yet to be encoded, if the answer goes on.
+        reads: what the causal reader says of it, where that is known."""
         sequence.constraint_state = committed.state
         sequence.take(kept.tokens)
         note(sequence, kept)
@@ -308,20 +306,94 @@ class Engine:
         added = [] if ended or goes_on else rest(sequence)
         sequence.output += added
         places = [*kept.places(committed.places), *[None] * len(added)]
-        self._events.append(committed_event(sequence, kept.tokens + added, places))
-        if ended or added:
-            self._finish(sequence, "stop")
-        elif not goes_on:
-            self._finish(sequence, "length")
+        event = committed_event(sequence, kept.tokens + added, places, reads)
+        ending: FinishReason | None = "stop" if ended or added else None if goes_on else "length"
+        if sequence.request.reads and reads is None and event.tokens:
+            self._read_later(sequence, event, ending)
         else:
-            if kept.retry and sequence.marks is not None:
-                place, blank = len(sequence.reports) * sequence.places, sequence.marks.blank
-                sequence.rules = speaking(
-                    sequence.rules, sequence.request, place, blank, self.config, self.runner.device
-                )
-            lead = () if len(sequence.reports) > 1 else prompt_end(sequence)
-            sequence.pending = [*lead, *kept.tokens]
+            self._events.append(event)
+            if ending is not None:
+                self._finish(sequence, ending)
+        if ending is None:
+            self._go_on(sequence, kept, pending)
+
+    def _go_on(self, sequence: Sequence, kept: Standing, pending: list[int]) -> None:
+        """Begins the next canvas."""
+        if kept.retry:
+            self._must_speak(sequence)
+        sequence.pending = pending
+        self._start_canvas(sequence)
+
+    def _must_speak(self, sequence: Sequence) -> None:
+        """The next token neither ends the answer nor says nothing."""
+        if sequence.marks is not None:
+            place, blank = len(sequence.reports) * sequence.places, sequence.marks.blank
+            sequence.rules = speaking(
+                sequence.rules, sequence.request, place, blank, self.config, self.runner.device
+            )
+
+    def _read_later(self, sequence: Sequence, event: Committed, ending: FinishReason | None) -> None:
+        """An event waits for what the causal reader says of its tokens, which are encoded next: for the next
+        canvas, or, at the answer's end, for this alone."""
+        assert sequence.reader is not None
+        sequence.reader.unread, sequence.reader.ending = event, ending
+        if ending is not None:
+            sequence.pending, sequence.state = list(event.tokens), State.READ
+
+    def _hear(self, sequence: Sequence) -> None:
+        """What the causal reader has said of tokens that a pass encoded."""
+        reader = sequence.reader
+        assert reader is not None and reader.heard is not None
+        if reader.judged is not None:
+            self._judge(sequence)
+            return
+        reader.before = reader.heard.states[-1]
+        if reader.unread is not None:
+            reader.told += reader.heard.reads()
+            if sequence.pending:
+                return
+            self._events.append(replace(reader.unread, reads=tuple(reader.told)))
+            reader.unread, reader.told = None, []
+            if reader.ending is not None:
+                self._finish(sequence, reader.ending)
+            return
+        if not sequence.reports:
+            heard_prompt(sequence)
+            if sequence.request.prompt_only and not sequence.pending:
+                self._finish(sequence, "stop")
+                return
+        if sequence.is_causal and not sequence.pending:
+            self._write_next(sequence)
+
+    def _judge(self, sequence: Sequence) -> None:
+        """A canvas is committed as far as the reader accepts it, with the reader's own token behind that, or
+        begun again with both given where no part of a canvas can be committed."""
+        reader = sequence.reader
+        assert reader is not None and reader.judged is not None
+        (committed, kept), reader.judged = reader.judged, None
+        reader.reads += 1
+        made = verdict(sequence, committed, kept)
+        sequence.advance(made.accepted)
+        if made.again:
+            reader.again, reader.before_again, sequence.pending = made.again, (committed, kept), []
+            reader.steps += sequence.progress.step
             self._start_canvas(sequence)
+            return
+        reader.before = made.before
+        self._take(sequence, made.committed, made.kept, made.pending, made.reads)
+
+    def _write_next(self, sequence: Sequence) -> None:
+        """Causal decoding: the next token."""
+        assert sequence.reader is not None
+        kept, entropy = own_next(self.runner.model, sequence)
+        if kept.retry and not kept.tokens:
+            note(sequence, kept)
+            self._must_speak(sequence)
+            kept, entropy = own_next(self.runner.model, sequence, again=True)
+        reads = reads_of(self.runner.model, sequence, kept.tokens)
+        sequence.progress, sequence.reader.reads = Progress(0, "causal", entropy), 1
+        made = Projection(tuple(kept.tokens), (None,) * len(kept.tokens))
+        self._take(sequence, made, kept, kept.tokens, reads)
 
     def _fits_canvas(self, sequence: Sequence) -> bool:
         """Whether the context has places for one more canvas."""
@@ -340,6 +412,7 @@ class Engine:
                 sequence.seed,
                 tuple(sequence.reports),
                 notes=sequence.all_notes,
+                prompt_reads=() if sequence.reader is None else tuple(sequence.reader.prompt),
             )
         )
 
@@ -351,20 +424,11 @@ class Engine:
 
     def _fail(self, sequence: Sequence, error: Exception) -> None:
         """Ends a sequence with an error; the engine goes on."""
-        known = _known(error)
+        known = known_error(error)
         known.__cause__ = error if known is not error else None
         self.scheduler.remove(sequence)
         sequence.cache = sequence.canvas = None
         self._events.append(Failed(sequence.id, known))
-
-
-def _known(error: Exception) -> CanvasError:
-    """An error as one that callers expect. Torch tells of memory that it cannot have in a RuntimeError."""
-    if isinstance(error, CanvasError):
-        return error
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error):
-        return OutOfMemory(f"a step does not fit in memory: shorten the request, or run fewer ({error})")
-    return EngineFailure(f"{type(error).__name__}: {error}")
 
 
 def _is_stuck(sequence: Sequence) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -13,6 +13,8 @@ from ..diffusion import Canvas, temperature, top_k
 from ..model import Model, RowsContext
 from ..ops.predict import Prediction, draws_of, predict
 from ..ops.token_logprobs import token_logprobs
+from .asking import ask
+from .reader import Heard, questions
 from .rules import joined
 from .scheduler import Row
 from .sequence import Sequence
@@ -31,6 +33,14 @@ class Denoised:
     prediction: Prediction
     # Of each row, fp64 [places, tokens]: what is said of the tokens that it watches; None: it watches none
     watched: list[Tensor | None]
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What a pass says: of canvases, and, for the causal reader, of tokens that were encoded."""
+
+    denoised: list[Denoised]
+    heard: list[tuple[Row, Heard]]
 
 
 class Runner:
@@ -68,7 +78,7 @@ class Runner:
     def passes(self, rows: list[Row]) -> list[list[Row]]:
         """A step's rows, as the passes to make of them: one, unless the engine was asked for others."""
         if not self.mixed:
-            encode = [[Row(row.sequence, row.count, denoise=False)] for row in rows if row.count]
+            encode = [[replace(row, denoise=False)] for row in rows if row.count]
             canvases = [Row(row.sequence, 0, denoise=True) for row in rows if row.denoise]
             return encode + self._together(canvases)
         return self._together(rows)
@@ -79,11 +89,11 @@ class Runner:
         return [rows] if rows else []
 
     @torch.inference_mode()
-    def run(self, rows: list[Row]) -> list[Denoised]:
+    def run(self, rows: list[Row]) -> Pass:
         """One pass: encodes what the rows have to encode, denoises the canvases of those that denoise.
 
-        Returns what the model says of the latter, canvases of equal length together. No sequence changes:
-        what was encoded is written to its cache, not counted in.
+        Returns what the model says of the latter, canvases of equal length together, and of what is to be
+        read. No sequence changes: what was encoded is written to its cache, not counted in.
         """
         encode, groups = [row for row in rows if row.count], _by_length(rows)
         denoise = [row for group in groups for row in group]
@@ -100,14 +110,38 @@ class Runner:
             [(EncodeContext(_cache(row)), len(chunk)) for row, chunk in zip(encode, chunks, strict=True)],
             [(DenoiseContext(_cache(row), row.count), row.sequence.places) for row in denoise],
         )
-        hidden = self.model(tokens[None], positions[None], context, sum(map(len, chunks)), _soft(canvases))
+        read, lengths = any(row.read for row in encode), [len(chunk) for chunk in chunks]
+        hidden = self.model(
+            tokens[None], positions[None], context, sum(lengths), _soft(canvases), states=read
+        )
+        sizes = [canvas.tokens.numel() for canvas in canvases]
+        heard = []
+        if read:
+            *states, hidden = hidden[0].split([*lengths, sum(sizes)])
+            heard, hidden = self._heard(encode, states), hidden[None]
         if not groups:
-            return []
-        parts = hidden[0].split([canvas.tokens.numel() for canvas in canvases])
-        return [
-            self._said(group, canvas, part)
-            for group, canvas, part in zip(groups, canvases, parts, strict=True)
-        ]
+            return Pass([], heard)
+        parts = hidden[0].split(sizes)
+        said = [self._said(*one) for one in zip(groups, canvases, parts, strict=True)]
+        return Pass(said, heard)
+
+    def _heard(self, rows: list[Row], states: list[Tensor]) -> list[tuple[Row, Heard]]:
+        """What the causal reader says of the tokens of the rows that are read. states: of each row's."""
+        found = []
+        for row, its in zip(rows, states, strict=True):
+            if row.read:
+                pending = row.sequence.pending
+                tokens = pending[: row.count]
+                wanted = questions(row.sequence, tokens, its[: row.count], row.count == len(pending))
+                found.append((row, its[: row.count], wanted))
+        asked = [one for *_, wanted in found for one in wanted if one is not None]
+        answers = iter(ask(self.model, asked) if asked else [])
+        heard = []
+        for row, its, wanted in found:
+            report, choice = (None if one is None else next(answers) for one in wanted)
+            plain = row.sequence.reader is not None and row.sequence.reader.judged is not None
+            heard.append((row, Heard(its, choice if report is None and plain else report, choice)))
+        return heard
 
     def _chunk(self, row: Row) -> Tensor:
         """The tokens a row encodes, padded to the smallest chunk."""

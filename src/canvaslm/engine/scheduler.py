@@ -18,12 +18,14 @@ class Row:
     """One sequence's part in a step: its next `count` pending tokens to encode, and
     maybe its canvas to denoise.
 
-    The canvas takes its step when nothing is left to encode before it.
+    The canvas takes its step when nothing is left to encode before it. `read`: what is encoded is read by
+    the causal reader.
     """
 
     sequence: Sequence
     count: int
     denoise: bool
+    read: bool = False
 
 
 class Scheduler:
@@ -74,9 +76,11 @@ class Scheduler:
                 if count > room:
                     continue
                 room -= count
-            elif sequence.canvas is not None:
+            elif sequence.canvas is not None and sequence.state is not State.READ:
                 count = min(count, max(ENCODE_CHUNK, sequence.canvas.tokens.shape[-1]))
-            rows.append(Row(sequence, count, denoise=count == len(sequence.pending)))
+            denoise = sequence.canvas is not None and sequence.state is not State.READ
+            read = sequence.reader is not None and count > 0
+            rows.append(Row(sequence, count, denoise and count == len(sequence.pending), read))
         return rows
 
     def _fits(self, sequence: Sequence) -> bool:

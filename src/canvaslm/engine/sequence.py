@@ -15,6 +15,7 @@ from ..cache import KVCache
 from ..diffusion import Canvas, Progress, RowParams
 from ..diffusion.params import NO_LIMIT
 from ..types import CanvasReport, Note, Params, Request, Timings, TurnMarks, Usage
+from .reader import Reader
 from .rules import RowRules
 from .thoughts import TurnState
 
@@ -23,6 +24,7 @@ class State(enum.Enum):
     WAITING = "waiting"  # not admitted yet
     ENCODE = "encode"  # has tokens to encode: its prompt, or the canvas just committed
     DENOISE = "denoise"  # has a canvas to denoise
+    READ = "read"  # has a finished canvas for the causal reader to read
     FINISHED = "finished"
 
 
@@ -45,6 +47,7 @@ class Sequence:
     progress: Progress = field(default_factory=Progress)  # the live canvas's
     row_params: RowParams | None = None  # `params` where the canvas is
     rules: RowRules | None = None  # which tokens may come, where the canvas is
+    reader: Reader | None = None  # None where the causal reader has nothing to do
     constraint_state: Any = None
     marks: TurnMarks | None = None  # None where what a canvas says stands as it is
     turn: TurnState = field(default_factory=TurnState)  # what the output has come to
@@ -82,6 +85,16 @@ class Sequence:
         """Tokens that may be thought; None: no limit."""
         budget = self.params.thinking_budget
         return None if budget == NO_LIMIT else budget
+
+    @property
+    def is_causal(self) -> bool:
+        """Whether it is written token after token, without canvases."""
+        return self.params.decoding == "causal"
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether its pending tokens are a canvas that the causal reader is to judge."""
+        return self.reader is not None and self.reader.judged is not None
 
     @property
     def top_wanted(self) -> int:
@@ -138,6 +151,8 @@ class Sequence:
         """Commits tokens of the canvas that is finished."""
         self.output += tokens
         self.reports.append(self.report())
+        if self.reader is not None:
+            self.reader.begin_canvas()
         self.clock.mark("first_commit")
 
     @property
@@ -161,7 +176,10 @@ class Sequence:
     def report(self) -> CanvasReport:
         """How the canvas just finished went."""
         assert self.progress.stop is not None
-        return CanvasReport(self.progress.step, self.progress.stop, self.progress.mean_entropy, self.places)
+        steps, reads = self.progress.step, 0
+        if self.reader is not None:
+            steps, reads = steps + self.reader.steps, self.reader.reads
+        return CanvasReport(steps, self.progress.stop, self.progress.mean_entropy, self.places, reads)
 
 
 @dataclass

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
 from ..errors import BadConfig
-from ..types import ModelFacts
+from ..families import ModelFacts
 
 
 class ModelConfig(Protocol):

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BadConfig
-from ..types import ChatMarkers
+from ..families import ChatMarkers
 from .config import ModelConfig
 from .diffusion_gemma import entry as diffusion_gemma
 from .names import GGUFNames, WeightNames

@@ -20,6 +20,7 @@ WITHIN = 2  # the uniform draw within the winning tile
 RENOISE = 3  # the uniform tokens that replace what was not accepted
 ANCESTRAL = 4  # the coin of the ancestral sampler
 DRAFT = 5  # whether a place of a draft is noised
+NUCLEUS = 6  # the draw among the likeliest tokens of a place
 
 
 def _signed(value: int) -> int:
@@ -99,6 +100,7 @@ def gumbels(keys: Tensor | int, count: int, device: torch.device | str | None = 
 __all__ = [
     "ANCESTRAL",
     "DRAFT",
+    "NUCLEUS",
     "RENOISE",
     "START",
     "TILE",

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BadModelFile, UsageError
-from ..types import ChatMarkers
+from ..families import ChatMarkers
 from .decoding import StreamDecoder
 from .gguf_tokenizer import read_gguf
 from .markers import Special, looks_like_marker, merge_text

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from ...errors import BadConfig
-from ...types import ModelFacts
+from ...families import ModelFacts
 from ..config import ConfigFields, check_tokens
 
 # Sizes beyond these would cost memory before the weights' shapes can contradict them.

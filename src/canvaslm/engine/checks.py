@@ -1,0 +1,75 @@
+"""What a request must fulfil to be queued, and what is told of one that failed."""
+
+from __future__ import annotations
+
+import torch
+
+from ..errors import CanvasError, EngineFailure, OutOfMemory, UsageError
+from ..model import ModelConfig
+from ..model.masks import block_of
+from ..types import Constraint, Request
+from .rules import check_watched
+
+MAX_TOP_LOGPROBS = 20
+
+
+def check_tokens(request: Request, config: ModelConfig) -> None:
+    """Raises UsageError for tokens that are none, and numbers that cannot be."""
+    vocab = config.vocab_size
+    if request.constraint is not None and block_of(config) is not None:
+        raise UsageError(
+            f"constraints commit parts of canvases, which models of type {config.family} cannot continue",
+            "constraint",
+        )
+    if not request.tokens:
+        raise UsageError("the prompt is empty", "messages")
+    placed = (*request.given.values(), *request.draft.values())
+    if not all(0 <= token < vocab for token in (*request.tokens, *placed)):
+        raise UsageError(f"a token id is outside the vocabulary of {vocab}", "messages")
+    if request.top_logprobs is not None and not 0 <= request.top_logprobs <= MAX_TOP_LOGPROBS:
+        raise UsageError(
+            f"top_logprobs = {request.top_logprobs} is not in 0 .. {MAX_TOP_LOGPROBS}", "top_logprobs"
+        )
+    if not 0 <= request.draft_noise <= 1:
+        raise UsageError(f"draft_noise = {request.draft_noise} is out of range: 0 to 1", "draft_noise")
+    if not all(0 <= index < len(request.tokens) for index in request.content_keys):
+        raise UsageError("a content key belongs to no token of the prompt", "content_keys")
+    if not 0 <= request.shared < len(request.tokens):
+        raise UsageError(
+            f"shared = {request.shared} is out of range: 0 to {len(request.tokens) - 1}", "shared"
+        )
+    check_watched(request.watched, vocab)
+
+
+def check_places(request: Request, places: int) -> None:
+    """Raises UsageError for given places beyond the canvases that the request may have."""
+    for place in (*request.given, *request.allowed, *request.watched):
+        if not 0 <= place < places:
+            raise UsageError(
+                f"the given place {place} is outside the {places} places of canvases that max_new_tokens "
+                "and "
+                "the context allow",
+                "given",
+            )
+
+
+def check_room(constraint: Constraint | None, limit: int) -> None:
+    """Raises UsageError where no answer of the constraint fits. limit: tokens that there is room for."""
+    if constraint is not None and constraint.shortest > limit:
+        raise UsageError(
+            f"the shortest valid answer has {constraint.shortest} tokens, and there is room for {limit}: "
+            "raise max_new_tokens",
+            "max_new_tokens",
+        )
+
+
+def known_error(error: Exception) -> CanvasError:
+    """An error as one that callers expect. Torch tells of memory that it cannot have in a RuntimeError."""
+    if isinstance(error, CanvasError):
+        return error
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error):
+        return OutOfMemory(f"a step does not fit in memory: shorten the request, or run fewer ({error})")
+    return EngineFailure(f"{type(error).__name__}: {error}")
+
+
+__all__ = ["MAX_TOP_LOGPROBS", "check_places", "check_room", "check_tokens", "known_error"]
