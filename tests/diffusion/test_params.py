@@ -74,6 +74,8 @@ def test_presets_say_what_they_set() -> None:
         "fast": {"max_denoising_steps": 16},
         "balanced": {"max_denoising_steps": 32},
         "quality": {"max_denoising_steps": 48},
+        "draft": {"verify": "threshold", "verify_steps": 2},
+        "checked": {"verify": "checked"},
     }
     for name, values in PRESETS.items():
         check_params(replace(Params(), **values))

@@ -111,9 +111,9 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     seen: list[tuple[int, int]] = []
     forward = DiffusionGemma.forward
 
-    def counting(self: DiffusionGemma, tokens: torch.Tensor, *rest: object) -> torch.Tensor:
+    def counting(self: DiffusionGemma, tokens: torch.Tensor, *rest: object, **how: object) -> torch.Tensor:
         seen.append((tokens.shape[1], rest[2]))  # type: ignore[arg-type]
-        return forward(self, tokens, *rest)  # type: ignore[arg-type]
+        return forward(self, tokens, *rest, **how)  # type: ignore[arg-type]
 
     monkeypatch.setattr(DiffusionGemma, "forward", counting)
     return seen

@@ -250,7 +250,8 @@ def test_given_places_stand_under_verification(model: DiffusionGemma) -> None:
 
 def test_rules_hold_under_verification_and_in_causal_decoding(model: DiffusionGemma) -> None:
     rules = TokenRules(allowed=tuple(range(20, 40)))
-    for changes in ({"verify": "greedy"}, {"decoding": "causal"}):
+    ways: list[dict[str, Any]] = [{"verify": "greedy"}, {"decoding": "causal"}]
+    for changes in ways:
         ((commits, _),) = run(model, [asked(rules=rules, min_new_tokens=12, **changes)])
         tokens = tokens_of(commits)
         assert len(tokens) >= 12
@@ -278,7 +279,8 @@ def test_what_cannot_be_read_is_refused(model: DiffusionGemma) -> None:
 
 def test_cancelling_and_limits(model: DiffusionGemma) -> None:
     engine = Engine(model)
-    for changes in ({"verify": "greedy"}, {"decoding": "causal"}, {"reads": True}):
+    ways: list[dict[str, Any]] = [{"verify": "greedy"}, {"decoding": "causal"}, {"reads": True}]
+    for changes in ways:
         number = engine.submit(asked(**changes))
         engine.step()
         engine.cancel(number)

@@ -33,6 +33,11 @@ class SamplingOptions(TypedDict, total=False):
     accept_threshold: float | None
     stability_threshold: int | None
     confidence_threshold: float | None
+    decoding: str | None
+    top_p: float | None
+    verify: str | None
+    verify_threshold: float | None
+    verify_steps: int | None
     eos_aware_stopping: bool | None
     settle_steps: int | None
     settle_entropy: float | None

@@ -249,7 +249,7 @@ class Params:
     )  # fmt: skip
     verify_steps: int = parameter(
         0, "Denoise steps before a canvas is judged; 0: until it is done.",
-        low=0, high=10_000, unit="steps", presets={"draft": 1},
+        low=0, high=10_000, unit="steps", presets={"draft": 2},
     )  # fmt: skip
     eos_aware_stopping: bool = parameter(
         False, "Judge only what stands before the draft's first EOS when a canvas may end early."

@@ -25,7 +25,7 @@ _READER = -1  # the step of the reader's random numbers: canvases count theirs f
 
 
 @dataclass(frozen=True)
-class Question:
+class HeadQuery:
     """What follows n states [n, H] of one row. `targets`: n tokens to judge, or none.
 
     `rules` with `places` (each place's row of its bits) restrict what may follow. With a seed tokens are
@@ -47,7 +47,7 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Answers:
+class HeadAnswers:
     """Of n places. Log-probabilities and entropies in nats, of the distribution that was asked for."""
 
     logprob: tuple[float, ...]  # of the targets
@@ -58,15 +58,15 @@ class Answers:
     drawn: tuple[int, ...]
     top: tuple[tuple[tuple[int, float], ...], ...]
 
-    def part(self, start: int, stop: int) -> Answers:
+    def part(self, start: int, stop: int) -> HeadAnswers:
         columns = (self.logprob, self.rank, self.entropy, self.best, self.best_logprob, self.drawn, self.top)
-        return Answers(*(column[start:stop] for column in columns))  # type: ignore[arg-type]
+        return HeadAnswers(*(column[start:stop] for column in columns))  # type: ignore[arg-type]
 
 
-def ask(model: Model, questions: Sequence[Question]) -> list[Answers]:
+def ask(model: Model, questions: Sequence[HeadQuery]) -> list[HeadAnswers]:
     """The answers, in order. What one is told depends on no other question."""
     free = [i for i, question in enumerate(questions) if question.rules is None]
-    found: dict[int, Answers] = {}
+    found: dict[int, HeadAnswers] = {}
     if free:
         found |= zip(free, _ask_free(model, [questions[i] for i in free]), strict=True)
     for i, question in enumerate(questions):
@@ -75,7 +75,7 @@ def ask(model: Model, questions: Sequence[Question]) -> list[Answers]:
     return [found[i] for i in range(len(questions))]
 
 
-def _ask_free(model: Model, questions: Sequence[Question]) -> Iterator[Answers]:
+def _ask_free(model: Model, questions: Sequence[HeadQuery]) -> Iterator[HeadAnswers]:
     """All places as rows of one place."""
     count = sum(map(len, questions))
     spare = max(0, _SMALLEST - count)
@@ -99,7 +99,7 @@ def _ask_free(model: Model, questions: Sequence[Question]) -> Iterator[Answers]:
         start += len(question)
 
 
-def _ask_ruled(model: Model, question: Question) -> Answers:
+def _ask_ruled(model: Model, question: HeadQuery) -> HeadAnswers:
     """One row of n places: its rules are said once."""
     spare = max(0, _SMALLEST - len(question))
     states = torch.cat((question.states, question.states.new_zeros(spare, question.states.shape[1])))
@@ -121,11 +121,11 @@ def _predict(model: Model, states: Tensor, draws: list[Draw], **how: Any) -> Pre
     )  # fmt: skip
 
 
-def _targets(question: Question) -> tuple[int, ...]:
+def _targets(question: HeadQuery) -> tuple[int, ...]:
     return question.targets or (NO_TARGET,) * len(question)
 
 
-def _draws(model: Model, question: Question) -> list[Draw]:
+def _draws(model: Model, question: HeadQuery) -> list[Draw]:
     """A row of random numbers for each place."""
     if question.seed is None:
         return [_no_draw(model, 1)] * len(question)
@@ -140,7 +140,7 @@ def _no_draw(model: Model, places: int) -> Draw:
     return Draw(torch.zeros(places, tiles, device=model.device), zeros)
 
 
-def _answers(said: Prediction, count: int, tops: list[int]) -> Answers:
+def _answers(said: Prediction, count: int, tops: list[int]) -> HeadAnswers:
     """Of the first `count` places, copied from where they are."""
 
     def column(values: Tensor | None) -> tuple[Any, ...]:
@@ -153,10 +153,10 @@ def _answers(said: Prediction, count: int, tops: list[int]) -> Answers:
         top = tuple(
             tuple(zip(t[:n], v[:n], strict=True)) for t, v, n in zip(tokens, logprobs, tops, strict=True)
         )
-    return Answers(
+    return HeadAnswers(
         column(said.target_logprob), column(said.target_rank), column(said.entropy), column(said.argmax),
         column(said.logprob), column(said.sampled), top,
     )  # fmt: skip
 
 
-__all__ = ["Answers", "Question", "ask"]
+__all__ = ["HeadAnswers", "HeadQuery", "ask"]

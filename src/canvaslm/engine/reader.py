@@ -23,7 +23,7 @@ from torch import Tensor
 from ..errors import UsageError
 from ..model import ModelConfig
 from ..types import Committed, FinishReason, Params, Request, TokenRead
-from .asking import Answers, Question
+from .asking import HeadAnswers, HeadQuery
 
 if TYPE_CHECKING:
     from .sequence import Sequence
@@ -63,8 +63,10 @@ class Heard:
     """What a pass says of n tokens that a row has encoded."""
 
     states: Tensor  # [n, H]
-    report: Answers | None = None  # of the tokens, as they follow each other
-    choice: Answers | None = None  # likewise under the row's own rules and temperature; or of the next token
+    report: HeadAnswers | None = None  # of the tokens, as they follow each other
+    choice: HeadAnswers | None = (
+        None  # likewise under the row's own rules and temperature; or of the next token
+    )
 
     def reads(self) -> list[TokenRead]:
         """The report, place by place."""
@@ -115,7 +117,7 @@ def check_reader(request: Request, params: Params, config: ModelConfig, top: int
             )
 
 
-def questions(sequence: Sequence, tokens: list[int], states: Tensor, last: bool) -> list[Question | None]:
+def questions(sequence: Sequence, tokens: list[int], states: Tensor, last: bool) -> list[HeadQuery | None]:
     """[report, choice] about tokens just encoded, with their states [n, H]. last: nothing is pending."""
     reader = sequence.reader
     assert reader is not None
@@ -124,9 +126,9 @@ def questions(sequence: Sequence, tokens: list[int], states: Tensor, last: bool)
     report = own = None
     if reader.judged is not None:
         own = choice(sequence, known, targets)
-        report = None if _is_plain(own) else Question(known, targets)
+        report = None if _is_plain(own) else HeadQuery(known, targets)
     elif reader.unread is not None or _wants_prompt(sequence):
-        report = Question(known, targets, top=(sequence.request.prompt_logprobs or 0))
+        report = HeadQuery(known, targets, top=(sequence.request.prompt_logprobs or 0))
     elif sequence.is_causal and last and not sequence.request.prompt_only:
         own = choice(sequence, states[-1:], ())
     return [one if one is not None and len(one) else None for one in (report, own)]
@@ -141,14 +143,14 @@ def _wants_prompt(sequence: Sequence) -> bool:
     return sequence.request.prompt_logprobs is not None and not sequence.reports
 
 
-def choice(sequence: Sequence, states: Tensor, targets: tuple[int, ...]) -> Question:
+def choice(sequence: Sequence, states: Tensor, targets: tuple[int, ...]) -> HeadQuery:
     """Under the rules of the answer's next places; at the answer's temperature where tokens are drawn."""
     params = sequence.params
     places: tuple[int, ...] = ()
     if sequence.rules is not None:
         places = tuple(sequence.rules.places(len(sequence.output), 0, len(states), sequence.start))
     draws = (params.verify == "sample" or sequence.is_causal) and params.temperature > 0
-    return Question(
+    return HeadQuery(
         states, targets,
         temperature=params.temperature if draws else 1.0, top_k=params.top_k if draws else 0,
         rules=sequence.rules, places=places, seed=sequence.seed if draws else None,
@@ -156,11 +158,11 @@ def choice(sequence: Sequence, states: Tensor, targets: tuple[int, ...]) -> Ques
     )  # fmt: skip
 
 
-def _is_plain(question: Question) -> bool:
+def _is_plain(question: HeadQuery) -> bool:
     return question.rules is None and question.temperature == 1 and not question.top_k
 
 
-def first_refused(params: Params, tokens: Items[int], said: Answers, fixed: Items[bool]) -> int | None:
+def first_refused(params: Params, tokens: Items[int], said: HeadAnswers, fixed: Items[bool]) -> int | None:
     """Which of the tokens the reader refuses first; None: it accepts all. Those that are `fixed` are not
     its matter."""
     for i, token in enumerate(tokens):
@@ -169,7 +171,7 @@ def first_refused(params: Params, tokens: Items[int], said: Answers, fixed: Item
     return None
 
 
-def _refuses(params: Params, token: int, said: Answers, i: int) -> bool:
+def _refuses(params: Params, token: int, said: HeadAnswers, i: int) -> bool:
     if params.verify == "threshold":
         return said.logprob[i] < _log(params.verify_threshold) + said.best_logprob[i] - _SLACK
     if params.verify == "checked":
@@ -177,7 +179,7 @@ def _refuses(params: Params, token: int, said: Answers, i: int) -> bool:
     return token != own_token(params, said, i)
 
 
-def own_token(params: Params, said: Answers, i: int) -> int:
+def own_token(params: Params, said: HeadAnswers, i: int) -> int:
     """The reader's own token of a place."""
     draws = params.temperature > 0 and (params.verify == "sample" or params.decoding == "causal")
     return said.drawn[i] if draws else said.best[i]

@@ -11,7 +11,7 @@ from ..diffusion import RowParams
 from ..model import Model
 from ..ops import noise
 from ..types import Projection, TokenRead
-from .asking import Answers, Question, ask
+from .asking import HeadAnswers, HeadQuery, ask
 from .guards import Standing, keep
 from .reader import CHECKED_AGAIN, Heard, choice, first_refused, own_token
 from .sequence import Sequence
@@ -62,7 +62,7 @@ def verdict(sequence: Sequence, committed: Projection, kept: Standing) -> Verdic
     )
 
 
-def _heard(sequence: Sequence) -> tuple[Answers, Heard]:
+def _heard(sequence: Sequence) -> tuple[HeadAnswers, Heard]:
     reader = sequence.reader
     assert reader is not None and reader.heard is not None and reader.heard.choice is not None
     return reader.heard.choice, reader.heard
@@ -145,7 +145,7 @@ def reads_of(model: Model, sequence: Sequence, tokens: list[int]) -> tuple[Token
     assert reader is not None and reader.heard is not None
     if not tokens or not (request.reads or request.top_logprobs is not None):
         return None
-    (said,) = ask(model, [Question(reader.heard.states[-1:], (tokens[0],), top=request.top_logprobs or 0)])
+    (said,) = ask(model, [HeadQuery(reader.heard.states[-1:], (tokens[0],), top=request.top_logprobs or 0)])
     return tuple(replace(reader.heard, report=said).reads())
 
 
