@@ -174,6 +174,8 @@ def test_greedy_verification_is_causal_decoding(model: DiffusionGemma, steps: in
     for request, (commits, end) in zip(requests, run(model, requests), strict=True):
         assert tokens_of(commits) == greedy(model, request)
         assert all(report.reads for report in end.canvases)
+        assert {report.stop for report in end.canvases[:-1]} <= {"refused", "max_steps", "converged"}
+        assert any(report.stop == "refused" for report in end.canvases), "noise is refused"
         assert_reads(model, [*request.tokens, *tokens_of(commits)], len(request.tokens), [*reads_of(commits)])
 
 

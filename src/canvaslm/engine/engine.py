@@ -380,6 +380,8 @@ class Engine:
             self._start_canvas(sequence)
             return
         reader.before = made.before
+        if made.accepted < len(kept.tokens):
+            sequence.progress = replace(sequence.progress, stop="refused")
         self._take(sequence, made.committed, made.kept, made.pending, made.reads)
 
     def _write_next(self, sequence: Sequence) -> None:
