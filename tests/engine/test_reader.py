@@ -164,6 +164,17 @@ def test_causal_decoding_tells_log_probabilities(model: DiffusionGemma) -> None:
         assert [len(top) for top in event.top_logprobs] == [2]
 
 
+def test_watched_tokens_of_the_next_place(model: DiffusionGemma) -> None:
+    request = asked(decoding="causal", max_new_tokens=2, temperature=0, watched={0: (3, 50), 1: (8,)})
+    others = [asked(seed=seed, prompt=PROMPT[seed:]) for seed in range(3)]
+    ((alone, _),), ((crowded, _), *_) = run(model, [request]), run(model, [request, *others])
+    assert [event.watched for event in alone] == [event.watched for event in crowded]
+    first = causal_logits(model, list(PROMPT)).log_softmax(-1)[-1]
+    second = causal_logits(model, [*PROMPT, *alone[0].tokens]).log_softmax(-1)[-1]
+    assert alone[0].watched[0] == pytest.approx([float(first[3]), float(first[50])], abs=1e-5)
+    assert alone[1].watched[1] == pytest.approx([float(second[8])], abs=1e-5)
+
+
 @pytest.mark.parametrize("steps", [0, 1, 3])
 @pytest.mark.parametrize("rows", [1, 5])
 def test_greedy_verification_is_causal_decoding(model: DiffusionGemma, steps: int, rows: int) -> None:

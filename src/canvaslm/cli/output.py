@@ -81,6 +81,8 @@ def figures(reply: Reply | Filled) -> str:
     if steps:
         parts.append(f"{reply.timings.denoise / steps * 1000:.1f} ms/step")
         parts.append(f"steps per canvas {canvas_steps(reply.canvases)}")
+    if reads := sum(canvas.reads for canvas in reply.canvases):
+        parts.append(f"{reads} causal pass{'' if reads == 1 else 'es'}")
     return " · ".join([*parts, f"seed {reply.seed}"])
 
 
@@ -108,6 +110,7 @@ def as_json(reply: Reply, model: str, params: Mapping[str, Any]) -> dict[str, An
         "finish_reason": reply.finish_reason,
         "tokens": list(reply.tokens),
         "steps": [canvas.steps for canvas in reply.canvases],
+        "reads": [canvas.reads for canvas in reply.canvases],
         "stop_reasons": [canvas.stop for canvas in reply.canvases],
         "mean_entropy": [canvas.mean_entropy for canvas in reply.canvases],
         "notes": [asdict(note) for note in reply.notes],

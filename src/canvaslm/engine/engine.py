@@ -38,7 +38,7 @@ from .runner import Denoised, Runner
 from .scheduler import Row, Scheduler
 from .sequence import Sequence, State
 from .thoughts import TurnState
-from .verdicts import heard_prompt, own_next, reads_of, verdict
+from .verdicts import heard_prompt, own_next, reads_of, verdict, watched_next
 
 log = logging.getLogger("canvaslm.engine")
 
@@ -393,6 +393,7 @@ class Engine:
             self._must_speak(sequence)
             kept, entropy = own_next(self.runner.model, sequence, again=True)
         reads = reads_of(self.runner.model, sequence, kept.tokens)
+        sequence.watched = watched_next(self.runner.model, sequence)
         sequence.progress, sequence.reader.reads = Progress(0, "causal", entropy), 1
         made = Projection(tuple(kept.tokens), (None,) * len(kept.tokens))
         self._take(sequence, made, kept, kept.tokens, reads)

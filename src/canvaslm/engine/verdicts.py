@@ -10,6 +10,7 @@ from torch import Tensor
 from ..diffusion import RowParams
 from ..model import Model
 from ..ops import noise
+from ..ops.token_logprobs import token_logprobs
 from ..types import Projection, TokenRead
 from .asking import HeadAnswers, HeadQuery, ask
 from .guards import Standing, keep
@@ -149,4 +150,17 @@ def reads_of(model: Model, sequence: Sequence, tokens: list[int]) -> tuple[Token
     return tuple(replace(reader.heard, report=said).reads())
 
 
-__all__ = ["Verdict", "heard_prompt", "own_next", "reads_of", "verdict"]
+def watched_next(model: Model, sequence: Sequence) -> Tensor | None:
+    """Log-probabilities [1, W] of the tokens that are watched at the answer's next place, if any are."""
+    tokens = sequence.request.watched.get(len(sequence.output))
+    reader = sequence.reader
+    if tokens is None or reader is None or reader.heard is None:
+        return None
+    states = reader.heard.states[-1:]
+    return token_logprobs(
+        states, model.head, torch.tensor([tokens], device=states.device), softcap=model.config.softcap,
+        forbidden=model.config.facts.mask_token_id,
+    )  # fmt: skip
+
+
+__all__ = ["Verdict", "heard_prompt", "own_next", "reads_of", "verdict", "watched_next"]

@@ -111,6 +111,7 @@ def timings(ends: Sequence[Finished]) -> dict[str, Any]:
         "diffusion": {
             "n_blocks": len(reports),
             "n_steps": steps,
+            "n_reads": sum(report.reads for report in reports),
             "canvas_tokens": places,
             "ms_per_step": _ms(denoise / steps) if steps else 0.0,
             "steps_per_second": _rate(steps, denoise),

@@ -41,6 +41,7 @@ def after_canvas(committed: Committed) -> dict[str, Any]:
     return {
         "canvas": committed.canvas,
         "step": report.steps,
+        "reads": report.reads,
         "state": "committed",
         "mean_entropy": round(report.mean_entropy, 5),
         "stop_reason": report.stop,

@@ -32,6 +32,7 @@ class ServerMetrics:
         )
         self._canvases = self._counter("diffusion_canvases", "Canvases committed")
         self._steps = self._counter("diffusion_steps", "Denoise steps of committed canvases")
+        self._reads = self._counter("causal_passes", "Passes that the causal reader took over canvases alone")
         self._per_canvas = self._histogram(
             "diffusion_steps_per_canvas", "Denoise steps that a canvas took", _STEPS
         )
@@ -64,7 +65,9 @@ class ServerMetrics:
         if isinstance(event, Committed):
             self._canvases.inc()
             self._steps.inc(event.report.steps)
-            self._per_canvas.observe(event.report.steps)
+            self._reads.inc(event.report.reads)
+            if event.report.stop != "causal":
+                self._per_canvas.observe(event.report.steps)
         elif isinstance(event, Failed):
             self._requests.labels("failed").inc()
         elif isinstance(event, Finished):
