@@ -58,6 +58,7 @@ class DecideOptions(TypedDict, total=False):
     permute: bool | int  # orders of the options that are averaged, 1 to 16; True: as many as there are
     joint: bool  # questions stand on one canvas together, as few as may be
     labels: str | Sequence[str] | None  # "letters", "values", or labels of one token each
+    reader: str  # "canvas" or "causal": whose next-token distribution is read, without a canvas
     instructions: str | None  # what is said before the state
 
 

@@ -202,3 +202,56 @@ def test_a_closed_session_decides_nothing() -> None:
     question: Question = QUESTIONS["tone"]
     with pytest.raises(UsageError, match="closed"):
         session.decide("", question)
+
+
+def causal(session: Session, tokens: tuple[int, ...]) -> torch.Tensor:
+    """Probabilities [V] of what follows, by one plain pass."""
+    model, memory = session.engine.runner.model, PlainContext(session.engine.config)
+    with torch.no_grad():
+        places = torch.arange(len(tokens))[None]
+        hidden = model.encode(torch.tensor([tokens]), places, memory, hidden=True)
+        assert hidden is not None
+        return model.logits(hidden[0, -1]).double().softmax(-1)
+
+
+def test_the_causal_reader_is_a_plain_forward_pass(session: Session) -> None:
+    plan = session.plan_decide(STATE, QUESTIONS["tone"], {"labels": "letters", "reader": "causal"})
+    (request,) = plan.requests
+    assert not request.given
+    said = causal(session, request.tokens)
+    answer = decide(session, STATE, QUESTIONS["tone"], reader="causal")[0]
+    watched = request.watched[0]
+    assert answer.label_mass == pytest.approx(sum(float(said[t]) for t in watched), abs=1e-6)
+    assert sum(answer.probabilities) == pytest.approx(1)
+
+
+def test_the_causal_reader_multiplies_along_labels_of_several_tokens(session: Session) -> None:
+    asked = choice("Capital of France?", ["Paris", "Berlin", "Rome"])
+    answer = decide(session, "", asked, labels="values", reader="causal")[0]
+    plan = session.plan_decide("", asked, {"labels": "values", "reader": "causal"})
+    prompt = plan.requests[0].tokens
+    end = session.tokenizer.marker_id("<turn|>")
+    assert end is not None
+    masses = []
+    for text in ("Paris", "Berlin", "Rome"):
+        tokens, mass = (*session.tokenizer.encode(text), end), 1.0
+        for i, token in enumerate(tokens):
+            mass *= float(causal(session, (*prompt, *tokens[:i]))[token])
+        masses.append(mass)
+    wanted = [mass / sum(masses) for mass in masses]
+    assert answer.probabilities == pytest.approx(wanted, abs=0.05)
+    assert answer.best == "Paris"
+
+
+def test_the_causal_reader_says_the_same_in_any_company(session: Session) -> None:
+    alone = {name: decide(session, STATE, one, reader="causal")[0] for name, one in QUESTIONS.items()}
+    together = decide(session, STATE, QUESTIONS, reader="causal")
+    assert {name: together[name].probabilities for name in QUESTIONS} == {
+        name: answer.probabilities for name, answer in alone.items()
+    }
+
+
+@pytest.mark.parametrize("name", ["samples", "steps", "joint"])
+def test_the_causal_reader_has_no_canvas(session: Session, name: str) -> None:
+    with pytest.raises(UsageError, match=f"{name} is of canvases, and the causal reader has none"):
+        decide(session, STATE, QUESTIONS["tone"], reader="causal", **{name: True if name == "joint" else 2})

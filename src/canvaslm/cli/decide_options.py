@@ -55,6 +55,13 @@ class QuestionReading:
             "says, or letters.",
         ),
     ] = None  # fmt: skip
+    reader: Annotated[
+        str | None,
+        typer.Option(
+            "--reader", metavar="WHO", rich_help_panel=_READING,
+            help="canvas (a denoise step), or causal: the model as a causal language model.",
+        ),
+    ] = None  # fmt: skip
     instructions: Annotated[
         str | None,
         typer.Option(
@@ -64,7 +71,7 @@ class QuestionReading:
 
     def chosen(self) -> DecideOptions:
         """Those that were given."""
-        named = ("samples", "steps", "permute", "labels", "instructions")
+        named = ("samples", "steps", "permute", "labels", "reader", "instructions")
         options: Any = {name: getattr(self, name) for name in named if getattr(self, name) is not None}
         if self.joint:
             options["joint"] = True

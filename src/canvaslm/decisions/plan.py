@@ -65,6 +65,7 @@ class DecisionTask:
     steps: int = 1
     orders: int = 1
     joint: bool = False
+    causal: bool = False  # the causal reader says what follows the prompt; there is no canvas
     labels: str | tuple[str, ...] = LETTERS
     calibration: Calibration = field(default_factory=Calibration)
     has_state: bool = True
@@ -200,6 +201,10 @@ class DecisionPlan:
                 for sample in range(self._task.samples):
                     draw = turn * self._task.samples + sample
                     for before, tokens in tree.partings():
+                        if self._task.causal:
+                            read = _Read(number, draw, before, 0)
+                            yield self._causal_request((*prompt, *before), tokens), [read]
+                            continue
                         given = {**dict(enumerate(before)), **behind}
                         read = _Read(number, draw, before, len(before))
                         yield self._request(prompt, sample, given, {read.place: tokens}, deepest), [read]
@@ -307,6 +312,19 @@ class DecisionPlan:
             identity=f"decisions:{_digest(shared).hex()}",
             watched=watched,
         )
+
+    def _causal_request(self, prompt: tuple[int, ...], tokens: tuple[int, ...]) -> Request:
+        """A row that reads what follows the prompt. A label's first tokens stand at the prompt's end, so that
+        the probability of a label of several is the exact product."""
+        shared = self._task.prompt.before
+        params = replace(
+            self._machine.params, seed=0, decoding="causal", temperature=0.0, max_new_tokens=1,
+            min_new_tokens=0, settle_steps=0, verify="off",
+        )  # fmt: skip
+        return Request(
+            prompt, params, shared=len(shared), identity=f"decisions:{_digest(shared).hex()}",
+            watched={0: tokens},
+        )  # fmt: skip
 
     def _usage(self, outcomes: Sequence[RowOutcome]) -> Usage:
         """The state once, and what each row has behind it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -39,6 +39,9 @@ class DecideFields(Open):
     joint: bool | None = Field(None, description="Questions stand on one canvas, and see each other.")
     labels: _Labels | None = Field(
         None, description='"letters", "values" (options are their own labels) or labels of one token each.'
+    )
+    reader: Literal["canvas", "causal"] | None = Field(
+        None, description="Who answers: a canvas after a step, or the model as a causal language model."
     )
 
     def chosen(self) -> DecideOptions:

@@ -48,6 +48,7 @@ def plan_decide(session: Session, state: Any, questions: Questions, options: Dec
         steps=_within(options, "steps", MOST_STEPS),
         orders=_orders(options.get("permute", False)),
         joint=_flag(options, "joint"),
+        causal=_is_causal(options),
         labels=labels,
         calibration=session.calibration,
         has_state=bool(text),
@@ -166,6 +167,19 @@ def _orders(given: Any) -> int:
     if isinstance(given, bool):
         return MOST_ORDERS if given else 1
     return _within({"permute": given}, "permute", MOST_ORDERS)
+
+
+def _is_causal(options: DecideOptions) -> bool:
+    """Whether the causal reader is asked, which has no noise, no steps and no canvas."""
+    reader = options.get("reader", "canvas")
+    if reader not in ("canvas", "causal"):
+        raise UsageError(f"reader = {reader!r}: choose canvas or causal", "reader")
+    if reader == "causal":
+        for name in ("samples", "steps", "joint"):
+            value = options.get(name)
+            if value is True or value not in (None, False, 1):
+                raise UsageError(f"{name} is of canvases, and the causal reader has none: leave it out", name)
+    return reader == "causal"
 
 
 def _flag(options: DecideOptions, name: str) -> bool:

@@ -304,7 +304,8 @@ class Session:
         default: `samples` (1 to 16 draws of noise, averaged), `steps` (1 to 8), `permute` (averages over
         rotated orders of the options; True: over all, at most 16), `joint` (questions on one canvas: fewer
         rows, but they see each other), `labels` ("letters"; "values": options are their own labels, and no
-        list of them is shown; or a list of labels of one token), `instructions` (said before the state).
+        list of them is shown; or a list of labels of one token), `reader` ("canvas", or "causal": the model's
+        next-token distribution, without a canvas), `instructions` (said before the state).
 
         >>> asked = canvaslm.choice("Capital of France?", ["Paris", "Berlin", "Rome"])
         >>> session.decide("", asked)[0].best
