@@ -1,6 +1,7 @@
 """canvaslm: an engine for block-diffusion language models.
 
-Importing this package imports no torch: `load`, `Session` and `create_app` arrive on first use.
+Importing this package imports no torch: `load`, `Session`, `create_app` and what they need arrive on first
+use.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from .errors import (
     PromptTooLong,
     UsageError,
 )
-from .options import DecideOptions, FillOptions, GenerateOptions, LoadingOptions, StreamOptions
+from .options import DecideOptions, FillOptions, GenerateOptions, LoadingOptions, ScoreOptions, StreamOptions
 from .types import (
     CanvasReport,
     Committed,
@@ -45,9 +46,16 @@ from .version import __version__
 if TYPE_CHECKING:
     from .server.app import create_app
     from .session import Session, load
+    from .text.scores import Scored, TokenScore
 
-# Public names that need torch: name -> module that has it.
-_LAZY = {"Session": "canvaslm.session", "create_app": "canvaslm.server.app", "load": "canvaslm.session"}
+# Public names whose modules take time to import, most of them torch: name -> module that has it.
+_LAZY = {
+    "Scored": "canvaslm.text.scores",
+    "Session": "canvaslm.session",
+    "TokenScore": "canvaslm.text.scores",
+    "create_app": "canvaslm.server.app",
+    "load": "canvaslm.session",
+}
 
 __all__ = [
     "BadConfig",
@@ -77,11 +85,14 @@ __all__ = [
     "PromptTooLong",
     "Question",
     "Reply",
+    "ScoreOptions",
+    "Scored",
     "Session",
     "Settled",
     "StreamOptions",
     "Timings",
     "TokenLogprob",
+    "TokenScore",
     "ToolCall",
     "Usage",
     "UsageError",

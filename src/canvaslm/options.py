@@ -50,6 +50,14 @@ class FillOptions(SamplingOptions, total=False):
     draft_noise: float  # share of a draft's places that are noise
 
 
+class ScoreOptions(TypedDict, total=False):
+    """Options of `Session.score` and `score_many`."""
+
+    system: str | None
+    thinking: bool
+    raw: bool  # the prompt is not put through the chat template
+
+
 class DecideOptions(TypedDict, total=False):
     """Options of `Session.decide`."""
 
@@ -78,4 +86,11 @@ class LoadingOptions(TypedDict, total=False):
     self_conditioning: str
 
 
-__all__ = ["DecideOptions", "FillOptions", "GenerateOptions", "LoadingOptions", "StreamOptions"]
+__all__ = [
+    "DecideOptions",
+    "FillOptions",
+    "GenerateOptions",
+    "LoadingOptions",
+    "ScoreOptions",
+    "StreamOptions",
+]

@@ -25,6 +25,7 @@ from ..engine.canvases import SHORTEST
 from ..errors import UsageError
 from ..options import DecideOptions
 from ..text.markers import Special
+from ..text.turn_marks import answer_end
 from .options import check_names, turns_of
 
 if TYPE_CHECKING:
@@ -120,7 +121,6 @@ def _state_prompt(session: Session, text: str) -> StatePrompt:
 
 def _machine_of(session: Session) -> DecisionMachine:
     config, tokenizer = session.engine.config, session.tokenizer
-    turn_end = tokenizer.marker_id(tokenizer.markers.turn_end)
     ends = session.eos_token_ids or tokenizer.eos_ids
     if not ends:
         raise UsageError("this model has no token that ends a text: nothing can be decided")
@@ -132,7 +132,7 @@ def _machine_of(session: Session) -> DecisionMachine:
         whole if fixed else min(SHORTEST, whole),
         whole,
         session.engine.block,
-        turn_end if turn_end is not None and turn_end in ends else ends[0],
+        answer_end(tokenizer, ends),
         config.pad_token_id,
         session.merge(None, {}),
     )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..diffusion import PARAMETERS
 from ..errors import UsageError
 from ..options import FillOptions
+from ..text.turn_marks import answer_end
 from ..types import Draft, Filled, Params
 from .filling import FillPlan
 from .options import check_names, share_of_noise
@@ -101,17 +102,25 @@ def run_fill(session: Session, plan: FillPlan) -> Generator[Draft, None, Filled]
             return filled
 
 
+def filled_by(running: Generator[Draft, None, Filled]) -> Filled:
+    """What `run_fill` comes to, its drafts passed over."""
+    while True:
+        try:
+            next(running)
+        except StopIteration as end:
+            filled: Filled = end.value
+            return filled
+
+
 def machine_of(session: Session, params: Params) -> Machine:
     """The facts that plans need."""
     config, tokenizer = session.engine.config, session.tokenizer
-    turn_end = tokenizer.marker_id(tokenizer.markers.turn_end)
     ends = session.eos_token_ids or tokenizer.eos_ids
     if not ends:
         raise UsageError("this model has no token that ends a text: nothing can be filled in", "template")
-    end = turn_end if turn_end is not None and turn_end in ends else ends[0]
     return Machine(
         tokenizer, session.seams, params.canvas_length or config.canvas_length, session.engine.block,
-        config.vocab_size, end, ends,
+        config.vocab_size, answer_end(tokenizer, ends), ends,
     )  # fmt: skip
 
 
@@ -159,6 +168,7 @@ __all__ = [
     "Spans",
     "edit_prompt",
     "edit_template",
+    "filled_by",
     "machine_of",
     "plan_fill",
     "run_fill",

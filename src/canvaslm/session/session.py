@@ -20,8 +20,9 @@ from ..engine import Driver, Engine
 from ..engine.canvases import canvas_length
 from ..errors import UsageError
 from ..ops.threads import Threads
-from ..options import DecideOptions, FillOptions, GenerateOptions, StreamOptions
+from ..options import DecideOptions, FillOptions, GenerateOptions, ScoreOptions, StreamOptions
 from ..text.chat import ChatTemplate
+from ..text.scores import Scored
 from ..text.token_rules import rules_of
 from ..text.tokenizer import Tokenizer
 from ..text.tool_choice import forbids_calls
@@ -45,8 +46,9 @@ from ..types import (
 )
 from .deciding import Questions, plan_decide, run_decide
 from .filling import FillPlan
-from .infill import Spans, edit_prompt, edit_template, plan_fill, run_fill
+from .infill import Spans, edit_prompt, edit_template, filled_by, plan_fill, run_fill
 from .options import best_wanted, check_names, given_places, numbered, share_of_noise, turns_of
+from .scoring import run_score
 from .seams import Seams
 from .structures import compiler_for, parsed, structure_of
 from .template import Template, check_text, infill_template, parse
@@ -287,13 +289,7 @@ class Session:
         return Seams(self.tokenizer)
 
     def _fill(self, template: Template, options: FillOptions) -> Filled:
-        running = run_fill(self, self.plan_fill(template, options))
-        while True:
-            try:
-                next(running)
-            except StopIteration as end:
-                filled: Filled = end.value
-                return filled
+        return filled_by(run_fill(self, self.plan_fill(template, options)))
 
     def decide(self, state: Any, questions: Questions, **options: Unpack[DecideOptions]) -> Decisions:
         """Answers to questions about a state (a text, or plain data): a probability for every answer that is
@@ -319,6 +315,31 @@ class Session:
         if self._closed:
             raise UsageError("the session is closed: load the model again")
         return plan_decide(self, state, questions, options)
+
+    def score(self, messages: Messages, text: str, **options: Unpack[ScoreOptions]) -> Scored:
+        """The log-probability of a text behind a prompt, token by token; nothing is written.
+
+        The model's causal reader says it, from one pass, at temperature 1. The text's tokens are those that
+        it has by itself; that the answer ends behind it is not asked. Options: `system`, `thinking` and `raw`
+        as in `stream`.
+
+        >>> session.score("capital of France", "Paris").perplexity < 1.01
+        True
+        """
+        return self.score_many(messages, [text], **options)[0]
+
+    def score_many(
+        self, messages: Messages, texts: Iterable[str], **options: Unpack[ScoreOptions]
+    ) -> list[Scored]:
+        """As `score`, of several texts behind one prompt, which is encoded once.
+
+        >>> found = session.score_many("capital of France", ["Rome", "Paris", "Berlin"])
+        >>> max(found, key=lambda scored: scored.logprob).text
+        'Paris'
+        """
+        if self._closed:
+            raise UsageError("the session is closed: load the model again")
+        return run_score(self, messages, texts, options)
 
     def prepare(self, messages: Messages, **options: Unpack[StreamOptions]) -> Request:
         """The engine's request for messages and options: text becomes token ids here, and nowhere later."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ..types import TurnMarks
 from .tokenizer import Tokenizer
 from .toolcalls import QUOTE
@@ -25,4 +27,10 @@ def turn_marks(tokenizer: Tokenizer) -> TurnMarks:
     return TurnMarks(opens, closes, len(name), blank=blank)
 
 
-__all__ = ["turn_marks"]
+def answer_end(tokenizer: Tokenizer, ends: Sequence[int]) -> int:
+    """Of the tokens that end an answer (one at least), the one that a model of chats writes."""
+    turn_end = tokenizer.marker_id(tokenizer.markers.turn_end)
+    return turn_end if turn_end is not None and turn_end in ends else ends[0]
+
+
+__all__ = ["answer_end", "turn_marks"]
