@@ -37,6 +37,9 @@ COMMANDS = {
     "fill": Entry("canvaslm.cli.fill", "command", "Fill the holes of a text."),
     "edit": Entry("canvaslm.cli.edit", "command", "Write lines of a file anew, and nothing else."),
     "decide": Entry("canvaslm.cli.decide", "command", "Answer questions about a text with probabilities."),
+    "calibrate": Entry(
+        "canvaslm.cli.calibrate", "command", "Fit the temperatures of decisions to known answers."
+    ),
     "chat": Entry("canvaslm.cli.chat", "command", "Talk with a model."),
     "show": Entry("canvaslm.cli.show", "command", "Show a model's architecture, sizes and defaults."),
     "train": Entry("canvaslm.cli.train", "command", "Train or fine-tune a model from a TOML file."),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
@@ -57,14 +58,16 @@ def plan_decide(session: Session, state: Any, questions: Questions, options: Dec
     return DecisionPlan(_machine_of(session), task)
 
 
-def run_decide(session: Session, plan: DecisionPlan) -> Decisions:
-    """Runs a plan's rows together."""
-    outcomes = [RowOutcome() for _ in plan.requests]
+def run_plans(session: Session, plans: Sequence[DecisionPlan]) -> list[Decisions]:
+    """Runs the rows of plans together."""
+    requests = [request for plan in plans for request in plan.requests]
+    outcomes = [RowOutcome() for _ in requests]
     rows = session.engine.scheduler.max_rows
-    with closing(session.driver.events_of_many(plan.requests, rows)) as events:
+    with closing(session.driver.events_of_many(requests, rows)) as events:
         for index, event in events:
             outcomes[index].add(event)
-    return plan.decisions(outcomes)
+    rest = iter(outcomes)
+    return [plan.decisions(list(itertools.islice(rest, len(plan.requests)))) for plan in plans]
 
 
 def _listed(questions: Any) -> tuple[tuple[Question, ...], tuple[str, ...]]:
@@ -189,4 +192,4 @@ def _flag(options: DecideOptions, name: str) -> bool:
     return value
 
 
-__all__ = ["Questions", "plan_decide", "run_decide"]
+__all__ = ["Questions", "plan_decide", "run_plans"]

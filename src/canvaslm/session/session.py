@@ -44,7 +44,7 @@ from ..types import (
     TokenRules,
     TurnMarks,
 )
-from .deciding import Questions, plan_decide, run_decide
+from .deciding import Questions, plan_decide, run_plans
 from .filling import FillPlan
 from .infill import Spans, edit_prompt, edit_template, filled_by, plan_fill, run_fill
 from .options import best_wanted, check_names, given_places, numbered, share_of_noise, turns_of
@@ -307,7 +307,8 @@ class Session:
         >>> session.decide("", asked)[0].best
         'Paris'
         """
-        return run_decide(self, self.plan_decide(state, questions, options))
+        (made,) = run_plans(self, [self.plan_decide(state, questions, options)])
+        return made
 
     def plan_decide(self, state: Any, questions: Questions, options: DecideOptions) -> DecisionPlan:
         """How questions are answered, for whoever runs engines. Raises UsageError naming the option at
