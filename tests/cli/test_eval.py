@@ -130,6 +130,23 @@ def test_a_sweep_makes_a_table_areas_a_document_and_a_picture(
     assert [call["max_denoising_steps"] for call in perfect_model[1:]] == [1, 4, 1, 4] * 2
 
 
+def test_a_table_compares_with_its_first_point(perfect_model: list[dict[str, Any]], tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    arguments = ["sort,infill", "-n", "2", "--seed", "4", "--table", "verify", "--json", str(out)]
+    result = CliRunner().invoke(APP, arguments)
+    assert result.exit_code == 0, result.output
+    assert "threshold .1, 2 steps" in result.stdout
+    assert "+0.000 to +0.000" in result.stdout
+    compared = json.loads(out.read_text())["comparisons"]
+    points = [one["mode"] for one in compared if one["task"] == "sort"]
+    assert points[:2] == ["plain", "checked"]
+    assert points[-1] == "causal, likeliest"
+    assert "causal, likeliest" not in [one["mode"] for one in compared if one["task"] == "infill"]
+    assert {(one["gain"], one["passes_ratio"]) for one in compared} == {(0.0, 1.0)}
+    checked = {"max_new_tokens": 128, "verify": "checked"}
+    assert next(call for call in perfect_model if call.get("verify") == "checked") == checked
+
+
 def test_ctrl_c_keeps_the_points_that_are_done(
     perfect_model: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -162,6 +179,9 @@ def test_ctrl_c_keeps_the_points_that_are_done(
         (["infill", "--url", "http://127.0.0.1:1"], "parts of its answers are given"),
         (["--url", "ftp://x"], "should look like"),
         (["--seeds", "0"], "at least one"),
+        (["--table", "verfy"], "did you mean verify"),
+        (["--table", "verify", "--sweep", "steps=1,2"], "--table and --sweep both say"),
+        (["json", "--table", "verify", "--schema"], "--table and --schema both say"),
         (["--json", "/no/such/folder/x.json"], "no such folder"),
     ],
 )

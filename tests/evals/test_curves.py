@@ -120,7 +120,7 @@ def test_without_steps_there_is_no_area_and_the_picture_is_over_time() -> None:
     assert (curve.area, curve.interval) == (None, None)
     svg = picture([curve], "t", "n")
     assert "tokens a second" in svg
-    assert "tokens per denoise step" not in svg
+    assert "tokens per pass" not in svg
     assert table(scores, "t").row_count == 2
 
 

@@ -58,7 +58,7 @@ def test_perfect_answers_score_one() -> None:
     assert [s.task for s in scores[::2]] == [*tasks, "infill", "infill_bare"]
     assert {(s.count, s.share) for s in scores} == {(20, 1.0)}
     assert {s.steps_per_canvas for s in scores} == {2.5}
-    assert {s.tokens_per_step for s in scores} == {2.0}
+    assert {s.tokens_per_pass for s in scores} == {2.0}
 
 
 def test_empty_answers_score_zero_and_a_few_are_kept() -> None:
@@ -131,7 +131,7 @@ def test_reports_say_the_same(tmp_path: Path) -> None:
     assert read["settings"] == {"seed": 0}
     assert [s["exact_match"] for s in read["scores"]] == [0.75, 0.25]
     assert read["scores"][0]["steps_per_canvas"] == 2.5
-    assert read["scores"][0]["tokens_per_step"] == 5.0
+    assert read["scores"][0]["tokens_per_pass"] == 5.0
     row = markdown(scores).splitlines()[2]
     assert row.startswith("| sort | 4 | 0.750 |")
     assert "| 0.250 |" in row

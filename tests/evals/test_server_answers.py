@@ -34,11 +34,12 @@ def ask(url: str, concurrency: int = 3, sleep: Any = None, **options: Any) -> li
 
 
 def test_bodies_have_seeds_parameters_and_forms() -> None:
-    usage = {"usage": {"completion_tokens": 7}, "timings": {"diffusion": {"n_blocks": 2, "n_steps": 5}}}
+    told = {"n_blocks": 2, "n_steps": 5, "n_reads": 2}
+    usage = {"usage": {"completion_tokens": 7}, "timings": {"diffusion": told}}
     with faking(whole=lambda body: said(body, **usage)) as fake:
         forms = [{"schema": {"type": "object"}}, *[{"regex": "a+"}] * 5]
         found = ask(fake.url, max_new_tokens=9, max_denoising_steps=4, structures=forms)
-    assert found == [(i, Answer(f"{i} of {i}", 7, (3, 2))) for i in range(6)]
+    assert found == [(i, Answer(f"{i} of {i}", 7, (3, 2), 2)) for i in range(6)]
     bodies = sorted(fake.bodies, key=lambda body: body["seed"])
     assert bodies[0] == {
         "model": "m", "messages": ASKED[0], "max_tokens": 9, "max_denoising_steps": 4, "seed": 0,

@@ -47,7 +47,7 @@ def command(
     """Measure a model, here or on a server: exact match with its interval, steps, tokens a step and a second.
 
     Without --sweep, refined against one shot. With it, a curve: how right answers are against how many tokens
-    are written in a step. docs/evals.md says what the figures mean. Ctrl-C keeps what is done.
+    are written in a pass. docs/evals.md says what the figures mean. Ctrl-C keeps what is done.
 
     Examples:
       canvaslm eval -n 5
@@ -56,6 +56,7 @@ def command(
       canvaslm eval lists -m model.gguf --sweep steps=4,16,48 --sweep sampler=entropy_bound,ancestral
       canvaslm eval lists:copy,lists:shuffle --url http://127.0.0.1:8080 -c 4
       canvaslm eval json --schema -n 20
+      canvaslm eval sort,json -n 20 --table verify
       canvaslm eval human-eval -m model.gguf --allow-code
       canvaslm eval reasoning-gym:chain_sum,reasoning-gym:gcd -m model.gguf -n 50
     """
@@ -105,7 +106,7 @@ def _there(endpoint: Endpoint, model: str | None, rows: int) -> tuple[Answerer, 
 def _run(evaluation: Evaluation, answerer: Answerer) -> tuple[list[Score], bool]:
     """The scores, and whether these are all. Ctrl-C ends the run; with nothing done yet, the program."""
     scores: list[Score] = []
-    points = len(evaluation.tasks) * len(evaluation.points)
+    points = sum(len(evaluation.options.points_of(task)) for task in evaluation.tasks)
     with progress_bar(evaluation.answers, "") as tick:
         try:
             for score in evaluation.scores(answerer, _ticking(tick, scores, points)):
@@ -128,21 +129,21 @@ def _report(
     """Prints the tables and writes the files."""
     from rich.console import Console
 
+    from ..evals.comparison import comparisons
     from ..evals.curves import curves
-    from ..evals.report import area_table, document, table, write
+    from ..evals.report import area_table, comparison_table, document, table, write
     from ..evals.score import ALL
 
-    found = curves(scores)
+    found, compared = curves(scores), comparisons(scores) if settings["table"] else []
     whole = [score for curve in found if curve.task == ALL for score in curve.scores]
     # Piped, a table is not squeezed to the 80 columns that rich assumes.
     console = Console(width=None if sys.stdout.isatty() else 140)
-    console.print(
-        table([*scores, *whole], f"canvaslm eval {name}: {settings['model']}, seed {settings['seed']}")
-    )
+    title = f"canvaslm eval {name}: {settings['model']}, seed {settings['seed']}"
+    console.print(comparison_table(compared, title) if compared else table([*scores, *whole], title))
     if found:
         console.print(area_table(found))
     if files.json is not None:
-        write(files.json, document(name, scores, settings, found, complete=complete))
+        write(files.json, document(name, scores, settings, found, compared, complete=complete))
         log(f"written to {files.json}")
     if files.plot is not None:
         _draw(files.plot, found, settings)

@@ -29,6 +29,15 @@ class Asked:
             "of 64 points at most, and the first one's values a curve.",
         ),
     ] = None
+    table: Annotated[
+        str,
+        typer.Option(
+            "--table",
+            metavar="NAME",
+            help="Compare settings that belong together with plain ones, answer by answer. verify: what the "
+            "causal reader is worth (docs/verify.md).",
+        ),
+    ] = ""
     seeds: Annotated[int, typer.Option("--seeds", help="Seeds that every item is answered under.")] = 1
     seed: Annotated[int, typer.Option("--seed", help="Chooses items and noise.")] = 0
     one_shot: Annotated[
@@ -71,6 +80,7 @@ class Asked:
             sampling=sampling,
             structure=self.schema,
             seeds=self.seeds,
+            table=self.table,
             sweeps=tuple(read_sweep(text) for text in self.sweep or ()),
             holes=holes,
             allow_code=self.allow_code,

@@ -13,12 +13,13 @@ Pieces = Sequence[tuple[str, bool]]
 
 @dataclass(frozen=True)
 class Answer:
-    """`text` is the answer without thoughts and markers; `tokens` counts committed
-    ids, `steps` one per canvas."""
+    """`text` is the answer without thoughts and markers; `tokens` counts committed ids, `steps` one per
+    canvas; `reads` the passes that the causal reader took."""
 
     text: str
     tokens: int
     steps: tuple[int, ...]
+    reads: int = 0
 
 
 class Answerer(Protocol):

@@ -40,7 +40,7 @@ class Curve:
             "task": self.task,
             "curve": self.name,
             "points": [score.figures() for score in self.scores],
-            "most_tokens_per_step": round(self.most, 3),
+            "most_tokens_per_pass": round(self.most, 3),
             "area": None if self.area is None else round(self.area, 4),
             "interval_95": None if self.interval is None else [round(end, 4) for end in self.interval],
         }
@@ -83,7 +83,7 @@ def curves(scores: Sequence[Score]) -> list[Curve]:
 
 
 def _curves_of(task: str, scores: Sequence[Score]) -> list[Curve]:
-    most = max(score.tokens_per_step for score in scores)
+    most = max(score.tokens_per_pass for score in scores)
     groups: dict[str, list[Score]] = {}
     for score in scores:
         groups.setdefault(score.point.curve, []).append(score)
@@ -92,8 +92,8 @@ def _curves_of(task: str, scores: Sequence[Score]) -> list[Curve]:
         if len(mine) < 2:
             continue
         size, interval = None, None
-        if most > 1 and all(score.steps for score in mine):
-            speeds = np.array([score.tokens_per_step for score in mine])
+        if most > 1 and all(score.passes for score in mine):
+            speeds = np.array([score.tokens_per_pass for score in mine])
             size = area(speeds, np.array([score.share for score in mine]), most)
             interval = _interval(mine, most)
         found.append(Curve(task, name, tuple(mine), most, size, interval))
@@ -106,15 +106,15 @@ def _interval(scores: Sequence[Score], most: float) -> tuple[float, float]:
     keys = sorted(scores[0].tallies)
     table = np.array(
         [[astuple(score.tallies[key]) for key in keys] for score in scores], dtype=np.float64
-    )  # [points, items, (right, tokens, steps)]
+    )  # [points, items, (right, tokens, passes)]
     rng = np.random.default_rng(0)
     tasks = np.array([key[0] for key in keys])
     strata = [np.flatnonzero(tasks == task) for task in dict.fromkeys(tasks.tolist())]
     areas = []
     for _ in range(RESAMPLES):
         drawn = np.concatenate([rng.choice(places, len(places)) for places in strata])
-        right, tokens, steps = np.moveaxis(table[:, drawn].sum(axis=1), -1, 0)
-        areas.append(area(tokens / np.maximum(steps, 1), right / (len(drawn) * scores[0].seeds), most))
+        right, tokens, passes = np.moveaxis(table[:, drawn].sum(axis=1), -1, 0)
+        areas.append(area(tokens / np.maximum(passes, 1), right / (len(drawn) * scores[0].seeds), most))
     low, high = np.percentile(areas, [2.5, 97.5])
     return float(low), float(high)
 

@@ -1,4 +1,4 @@
-"""The curves of a sweep as one SVG picture: exact match over tokens per step and over tokens a second, and
+"""The curves of a sweep as one SVG picture: exact match over tokens per pass and over tokens a second, and
 below a small panel for each task. Plain text on a white ground."""
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Axis:
     of: Callable[[Score], float]
 
 
-PASSES = Axis("tokens per denoise step", lambda score: score.tokens_per_step)
+PASSES = Axis("tokens per pass", lambda score: score.tokens_per_pass)
 SPEED = Axis("tokens a second", lambda score: score.tokens_per_second)
 
 

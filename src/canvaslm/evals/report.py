@@ -10,6 +10,7 @@ from typing import Any
 from rich.table import Table
 
 from ..files import write_text
+from .comparison import Comparison
 from .curves import Curve
 from .score import Score
 
@@ -26,9 +27,9 @@ def table(scores: Sequence[Score], title: str) -> Table:
     for heading in ("task", "items") if side_by_side else ("task", "point" if swept else "mode", "items"):
         drawn.add_column(heading, justify="right" if heading == "items" else "left")
     counted = any(score.valid is not None for score in scores)
-    columns = ["exact", "95 %", "steps/\ncanvas", "tokens/\nstep", *["valid"] * counted]
+    columns = ["exact", "95 %", "steps/\ncanvas", "tokens/\npass", *["valid"] * counted]
     if not side_by_side:
-        columns += ["steps/\nanswer", "tokens/s"]
+        columns += ["passes/\nanswer", "tokens/s"]
     for prefix in [f"{mode}\n" for mode in modes] if side_by_side else [""]:
         for heading in columns:
             drawn.add_column(f"{prefix}{heading}", justify="right")
@@ -45,11 +46,11 @@ def table(scores: Sequence[Score], title: str) -> Table:
 
 def area_table(curves: Sequence[Curve]) -> Table:
     """The area below each curve (`curves.py` says what that is)."""
-    drawn = Table(title="Accuracy under parallelism: area below exact match over log2 tokens per step")
+    drawn = Table(title="Accuracy under parallelism: area below exact match over log2 tokens per pass")
     named = any(curve.name for curve in curves)
     for heading in ("task", *["curve"] * named):
         drawn.add_column(heading)
-    for heading in ("area", "95 %", "from 1 to\ntokens/step"):
+    for heading in ("area", "95 %", "from 1 to\ntokens/pass"):
         drawn.add_column(heading, justify="right")
     for curve in curves:
         size = _UNKNOWN if curve.area is None else f"{curve.area:.3f}"
@@ -58,13 +59,52 @@ def area_table(curves: Sequence[Curve]) -> Table:
     return drawn
 
 
+def comparison_table(compared: Sequence[Comparison], title: str) -> Table:
+    """A row for each point of each task; gains, passes and time are beside those of its first point."""
+    drawn = Table(title=title, title_justify="left")
+    for heading in ("task", "point"):
+        drawn.add_column(heading)
+    for heading in (
+        "items",
+        "exact",
+        "95 %",
+        "gain",
+        "95 %",
+        "passes/\nanswer",
+        "x",
+        "tokens/\npass",
+        "time x",
+    ):
+        drawn.add_column(heading, justify="right")
+    for one in compared:
+        score, first = one.score, one.score is one.first
+        low, high = score.interval
+        fell, rose = one.interval
+        gain = ["", ""] if first else [f"{one.gain:+.3f}", f"{fell:+.3f} to {rose:+.3f}"]
+        drawn.add_row(
+            score.task if first else "", score.mode, str(score.items), f"{score.share:.3f}",
+            f"{low:.3f}-{high:.3f}", *gain, _ratio(score.passes or None), _ratio(one.passes),
+            _number(score.tokens_per_pass), _ratio(one.time),
+            end_section=one is _last_of(compared, score.task),
+        )  # fmt: skip
+    return drawn
+
+
+def _last_of(compared: Sequence[Comparison], task: str) -> Comparison:
+    return [one for one in compared if one.score.task == task][-1]
+
+
+def _ratio(value: float | None) -> str:
+    return _UNKNOWN if value is None else f"{value:.2f}"
+
+
 def _cells(score: Score) -> list[str]:
     low, high = score.interval
     return [
         f"{score.share:.3f}",
         f"{low:.3f}-{high:.3f}",
         _number(score.steps_per_canvas),
-        _number(score.tokens_per_step),
+        _number(score.tokens_per_pass),
         *([] if score.valid is None else [f"{score.valid / max(1, score.count):.3f}"]),
     ]
 
@@ -77,7 +117,7 @@ def _number(value: float) -> str:
 def markdown(scores: Sequence[Score]) -> str:
     """The table of a model card."""
     modes = list(dict.fromkeys(score.mode for score in scores))
-    columns = ["exact match", "95 %", "steps/canvas", "tokens/step"]
+    columns = ["exact match", "95 %", "steps/canvas", "tokens/pass"]
     if any(score.valid is not None for score in scores):
         columns.append("valid")
     heads = [f"{mode}: {what}" for mode in modes for what in columns]
@@ -94,17 +134,20 @@ def document(
     scores: Sequence[Score],
     settings: Mapping[str, Any],
     curves: Sequence[Curve] = (),
+    compared: Sequence[Comparison] = (),
     *,
     complete: bool = True,
 ) -> dict[str, Any]:
-    """The JSON document: what was run, with which settings, a score per task and point, and the curves of a
-    sweep. Not `complete`: it was stopped, and these are the points that were done."""
+    """The JSON document: what was run, with which settings, a score per task and point, the curves of a
+    sweep, and the comparisons of a table. Not `complete`: it was stopped, and these are the
+    points that were done."""
     return {
         "eval": name,
         "complete": complete,
         "settings": dict(settings),
         "scores": [score.to_dict() for score in scores],
         "curves": [curve.to_dict() for curve in curves],
+        "comparisons": [one.to_dict() for one in compared],
     }
 
 
@@ -113,4 +156,4 @@ def write(path: Path, content: Mapping[str, Any]) -> None:
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
-__all__ = ["area_table", "document", "markdown", "table", "write"]
+__all__ = ["area_table", "comparison_table", "document", "markdown", "table", "write"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from .answers import Answer, Answerer
 from .points import ONE_SHOT, REFINED, Point, Sweep, grid
 from .programs import CAN_LIMIT
 from .score import Score
+from .standard import standard
 from .tasks import EvalTask, find_tasks
 
 MISSES_KEPT = 5
@@ -28,9 +30,10 @@ class EvalOptions:
 
     Without `sweeps` items are answered `refined`, and with `one_shot` in a single step as well. `steps`
     overrides max_denoising_steps of the refined mode; `sampling` holds further fields of `Params`, for all
-    points. `structure`: only tasks whose answers have a form that can be said, with it and without. `seed`
-    chooses items and noise; every item is answered under `seeds` different ones. `holes`: whether parts of
-    answers can be given; `allow_code`: whether what models wrote may be run.
+    points. `table` names points that are compared, in place of sweeps. `structure`: only tasks whose answers
+    have a form that can be said, with it and without. `seed` chooses items and noise; every item is answered
+    under `seeds` different ones. `holes`: whether parts of answers can be given; `allow_code`: whether what
+    models wrote may be run.
     """
 
     count: int = 500
@@ -42,6 +45,7 @@ class EvalOptions:
     structure: bool = False
     seeds: int = 1
     sweeps: tuple[Sweep, ...] = ()
+    table: str = ""
     holes: bool = True
     allow_code: bool = False
 
@@ -83,7 +87,12 @@ class EvalOptions:
 
     @property
     def points(self) -> list[Point]:
-        """What the items are answered with. Raises UsageError as `grid` does."""
+        """What the items are answered with. Raises UsageError as `grid` and `standard` do."""
+        if self.table and (self.sweeps or self.structure):
+            other = "--sweep" if self.sweeps else "--schema"
+            raise UsageError(f"--table and {other} both say what is compared: leave one out", "table")
+        if self.table:
+            return list(standard(self.table))
         if self.sweeps:
             plain = grid(self.sweeps)
             if self.steps is not None and "max_denoising_steps" in plain[0].params:
@@ -91,6 +100,11 @@ class EvalOptions:
         else:
             plain = [Point(REFINED), *[Point(ONE_SHOT, {"max_denoising_steps": 1})] * self.one_shot]
         return [p for point in plain for p in ((point, point.with_form()) if self.structure else (point,))]
+
+    def points_of(self, task: EvalTask) -> list[Point]:
+        """Those that a task can be answered at: causal decoding takes nothing that is given."""
+        left_out = task.holes and bool(self.table)
+        return [p for p in self.points if not (left_out and p.params.get("decoding") == "causal")]
 
     def params(self, point: Point) -> dict[str, Any]:
         """All fields of `Params` that hold at a point, but for the seed and what a task says."""
@@ -113,15 +127,18 @@ class Evaluation:
     @property
     def answers(self) -> int:
         """How many answers the whole run takes."""
-        return sum(map(len, self.items)) * len(self.points) * self.options.seeds
+        points = [len(self.options.points_of(task)) for task in self.tasks]
+        return self.options.seeds * sum(map(math.prod, zip(map(len, self.items), points, strict=True)))
 
     def scores(self, answerer: Answerer, tick: Tick = lambda task, mode: None) -> Iterator[Score]:
         """The scores as they are done. `tick(task, point)` is called after every answer."""
-        if self.options.sweeps:  # the first answer is slower than the rest, and points are compared
+        if (
+            self.options.sweeps or self.options.table
+        ):  # the first answer is slower than the rest, and points are compared
             for _ in self._answers(answerer, self.tasks[0], self.items[0][:1], self.points[0]):
                 pass
         for task, items in zip(self.tasks, self.items, strict=True):
-            for point in self.points:
+            for point in self.options.points_of(task):
                 yield self._score(answerer, task, items, point, tick)
 
     def _score(

@@ -32,7 +32,7 @@ class ItemTally:
 
     right: int = 0
     tokens: int = 0
-    steps: int = 0
+    passes: int = 0
 
 
 @dataclass
@@ -53,6 +53,7 @@ class Score:
     point: Point = _NO_POINT
     seeds: int = 1
     seconds: float = 0.0
+    reads: int = 0  # passes of the causal reader alone
     tallies: dict[tuple[str, int], ItemTally] = field(default_factory=dict)  # by (task, place of the item)
 
     def add(self, place: int, answer: Answer, right: bool) -> None:
@@ -62,11 +63,12 @@ class Score:
         self.correct += right
         self.canvases += len(answer.steps)
         self.steps += steps
+        self.reads += answer.reads
         self.tokens += answer.tokens
         tally = self.tallies.setdefault((self.task, place), ItemTally())
         tally.right += right
         tally.tokens += answer.tokens
-        tally.steps += steps
+        tally.passes += steps + answer.reads
 
     @property
     def items(self) -> int:
@@ -90,13 +92,14 @@ class Score:
 
     @property
     def passes(self) -> float:
-        """Denoise steps of an answer, all its canvases together."""
-        return self.steps / self.count if self.count else 0.0
+        """Of an answer, all its canvases together: denoise steps, and what the causal reader took."""
+        return (self.steps + self.reads) / self.count if self.count else 0.0
 
     @property
-    def tokens_per_step(self) -> float:
-        """Committed tokens (up to and with the end of turn) per denoise step of a row."""
-        return self.tokens / self.steps if self.steps else 0.0
+    def tokens_per_pass(self) -> float:
+        """Committed tokens (up to and with the end of turn) per pass of a row."""
+        passes = self.steps + self.reads
+        return self.tokens / passes if passes else 0.0
 
     @property
     def tokens_per_second(self) -> float:
@@ -114,8 +117,8 @@ class Score:
             "exact_match": round(self.share, 4),
             "interval_95": [round(low, 4), round(high, 4)],
             "steps_per_canvas": round(self.steps_per_canvas, 3),
-            "steps_per_answer": round(self.passes, 3),
-            "tokens_per_step": round(self.tokens_per_step, 3),
+            "passes_per_answer": round(self.passes, 3),
+            "tokens_per_pass": round(self.tokens_per_pass, 3),
             "tokens_per_second": round(self.tokens_per_second, 2),
         }
 
@@ -143,6 +146,7 @@ def pooled(scores: Sequence[Score]) -> Score:
         whole.correct += score.correct
         whole.canvases += score.canvases
         whole.steps += score.steps
+        whole.reads += score.reads
         whole.tokens += score.tokens
         whole.seconds += score.seconds
         whole.tallies |= score.tallies

@@ -119,8 +119,9 @@ def _answer(body: Mapping[str, Any]) -> Answer:
     usage, timings = body.get("usage") or {}, body.get("timings") or {}
     told = timings.get("diffusion") or {}
     canvases, steps = int(told.get("n_blocks") or 0), int(told.get("n_steps") or 0)
+    reads = int(told.get("n_reads") or 0)
     even = tuple(steps // canvases + (i < steps % canvases) for i in range(canvases))
-    return Answer(str(text), int(usage.get("completion_tokens") or 0), even)
+    return Answer(str(text), int(usage.get("completion_tokens") or 0), even, reads)
 
 
 __all__ = ["ServerAnswerer"]

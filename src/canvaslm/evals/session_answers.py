@@ -64,7 +64,9 @@ class SessionAnswerer:
 
 
 def _answer(reply: Reply) -> Answer:
-    return Answer(reply.text, len(reply.tokens), tuple(canvas.steps for canvas in reply.canvases))
+    canvases = reply.canvases
+    steps, reads = tuple(canvas.steps for canvas in canvases), sum(canvas.reads for canvas in canvases)
+    return Answer(reply.text, len(reply.tokens), steps, reads)
 
 
 __all__ = ["SessionAnswerer"]

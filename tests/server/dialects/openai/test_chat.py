@@ -152,6 +152,12 @@ def test_timings(client: httpx.Client) -> None:
     assert timings["cache_n"] + timings["prompt_n"] == ask(client)["usage"]["prompt_tokens"]
 
 
+def test_timings_tell_of_the_causal_readers_passes(client: httpx.Client) -> None:
+    assert ask(client)["timings"]["diffusion"]["n_reads"] == 0
+    diffusion = ask(client, verify="greedy")["timings"]["diffusion"]
+    assert diffusion["n_reads"] == diffusion["n_blocks"] >= 3
+
+
 def test_repeated_prompts_are_remembered(client: httpx.Client) -> None:
     ask(client)
     assert ask(client)["usage"]["prompt_tokens_details"]["cached_tokens"] > 0
