@@ -14,11 +14,12 @@ from canvaslm.engine import Engine
 from canvaslm.errors import UsageError
 from canvaslm.model import PlainContext
 from canvaslm.model.diffusion_gemma import DiffusionGemma
-from canvaslm.ops import noise
+from canvaslm.ops import cpu, noise
 from canvaslm.ops.predict import draws_of, sample
 from canvaslm.types import Committed, Failed, Finished, Params, Request, TokenRead, TokenRules
+from canvaslm.weights.gguf.load import load_quantised
 from tests.constrain.words import EOS, TURN_END, vocabulary, written
-from tests.tiny import tiny_model
+from tests.tiny import tiny_model, write_tiny_gguf
 
 END = (7, 9)
 PROMPT = tuple(range(5, 18))
@@ -133,6 +134,48 @@ def test_a_prompt_is_read_the_same_however_it_is_cut(model: DiffusionGemma) -> N
             ends += [event for event in engine.step() if isinstance(event, Finished)]
     assert ends[-1].usage.cached_tokens > 500
     assert_reads(model, list(prompt), 600, list(ends[-1].prompt_reads))
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    if not cpu.available():
+        pytest.skip(f"no native kernels: {cpu.problem()}")
+    sizes = {"vocab_size": 1024, "hidden_size": 256, "intermediate_size": 160, "moe_intermediate_size": 96}
+    world = tiny_model(canvas_length=16, sliding_window=24, **sizes)
+    path = write_tiny_gguf(world, tmp_path_factory.mktemp("packed") / "m.gguf", "Q4_K_M")
+    return load_quantised(path).model
+
+
+def test_native_reads_are_the_same_bits_however_a_prompt_is_cut(packed: Any) -> None:
+    """Chunks, prefixes that were remembered, other rows: nothing changes a bit."""
+    prompt = tuple(int(t) for t in torch.randint(10, 900, (700,), generator=torch.Generator().manual_seed(1)))
+    request = asked(prompt=prompt, prompt_logprobs=2, prompt_only=True)
+    whole = run(packed, [request])[0][1].prompt_reads
+    crowd = run(packed, [asked(seed=1), request, asked(seed=2, prompt=prompt[:100], verify="greedy")])
+    assert crowd[1][1].prompt_reads == whole
+    engine = Engine(packed)
+    for one in (asked(prompt=prompt[:603]), replace(request, prompt_first=601)):
+        engine.submit(one)
+        ends = []
+        while engine.has_work:
+            ends += [event for event in engine.step() if isinstance(event, Finished)]
+    assert ends[-1].usage.cached_tokens == 600
+    assert ends[-1].prompt_reads == whole[601:]
+
+
+def test_native_causal_decoding_is_greedy_verification(packed: Any) -> None:
+    """One token a pass, 1 to 16 a pass, alone and in a crowd: the same tokens, the same reads."""
+    requests = [
+        asked(seed=seed, prompt=PROMPT[seed:], reads=True, temperature=0, **how)
+        for seed in range(3)
+        for how in ({"decoding": "causal"}, {"verify": "greedy"})
+    ]
+    found = run(packed, requests)
+    for causal, verified in zip(found[::2], found[1::2], strict=True):
+        assert tokens_of(causal[0]) == tokens_of(verified[0])
+        assert reads_of(causal[0]) == reads_of(verified[0])
+    ((alone, _),) = run(packed, requests[:1])
+    assert reads_of(alone) == reads_of(found[0][0])
 
 
 def test_committed_tokens_are_read_with_their_commit(model: DiffusionGemma) -> None:

@@ -19,10 +19,6 @@ from .rules import joined
 from .scheduler import Row
 from .sequence import Sequence
 
-# Shorter chunks are padded: below 16 rows the matrix library picks other kernels (and attention below 4
-# queries), whose sums differ in the last bit.
-SMALLEST_CHUNK = 16
-
 
 @dataclass(frozen=True)
 class Denoised:
@@ -144,11 +140,11 @@ class Runner:
         return heard
 
     def _chunk(self, row: Row) -> Tensor:
-        """The tokens a row encodes, padded to the smallest chunk."""
+        """The tokens a row encodes, padded to as many as the model needs (`Model.fewest`)."""
         chunk = row.sequence.pending[: row.count]
         # Padding comes last, and is not counted in: nothing sees it where encoding is causal, nor where a
         # chunk is whole blocks, since it begins one of its own.
-        padded = chunk + [self.model.config.pad_token_id] * (SMALLEST_CHUNK - len(chunk))
+        padded = chunk + [self.model.config.pad_token_id] * (self.model.fewest - len(chunk))
         return torch.tensor(padded, device=self.device)
 
     def _positions(self, row: Row, ahead: int, count: int) -> Tensor:

@@ -60,6 +60,9 @@ class Model(nn.Module):
 
     # How keys and values are stored for the attention of these layers: a name of `cache.stores`.
     store: str = "tensors"
+    # Fewest tokens of a pass of its own that give each the same bits as many do. Below 16 rows the matrix
+    # library of plain torch picks other kernels (and attention below 4 queries), whose sums differ.
+    fewest: int = 16
 
     def fuse(self) -> None:
         """Once the weights are there: puts faster twins in the place of layers whose weights

@@ -186,7 +186,7 @@ static void head(const HeadCall& h) {
     if (targets && h.target[r] >= 0) {
       int64_t rank = 1;
       for (int t = 0; t < sampling; t++) rank += above[at + (size_t)t];
-      h.target_rank[r] = rank, h.target_logprob[r] = targets[r] - sums.lse;
+      h.target_rank[r] = rank, h.target_logprob[r] = targets[r] - one.best + sums.logprob;
     }
   }
   if (lists)
