@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from canvaslm.decisions.labels import LabelTree, Tokens, chosen, letters, values
+from canvaslm.decisions.labels import LabelTree, Letters, Tokens, chosen, values
 from canvaslm.demo.config import MODEL_FOLDER
 from canvaslm.errors import UsageError
 from canvaslm.text.tokenizer import Tokenizer
@@ -23,7 +23,7 @@ def tokenizer() -> Tokenizer:
 def test_letters_are_as_many_as_there_are_options(
     tokenizer: Tokenizer, count: int, first: str, deep: int
 ) -> None:
-    made = letters(tokenizer, count)
+    made = Letters(tokenizer).labels(count)
     assert len({label.text for label in made}) == count and made[0].text == first
     for label in made:
         for tokens in label.spellings:
@@ -43,7 +43,7 @@ class WithSpaces:
 
 
 def test_both_spellings_count() -> None:
-    made = letters(WithSpaces(), 27)  # type: ignore[arg-type]
+    made = Letters(WithSpaces()).labels(27)  # type: ignore[arg-type]
     assert made[0].spellings == ((0x4141,), (0x204141,))
     tree = LabelTree.of([made[0].spellings, made[1].spellings])
     row = {0x4141: math.log(0.1), 0x204141: math.log(0.2), 0x4142: math.log(0.2), 0x204142: -math.inf}

@@ -184,6 +184,7 @@ def test_options_can_be_their_own_labels(session: Session) -> None:
         (QUESTIONS["tone"], {"labels": ["A", "A"]}, "labels"),
         (QUESTIONS["tone"], {"labels": "values", "joint": True}, "joint"),
         (QUESTIONS["team"], {"joint": True}, "joint"),
+        ([QUESTIONS["tone"]] * 400, {"samples": 16, "permute": 3}, "questions"),
         (QUESTIONS["tone"], {"temperature": 1}, "temperature"),
         (choice("Long?", ["word " * 80, "b"]), {"labels": "values"}, "labels"),
     ],

@@ -14,8 +14,9 @@ token by token, would give. (Independent places of one row would give something 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from string import ascii_uppercase
 from typing import TYPE_CHECKING
 
@@ -103,21 +104,38 @@ def log_sum(values: Sequence[float]) -> float:
     return peak + math.log(sum(math.exp(value - peak) for value in values)) if peak > -math.inf else peak
 
 
-def letters(tokenizer: Tokenizer, count: int) -> list[Label]:
-    """Labels of letters for so many options. Raises UsageError where a vocabulary cannot have them."""
-    single = [label for letter in ascii_uppercase if (label := _label(tokenizer, letter, 1))]
-    if len(single) >= count:
-        return single[:count]
-    pairs = [a + b for a in ascii_uppercase for b in ascii_uppercase]
-    for tokens in (1, 2):
-        found = [label for pair in pairs if (label := _label(tokenizer, pair, tokens))]
-        if len(found) >= count:
-            return found[:count]
-    raise UsageError(
-        f"this vocabulary has no {count} labels of one or two letters: ask about fewer options, or with "
-        'labels="values"',
-        "labels",
-    )
+class Letters:
+    """Labels of letters for one vocabulary, looked up once: a thousand encodings, where more than 26 are
+    needed."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+
+    def labels(self, count: int) -> list[Label]:
+        """Those of so many options. Raises UsageError where a vocabulary cannot have them."""
+        if len(self._single) >= count:
+            return self._single[:count]
+        for found in self._pairs:
+            if len(found) >= count:
+                return found[:count]
+        raise UsageError(
+            f"this vocabulary has no {count} labels of one or two letters: ask about fewer options, or with "
+            'labels="values"',
+            "labels",
+        )
+
+    @cached_property
+    def _single(self) -> list[Label]:
+        return self._found(ascii_uppercase, 1)
+
+    @cached_property
+    def _pairs(self) -> tuple[list[Label], list[Label]]:
+        """Those that are one token, and those that are two."""
+        pairs = [a + b for a in ascii_uppercase for b in ascii_uppercase]
+        return self._found(pairs, 1), self._found(pairs, 2)
+
+    def _found(self, texts: Iterable[str], count: int) -> list[Label]:
+        return [label for text in texts if (label := _label(self._tokenizer, text, count))]
 
 
 def chosen(tokenizer: Tokenizer, texts: Sequence[str], count: int) -> list[Label]:
@@ -157,4 +175,4 @@ def _alike(one: int, other: int) -> UsageError:
     )
 
 
-__all__ = ["Label", "LabelTree", "Said", "Tokens", "chosen", "letters", "log_sum", "values"]
+__all__ = ["Label", "LabelTree", "Letters", "Said", "Tokens", "chosen", "log_sum", "values"]

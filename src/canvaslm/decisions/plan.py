@@ -29,6 +29,7 @@ from .prompt import BETWEEN, joined, listed, single
 from .questions import Question, QuestionOption
 
 MOST_SAMPLES, MOST_STEPS, MOST_ORDERS = 16, 8, 16
+MOST_ROWS, MOST_TOKENS = 4096, 2**25  # of one call
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,7 @@ class DecisionPlan:
     def __init__(self, machine: DecisionMachine, task: DecisionTask) -> None:
         """Raises UsageError for what cannot be asked."""
         self._machine, self._task = machine, task
+        self._letters = labelling.Letters(machine.tokenizer)
         self._questions = [self._worded(question) for question in task.questions]
         self._orders = [self._rotations(question) for question in self._questions]
         self._labels = [self._label(question) for question in self._questions]
@@ -113,6 +115,7 @@ class DecisionPlan:
             [LabelTree.of(_in_order(labels, order)) for order in orders]
             for labels, orders in zip(self._labels, self._orders, strict=True)
         ]
+        self._check_rows()
         self._reads: list[list[_Read]] = []
         requests: list[Request] = []
         for request, reads in self._joint_rows() if task.joint else self._rows():
@@ -153,6 +156,20 @@ class DecisionPlan:
             )
         return decided(question, readings, self._task.calibration.heat(question.kind))
 
+    def _check_rows(self) -> None:
+        """Raises UsageError for more than can be held at once."""
+        rows = sum(
+            self._task.samples * sum(len(list(tree.partings())) for tree in trees) for trees in self._trees
+        )
+        prompts = sum(map(len, self._orders)) * len(self._task.prompt.before)
+        if rows > MOST_ROWS or prompts > MOST_TOKENS:
+            raise UsageError(
+                f"the questions make {rows} rows behind {len(self._task.prompt.before)} tokens each: at most "
+                f"{MOST_ROWS} rows, and {MOST_TOKENS} tokens of all prompts; ask fewer at once, or with "
+                "fewer samples and orders",
+                "questions",
+            )
+
     # -- wording ---------------------------------------------------------------------------------------------
 
     def _worded(self, question: Question) -> Question:
@@ -177,7 +194,7 @@ class DecisionPlan:
         """The labels of its first, second ... option as shown."""
         kind, count, tokenizer = self._task.labels, len(question.options), self._machine.tokenizer
         if kind == LETTERS:
-            return labelling.letters(tokenizer, count)
+            return self._letters.labels(count)
         if kind == VALUES:
             texts = [option.text for option in question.options]
             return labelling.values(tokenizer, texts, self._machine.end)
@@ -362,6 +379,6 @@ def _timings(outcomes: Sequence[RowOutcome]) -> Timings:
 
 
 __all__ = [
-    "MOST_ORDERS", "MOST_SAMPLES", "MOST_STEPS", "DecisionMachine", "DecisionPlan", "DecisionTask",
-    "RowOutcome", "StatePrompt",
+    "MOST_ORDERS", "MOST_ROWS", "MOST_SAMPLES", "MOST_STEPS", "MOST_TOKENS", "DecisionMachine",
+    "DecisionPlan", "DecisionTask", "RowOutcome", "StatePrompt",
 ]  # fmt: skip
