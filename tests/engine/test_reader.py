@@ -333,6 +333,30 @@ def test_what_cannot_be_read_is_refused(model: DiffusionGemma) -> None:
         engine.submit(asked(decoding="causal", given={0: 5}))
 
 
+def test_what_is_committed_is_told_even_if_nobody_waits_for_its_reads(model: DiffusionGemma) -> None:
+    engine = Engine(model)
+    number = engine.submit(asked(reads=True))
+    while not any(s.reader is not None and s.reader.unread for s in engine.scheduler.running):
+        assert not [event for event in engine.step() if isinstance(event, Committed)]
+    engine.cancel(number)
+    told, end = engine.step()
+    assert isinstance(told, Committed)
+    assert isinstance(end, Finished)
+    assert len(told.tokens) == end.usage.completion_tokens
+
+
+def test_a_failing_verdict_fails_its_request_alone(
+    model: DiffusionGemma, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Engine(model)
+    judged, plain = engine.submit(asked(verify="greedy")), engine.submit(asked(seed=1))
+    monkeypatch.setattr("canvaslm.engine.engine.verdict", lambda *_: 1 / 0)
+    ends = []
+    while engine.has_work:
+        ends += [event for event in engine.step() if isinstance(event, Failed | Finished)]
+    assert {type(event): event.request_id for event in ends} == {Failed: judged, Finished: plain}
+
+
 def test_cancelling_and_limits(model: DiffusionGemma) -> None:
     engine = Engine(model)
     ways: list[dict[str, Any]] = [{"verify": "greedy"}, {"decoding": "causal"}, {"reads": True}]

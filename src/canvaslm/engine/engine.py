@@ -98,7 +98,7 @@ class Engine:
             moved = self._run(rows)
             for row in rows:
                 if row.read and row.sequence.state is not State.FINISHED:
-                    self._hear(row.sequence)
+                    self._heed(row.sequence)
             for row in moved:
                 self._report(row.sequence)
         for sequence in self.scheduler.denoising():
@@ -145,6 +145,8 @@ class Engine:
         """Ends a request now; its Finished(reason="cancelled") comes with the next step's events."""
         sequence = self.scheduler.find(request_id)
         if sequence is not None:
+            if sequence.reader is not None and sequence.reader.unread is not None:
+                self._events.append(sequence.reader.unread)  # committed already, but for what is said of it
             self._finish(sequence, "cancelled")
 
     @property
@@ -245,7 +247,7 @@ class Engine:
         return denoised
 
     def _move(self, said: Denoised) -> Canvas:
-        params = RowParams.join([_row_params(row.sequence) for row in said.rows])
+        params = RowParams.join([row.sequence.known_params for row in said.rows])
         moved = advance(said.canvas, said.prediction, params, self.config.vocab_size, self.config.facts)
         return settle(moved, params)
 
@@ -302,7 +304,7 @@ class Engine:
         sequence.take(kept.tokens)
         note(sequence, kept)
         ended = kept.ended or (committed.ended and len(kept.tokens) == len(committed.tokens))
-        goes_on = sequence.room > 0 and self._fits_canvas(sequence) and not _is_stuck(sequence)
+        goes_on = sequence.room > 0 and self._fits_canvas(sequence) and not sequence.is_stuck
         added = [] if ended or goes_on else rest(sequence)
         sequence.output += added
         places = [*kept.places(committed.places), *[None] * len(added)]
@@ -339,6 +341,13 @@ class Engine:
         sequence.reader.unread, sequence.reader.ending = event, ending
         if ending is not None:
             sequence.pending, sequence.state = list(event.tokens), State.READ
+
+    def _heed(self, sequence: Sequence) -> None:
+        """As `_hear`; what fails in it ends this sequence alone."""
+        try:
+            self._hear(sequence)
+        except Exception as error:
+            self._fail(sequence, error)
 
     def _hear(self, sequence: Sequence) -> None:
         """What the causal reader has said of tokens that a pass encoded."""
@@ -432,15 +441,6 @@ class Engine:
         self.scheduler.remove(sequence)
         sequence.cache = sequence.canvas = None
         self._events.append(Failed(sequence.id, known))
-
-
-def _is_stuck(sequence: Sequence) -> bool:
-    return sequence.repetition is not None and sequence.params.stop_on_repetition
-
-
-def _row_params(sequence: Sequence) -> RowParams:
-    assert sequence.row_params is not None
-    return sequence.row_params
 
 
 __all__ = ["Engine"]

@@ -87,6 +87,17 @@ class Sequence:
         return None if budget == NO_LIMIT else budget
 
     @property
+    def known_params(self) -> RowParams:
+        """`row_params`, of an admitted sequence."""
+        assert self.row_params is not None
+        return self.row_params
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether it repeats itself and is to end for that."""
+        return self.repetition is not None and self.params.stop_on_repetition
+
+    @property
     def is_causal(self) -> bool:
         """Whether it is written token after token, without canvases."""
         return self.params.decoding == "causal"
