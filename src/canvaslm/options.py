@@ -20,6 +20,7 @@ class GenerateOptions(SamplingOptions, total=False):
     preset: str | None
     stop: str | Sequence[str] | None  # texts before which the answer ends
     logprobs: int | None  # log-probabilities of the tokens, and of so many others at each place
+    doubt: bool  # what the causal reader thinks of each token, beside its log-probability
     given: Mapping[int, int] | None  # {place of the answer: token id}
     logit_bias: Mapping[int, float] | None  # {token id: what is added to its logit, -100 or less: never}
     allowed_token_ids: Sequence[int] | None  # the only tokens that may come

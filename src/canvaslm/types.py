@@ -235,13 +235,17 @@ class TokenLogprob:
     """A token of the answer, its log-probability in nats at the step that settled it,
     and the best at its place.
 
-    `data` are the token's bytes; each of `top` is (token, bytes, log-probability), best first.
+    `data` are the token's bytes; each of `top` is (token, bytes, log-probability), best first. `causal` and
+    `rank` are what the causal reader says of it given all tokens before it: its log-probability in nats at
+    temperature 1, and its rank (1: the likeliest); None where it was not asked (`doubt`, `verify`).
     """
 
     token: str
     data: bytes
     logprob: float
     top: tuple[tuple[str, bytes, float], ...] = ()
+    causal: float | None = None
+    rank: int | None = None
 
 
 @dataclass(frozen=True)
@@ -357,7 +361,8 @@ class Reply:
 
     `logprobs` has the tokens of `text`, if they were asked for; `index` is the number of the prompt in
     `Session.generate_many`; `parsed` is what `text` says where a schema was asked for (an instance of the
-    pydantic model, if that was the schema).
+    pydantic model, if that was the schema); `reads` is what the causal reader says of each of `tokens`, with
+    `doubt` or `verify`.
 
     >>> reply = session.generate("capital of France", seed=0, logprobs=0)
     >>> reply.usage.completion_tokens == len(reply.tokens)
@@ -379,6 +384,7 @@ class Reply:
     index: int = 0
     notes: tuple[Note, ...] = ()
     parsed: Any = None
+    reads: tuple[TokenRead, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from canvaslm.types import (
     Finished,
     Params,
     Timings,
+    TokenLogprob,
     Usage,
 )
 
@@ -76,6 +77,7 @@ class FakeSession:
     tokenizer: FakeVocabulary = field(default_factory=FakeVocabulary)
     asked: list[tuple[Any, dict[str, Any]]] = field(default_factory=list)
     closed: int = 0
+    causal: dict[str, float] = field(default_factory=dict)  # what the reader says of words; 0 of the others
 
     def merge(self, preset: str | None, params: dict[str, Any]) -> Params:
         return replace(self.params, **params)
@@ -120,7 +122,10 @@ class FakeSession:
                     yield self._draft(number, step, tokens)
             reports.append(CanvasReport(self.steps, "converged", 0.001))
             thinking = self.thought if number == 0 else ""
-            yield Committed(0, number, tuple(tokens), reports[-1], "".join(part), thinking)
+            yield Committed(
+                0, number, tuple(tokens), reports[-1], "".join(part), thinking,
+                token_logprobs=tuple(map(self._judged, part)) if options.get("doubt") else (),
+            )  # fmt: skip
         count = len(words) + 1
         seed = options.get("seed")
         yield Finished(
@@ -131,6 +136,9 @@ class FakeSession:
             1234 if seed in (None, -1) else seed,
             tuple(reports),
         )
+
+    def _judged(self, word: str) -> TokenLogprob:
+        return TokenLogprob(word, word.encode(), 0.0, (), self.causal.get(word.strip(), 0.0), 1)
 
     def _draft(self, canvas: int, step: int, tokens: list[int]) -> Draft:
         padded = tokens + [END] * (self.places - len(tokens))

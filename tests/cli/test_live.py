@@ -22,6 +22,7 @@ from canvaslm.types import (
     Draft,
     Finished,
     Timings,
+    TokenLogprob,
     Usage,
 )
 
@@ -373,3 +374,22 @@ def test_chat_survives_ctrl_c_and_ends_with_ctrl_d(pty: Callable[..., Pty], tmp_
     assert chat.end() == 0
     assert "hello" in (tmp_path / "canvaslm" / "history").read_text()
     assert (tmp_path / "canvaslm" / "history").stat().st_mode & 0o077 == 0
+
+
+def test_doubtful_words_are_underlined_and_coloured_where_they_are_settled() -> None:
+    world = World(doubt=True)
+    world.screen.able = Abilities(live=True, colors=256)
+    world.draft(1, "one", " two\n", "three")
+    world.pass_time(1)
+    tokens = [TokenLogprob(t, t.encode(), 0.0, (), v) for t, v in (("one", 0.0), (" two\nthr", -3.0))]
+    report = CanvasReport(1, "converged", 0.0)
+    world.live.feed(Committed(0, 0, (1,), report, "one two\nthr", token_logprobs=tuple(tokens)))
+    assert world.rows[0] == "one two"
+    world.commit("ee", canvas=1)
+    world.finish()
+    world.live.close()
+    assert world.rows == ["one two", "three"]
+    lines = world.out.screen.buffer
+    assert [lines[0][x].underscore for x in range(7)] == [False] * 4 + [True] * 3
+    assert [lines[1][x].underscore for x in range(5)] == [True] * 3 + [False] * 2
+    assert lines[0][4].fg == "ff0000" and lines[0][0].fg == "default"

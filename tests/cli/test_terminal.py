@@ -115,7 +115,7 @@ def test_lasting_text_pushes_the_block_down() -> None:
     out = Emulator(20, 6)
     screen = Screen(out, Abilities(live=True), out.size)
     screen.draw([[StyledText("draft")], [StyledText("status")]])
-    screen.write_above("settled\n")
+    screen.write_above(("sett", Style()), ("led\n", Style()))
     screen.draw([[StyledText("next")], [StyledText("status")]])
     assert out.rows[:3] == ["settled", "next", "status"]
 

@@ -41,13 +41,15 @@ class TokenTexts(Protocol):
 
 @dataclass(frozen=True)
 class Style:
-    """How text is told apart. `shade` 0 is the terminal's own colour, len(SHADES) the darkest grey."""
+    """How text is told apart. `shade` 0 is the terminal's own colour, len(SHADES) the darkest grey;
+    `doubt` is a level of doubt, which has a colour of its own."""
 
     dim: bool = False
     italic: bool = False
     underline: bool = False
     shade: int = 0
     bold: bool = False
+    doubt: int = 0
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,9 @@ from ..files import check_output, write_text
 from ..types import Message, Reply
 from .given_text import argument_text
 from .lines import Reader, line_reader, read_entry
-from .options import Display, Loading, Sampling, Talk, grouped
-from .output import figures, log, tokens_in
-from .run import answer, notes
+from .options import Display, Doubt, Loading, Sampling, Talk, grouped
+from .output import log, tokens_in
+from .run import answer, log_figures, notes
 
 if TYPE_CHECKING:
     from ..session import Session
@@ -33,6 +33,7 @@ def command(
     prompt: Annotated[
         str | None, typer.Option("--prompt", "-p", metavar="TEXT", help="The first message; then you type.")
     ] = None,
+    doubt: Doubt = False,
     talk: Talk = Talk(),
     loading: Loading = Loading(),
     sampling: Sampling = Sampling(),
@@ -54,7 +55,7 @@ def command(
     system = talk.message()
     session = loading.open(display.quiet)
     notes(session, display, chosen)
-    chat = Chat(session, display, chosen, system, talk.thinking)
+    chat = Chat(session, display, chosen, system, talk.thinking, doubt)
     interactive = sys.stdin.isatty()
     if interactive:
         log(f"{session.name}: type a message; /help lists commands, Ctrl-D leaves")
@@ -74,6 +75,7 @@ class Chat:
     chosen: dict[str, Any]
     system: str | None = None
     thinking: bool = False
+    doubt: bool = False
     history: list[Message] = field(default_factory=list)
     asked: str | None = None
     retries: int = 0
@@ -103,6 +105,7 @@ class Chat:
             self.display,
             system=self.system,
             thinking=self.thinking,
+            **({"doubt": True} if self.doubt else {}),
             **chosen,
         )
         self.history += [question, Message("assistant", reply.text, reply.tool_calls)]
@@ -155,7 +158,7 @@ def _report(chat: Chat, act: Callable[[], Reply]) -> None:
     if reply.finish_reason == "length":
         log(f"note: cut at {tokens_in(reply)}; a larger -n allows more")
     if not chat.display.quiet:
-        log(figures(reply), faint=True)
+        log_figures(reply, chat.display, chat.doubt)
 
 
 # -- what can be typed ---------------------------------------------------------------------------------------
@@ -204,16 +207,25 @@ def _system(chat: Chat, rest: str) -> None:
     log(f"system message: {chat.system or 'none'}")
 
 
-def _thinking(chat: Chat, rest: str) -> None:
+def _check_switch(name: str, rest: str) -> None:
     if rest not in ("", "on", "off"):
-        raise UsageError(f"/thinking takes on or off, not {rest!r}", "thinking")
+        raise UsageError(f"/{name} takes on or off, not {rest!r}", name)
+
+
+def _thinking(chat: Chat, rest: str) -> None:
+    _check_switch("thinking", rest)
     chat.thinking = rest == "on" if rest else chat.thinking
     log(f"thinking: {'on' if chat.thinking else 'off'}")
 
 
+def _doubt(chat: Chat, rest: str) -> None:
+    _check_switch("doubt", rest)
+    chat.doubt = rest == "on" if rest else chat.doubt
+    log(f"doubt: {'on' if chat.doubt else 'off'}")
+
+
 def _live(chat: Chat, rest: str) -> None:
-    if rest not in ("", "on", "off"):
-        raise UsageError(f"/live takes on or off, not {rest!r}", "live")
+    _check_switch("live", rest)
     if rest:
         chat.display = replace(chat.display, live=rest == "on")
     log(f"live: {'auto' if chat.display.live is None else 'on' if chat.display.live else 'off'}")
@@ -247,6 +259,7 @@ COMMANDS = {
     "steps": ChatCommand("[N]", "show or set the denoise steps of a canvas", _steps),
     "system": ChatCommand("[TEXT]", "show or set the system message; none removes it", _system),
     "thinking": ChatCommand("[on|off]", "whether the model thinks first", _thinking),
+    "doubt": ChatCommand("[on|off]", "whether doubtful parts are marked", _doubt),
     "live": ChatCommand("[on|off]", "whether the canvas is drawn", _live),
     "save": ChatCommand("FILE", "write the conversation to a file: .json, else Markdown", _save),
     "exit": ChatCommand("", "leave, as Ctrl-D does", _exit),

@@ -14,10 +14,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import FrameType, TracebackType
 from typing import Any
 
+from ..text.doubt import DoubtText
 from ..types import (
     Committed,
     Draft,
@@ -27,6 +28,7 @@ from ..types import (
     ToolCall,
 )
 from .canvas_view import FrameState, Line, Style, TokenTexts, render
+from .doubt import doubt_parts
 from .glyphs import visible
 from .output import call_line
 from .terminal import Screen
@@ -41,15 +43,49 @@ _THOUGHT = Style(dim=True)
 class Fresh:
     """What has become certain since text was last printed; the start of a live canvas waits for its end."""
 
-    text: str = ""
+    text: list[tuple[str, int]] = field(default_factory=list)  # in parts, with their levels of doubt
     thinking: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
 
-    def add(self, event: Any) -> None:
+    def add(self, event: Any, doubt: DoubtText | None) -> None:
         """Adds the deltas of an event that has them."""
-        self.text += event.text
+        if event.text:
+            self.text += [(event.text, 0)] if doubt is None else doubt.feed(event)
         self.thinking += event.thinking
         self.tool_calls += event.tool_calls
+
+
+class Tail:
+    """Settled text that is not printed yet, in parts of one style each."""
+
+    def __init__(self) -> None:
+        self._parts: list[tuple[str, Style]] = []
+
+    @property
+    def text(self) -> str:
+        return "".join(text for text, _ in self._parts)
+
+    def add(self, text: str, style: Style) -> None:
+        """Goes on with text; `visible` already."""
+        if text:
+            self._parts.append((text, style))
+
+    def lines(self) -> list[tuple[str, Style]]:
+        """Takes all whole lines."""
+        last = max((i for i, (text, _) in enumerate(self._parts) if "\n" in text), default=None)
+        if last is None:
+            return []
+        text, style = self._parts[last]
+        whole, _, left = text.rpartition("\n")
+        taken, self._parts = [*self._parts[:last], (whole + "\n", style)], self._parts[last + 1 :]
+        if left:
+            self._parts.insert(0, (left, style))
+        return taken
+
+    def rest(self) -> list[tuple[str, Style]]:
+        """Takes what is left, as a line."""
+        self.add("\n" if self._parts else "", Style())
+        return self.lines()
 
 
 class LiveCanvas:
@@ -69,6 +105,7 @@ class LiveCanvas:
         pace: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
         note: str = "reading the prompt",
+        doubt: bool = False,
     ) -> None:
         self._screen, self._vocabulary, self._ends = screen, vocabulary, frozenset(ends)
         self._clock, self._pace = clock, pace
@@ -78,7 +115,8 @@ class LiveCanvas:
         self._started = self._event_at = self._drawn_at = clock()
         self._dirty = self._open = self._thinking = False
         self._pending: tuple[Draft, float] | None = None  # not yet turned into cells: many are never drawn
-        self._fresh = Fresh()
+        self._fresh, self._tail = Fresh(), Tail()
+        self._doubt = DoubtText() if doubt else None
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._painter: threading.Thread | None = None
@@ -102,7 +140,7 @@ class LiveCanvas:
             self._pending = event, at - self._started
             self._dirty = True
             return
-        self._fresh.add(event)
+        self._fresh.add(event, self._doubt)
         if isinstance(event, Committed):
             self._settle(self._state.committed(event.canvas))
         elif isinstance(event, Finished):
@@ -213,29 +251,28 @@ class LiveCanvas:
         """Prints all whole lines of what is settled; the rest stays as the tail that
         the next canvas continues."""
         fresh, self._fresh = self._fresh, Fresh()
-        tail, self._pending = self._state.tail, None
+        tail, self._pending = self._tail, None
         if fresh.thinking:
-            tail = self._print_lines(tail + visible(fresh.thinking, tabs=False), _THOUGHT)
+            tail.add(visible(fresh.thinking, tabs=False), _THOUGHT)
             self._thinking = True
         if fresh.text or fresh.tool_calls:
             if self._thinking:
-                self._screen.write_above(tail + "\n\n", _THOUGHT)
-                tail, self._thinking = "", False
-            tail = self._print_lines(tail + visible(fresh.text, tabs=False), Style())
+                tail.add("\n\n", _THOUGHT)
+                self._thinking = False
+            for text, level in fresh.text:
+                for part, style in doubt_parts(visible(text, tabs=False), level, self._screen.able):
+                    tail.add(part, style)
+        lines = tail.lines()
         for call in fresh.tool_calls:
-            tail = self._print_lines(f"{tail}\n{visible(call_line(call))}".lstrip("\n"), Style())
-        self._state = replace(state, tail=tail)
+            lead = "\n" if tail.text else ""
+            tail.add(f"{lead}{visible(call_line(call))}", Style())
+        if lines := lines + tail.lines():
+            self._screen.write_above(*lines)
+        self._state = replace(state, tail=tail.text)
         self._dirty = True
 
-    def _print_lines(self, text: str, style: Style) -> str:
-        whole, newline, tail = text.rpartition("\n")
-        if newline:
-            self._screen.write_above(whole + "\n", style)
-        return tail
-
     def _print_rest(self) -> None:
-        tail = self._state.tail
-        self._screen.write_above(tail + "\n" if tail else "", _THOUGHT if self._thinking else None)
+        self._screen.write_above(*self._tail.rest())
         self._state = FrameState()
 
     def _leave_draft(self) -> None:

@@ -236,6 +236,16 @@ class Talk:
         return None if self.system is None else argument_text(self.system, "--system")
 
 
+Doubt = Annotated[
+    bool,
+    typer.Option(
+        "--doubt", rich_help_panel=_DISPLAY,
+        help="Mark what the causal reader, which knows all that stands before a token, would not have "
+        "written: in yellow, orange and red, or as [?so], [??so] and [???so] where there is no colour.",
+    ),
+]  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Display:
     """How it looks while an answer is written."""
@@ -329,6 +339,7 @@ def wants_debug() -> bool:
 __all__ = [
     "LLAMA_CPP",
     "Display",
+    "Doubt",
     "Loading",
     "Sampling",
     "Talk",

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, Protocol, TextIO
 
+from ..text.doubt import DoubtText
 from ..types import (
     CanvasReport,
     Draft,
@@ -20,8 +21,9 @@ from ..types import (
     ToolCall,
 )
 from .canvas_view import Style
+from .doubt import as_entries, painted
 from .glyphs import visible
-from .terminal import abilities, paint_lines
+from .terminal import Abilities, abilities, paint_lines
 
 
 class Presenter(Protocol):
@@ -39,18 +41,24 @@ def log(text: str, *, faint: bool = False) -> None:
 class PlainAnswer:
     """Writes settled text as it comes, without thoughts, and sees that it ends with one newline.
 
-    `harmless`: the stream is a terminal, so control characters are shown instead of sent.
+    `harmless`: the stream is a terminal, so control characters are shown instead of sent. `doubt`: doubtful
+    parts are marked as `able` to.
     """
 
-    def __init__(self, stream: TextIO, *, harmless: bool) -> None:
-        self._stream, self._harmless = stream, harmless
+    def __init__(
+        self, stream: TextIO, *, harmless: bool, doubt: bool = False, able: Abilities = Abilities()
+    ) -> None:
+        self._stream, self._harmless, self._able = stream, harmless, able
+        self._doubt = DoubtText() if doubt else None
         self._last = ""
 
     def feed(self, event: Event) -> None:
         """Writes what the event settles."""
         if isinstance(event, Draft | Failed):
             return
-        self._write(event.text)
+        parts = [(event.text, 0)] if self._doubt is None else self._doubt.feed(event)
+        for text, level in parts:
+            self._write(text, level)
         for call in event.tool_calls:
             self._end_line()
             self._write(call_line(call) + "\n")
@@ -61,9 +69,10 @@ class PlainAnswer:
         if self._last and self._last != "\n":
             self._write("\n")
 
-    def _write(self, text: str) -> None:
+    def _write(self, text: str, level: int = 0) -> None:
         if text:
-            self._stream.write(visible(text, tabs=False) if self._harmless else text)
+            shown = visible(text, tabs=False) if self._harmless else text
+            self._stream.write(painted(shown, level, self._able) if level else shown)
             self._stream.flush()
             self._last = text[-1]
 
@@ -101,7 +110,9 @@ def canvas_steps(canvases: tuple[CanvasReport, ...]) -> str:
 
 
 def as_json(reply: Reply, model: str, params: Mapping[str, Any]) -> dict[str, Any]:
-    """The reply as a JSON object; times in seconds, `tokens` the committed ids."""
+    """The reply as a JSON object; times in seconds, `tokens` the committed ids. With log-probabilities, they
+    are `logprobs`."""
+    probable = {"logprobs": as_entries(reply.logprobs)} if reply.logprobs else {}
     return {
         "model": model,
         "text": reply.text,
@@ -113,6 +124,7 @@ def as_json(reply: Reply, model: str, params: Mapping[str, Any]) -> dict[str, An
         "reads": [canvas.reads for canvas in reply.canvases],
         "stop_reasons": [canvas.stop for canvas in reply.canvases],
         "mean_entropy": [canvas.mean_entropy for canvas in reply.canvases],
+        **probable,
         "notes": [asdict(note) for note in reply.notes],
         "seed": reply.seed,
         "params": dict(params),

@@ -42,8 +42,11 @@ class Silent:
 
 
 @contextmanager
-def presenter(session: Session, display: Display, silent: bool = False) -> Iterator[Presenter]:
-    """What to feed the answer's events to. `silent`: the answer is printed by the caller (`--json`).
+def presenter(
+    session: Session, display: Display, silent: bool = False, doubt: bool = False
+) -> Iterator[Presenter]:
+    """What to feed the answer's events to. `silent`: the answer is printed by the caller (`--json`). `doubt`:
+    doubtful parts are marked.
 
     With standard output piped, `--live` draws on standard error. Raises UsageError where
     it cannot be drawn at all.
@@ -53,12 +56,15 @@ def presenter(session: Session, display: Display, silent: bool = False) -> Itera
     able = abilities(stream, os.environ, display.color)
     _check(display, able)
     live = able.live and (display.live if display.live is not None else not piped)
-    plain = None if silent else PlainAnswer(sys.stdout, harmless=not piped)
+    own = able if not piped else abilities(sys.stdout, os.environ, display.color)
+    plain = None if silent else PlainAnswer(sys.stdout, harmless=not piped, doubt=doubt, able=own)
     if not live:
         yield plain or Silent()
         return
     screen = Screen(stream, able)
-    canvas = LiveCanvas(screen, session.tokenizer, session.eos_token_ids, pace=display.pace or 0.0)
+    canvas = LiveCanvas(
+        screen, session.tokenizer, session.eos_token_ids, pace=display.pace or 0.0, doubt=doubt
+    )
     with terminal_signals(canvas, screen), canvas:
         yield LiveAnswer(canvas, plain if piped else None)
 

@@ -4,6 +4,7 @@ output holds the answer alone."""
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Mapping
 from contextlib import closing
@@ -16,10 +17,12 @@ from ..diffusion.params import old_names
 from ..errors import CanvasError, UsageError
 from ..text.transcript import ReplyBuilder
 from ..types import Reply
+from .doubt import legend
 from .given_text import argument_text, file_text, input_text
-from .options import Display, Loading, Sampling, Talk, grouped
+from .options import Display, Doubt, Loading, Sampling, Talk, grouped
 from .output import as_json, figures, log, tokens_in
 from .structure_options import AnswerForm
+from .terminal import abilities
 
 if TYPE_CHECKING:
     from ..demo.puzzle import Puzzle
@@ -44,6 +47,7 @@ def command(
     as_object: Annotated[
         bool, typer.Option("--json", help="Print one JSON object: text, tokens, steps, seed, timings ...")
     ] = False,
+    doubt: Doubt = False,
     loading: Loading = Loading(),
     form: AnswerForm = AnswerForm(),
     sampling: Sampling = Sampling(),
@@ -77,12 +81,13 @@ def command(
     session = loading.open(display.quiet)
     notes(session, display, chosen)
     options = {"system": system, "thinking": talk.thinking, "raw": raw, **structure, **chosen}
+    options |= {"doubt": True} if doubt else {}
     reply = answer(session, asked, display, as_object, **options)
     if as_object:
         print_json(session, reply, chosen, puzzle)
     solved = puzzle is None or check(puzzle, reply)
     if not (as_object or display.quiet):
-        log(figures(reply), faint=True)
+        log_figures(reply, display, doubt)
     if not solved:
         raise typer.Exit(1)
     if puzzle is None:
@@ -118,13 +123,21 @@ def answer(session: Session, prompt: Any, display: Display, silent: bool = False
     from .present import presenter
 
     collected = ReplyBuilder()
-    with presenter(session, display, silent) as show:
+    with presenter(session, display, silent, bool(options.get("doubt"))) as show:
         wants_drafts = getattr(show, "wants_drafts", False)
         with closing(session.stream(prompt, drafts=wants_drafts, **options)) as events:
             for event in events:
                 collected.add(event)
                 show.feed(event)
     return collected.reply()
+
+
+def log_figures(reply: Reply, display: Display, doubt: bool) -> None:
+    """What is said of an answer behind it, on standard error; with `doubt`, what its marks mean."""
+    if doubt:
+        able = abilities(sys.stdout, os.environ, display.color)
+        print(legend(reply, able), file=sys.stderr, flush=True)
+    log(figures(reply), faint=True)
 
 
 def paced(display: Display) -> Display:
@@ -182,6 +195,7 @@ __all__ = [
     "answer",
     "command",
     "conclude",
+    "log_figures",
     "notes",
     "paced",
     "print_json",

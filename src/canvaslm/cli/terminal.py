@@ -24,6 +24,8 @@ _RESET = f"{_CSI}0m"
 _CLEAR_LINE, _CLEAR_BELOW = f"{_CSI}K", f"{_CSI}J"
 # Greys of the 256-colour table from faint to strong, legible on black and on white.
 _GREYS = (240, 242, 244, 246, 248)
+# Of the levels of doubt: yellow, orange, red, dark enough for white; and the nearest that 16 colours have.
+_DOUBT, _DOUBT_16 = ("38;5;178", "38;5;208", "38;5;196"), ("33", "35", "31")
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,8 @@ def paint(span: StyledText, able: Abilities) -> str:
 def _codes(style: Style, able: Abilities) -> list[str]:
     attributes = ((style.bold, "1"), (style.dim, "2"), (style.italic, "3"), (style.underline, "4"))
     codes = [code for on, code in attributes if on]
+    if style.doubt and able.colors:
+        codes.append((_DOUBT if able.colors >= 256 else _DOUBT_16)[style.doubt - 1])
     if style.shade and able.colors >= 256:
         rank = len(SHADES) - style.shade  # 0 for the faintest
         codes.append(f"38;5;{_GREYS[-1 - rank if able.light else rank]}")
@@ -129,12 +133,12 @@ class Screen:
             self._send(self._climb() + _CLEAR_BELOW)
             self._drawn = []
 
-    def write_above(self, text: str, style: Style | None = None) -> None:
-        """Erases the block and writes text that stays. The terminal wraps it, so it can be copied as it
-        is."""
+    def write_above(self, *parts: tuple[str, Style]) -> None:
+        """Erases the block and writes parts of text that stay. The terminal wraps them, so they can be copied
+        as they are."""
         self.erase()
-        if text:
-            self._send(paint_lines(text, style or Style(), self.able))
+        if parts:
+            self._send("".join(paint_lines(text, style, self.able) for text, style in parts))
 
     def leave(self) -> None:
         """Keeps what is drawn as ordinary output and stands below it."""

@@ -100,8 +100,8 @@ def check_reader(request: Request, params: Params, config: ModelConfig, top: int
     if config.facts.commit_attention != "causal" or config.facts.logit_shift:
         raise UsageError(
             f"models of type {config.family} have no causal reader: leave out verify, decoding, "
-            "prompt_logprobs and the like",
-            "verify" if params.verify != "off" else "decoding",
+            "prompt_logprobs, doubt and the like",
+            "verify" if params.verify != "off" else "doubt" if request.reads else "decoding",
         )
     if request.prompt_logprobs is not None and not 0 <= request.prompt_logprobs <= top:
         raise UsageError(

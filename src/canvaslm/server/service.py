@@ -77,6 +77,7 @@ class GenerationRequest:
     stop: str | Sequence[str] | None = None
     drafts: bool = False
     top_logprobs: int | None = None
+    doubt: bool = False  # what the causal reader thinks of each token comes beside the log-probabilities
     rules: TokenRules = field(default_factory=TokenRules)
     structure: Structure | None = None
     no_calls: bool = False  # no tool may be called
@@ -223,6 +224,7 @@ class Service:
         """As `start`, of a text with holes, which brings its own prompt."""
         refused = {
             "n": wanted.n != 1,
+            "doubt": wanted.doubt,
             "logprobs": wanted.top_logprobs is not None,
             "logit_bias": wanted.rules != TokenRules(),
             "tools": bool(wanted.tools),
@@ -301,6 +303,7 @@ class Service:
                 self.session.eos_token_ids,
                 drafts=wanted.drafts,
                 top_logprobs=wanted.top_logprobs,
+                reads=wanted.doubt,
                 rules=self.session.without_calls(wanted.rules) if wanted.no_calls else wanted.rules,
                 marks=marks,
                 constraint=constraint,

@@ -35,13 +35,22 @@ def turns_of(messages: Messages, system: str | None) -> Iterable[Message | Mappi
         raise UsageError(f"messages should be a prompt or a list of messages, found {found}", "messages")
 
 
-def best_wanted(logprobs: int | None) -> int | None:
-    """Log-probabilities of how many tokens beside the answer's own; None for none at all."""
+def best_wanted(logprobs: int | None, doubt: bool = False) -> int | None:
+    """Log-probabilities of how many tokens beside the answer's own; None for none at all. What the causal
+    reader says (`doubt`) comes beside the tokens' own."""
     if logprobs is None or logprobs is False:
-        return None
+        return 0 if doubt else None
     if not isinstance(logprobs, int):
         raise UsageError(f"logprobs should be a whole number, found {logprobs!r}", "logprobs")
     return 0 if logprobs is True else logprobs
+
+
+def is_on(options: Mapping[str, Any], name: str) -> bool:
+    """An option that is on or off; off where it is not given."""
+    value = options.get(name)
+    if value is not None and not isinstance(value, bool):
+        raise UsageError(f"{name} should be true or false, found {value!r}", name)
+    return bool(value)
 
 
 def given_places(given: Mapping[int, int] | None) -> Mapping[int, int]:
@@ -71,4 +80,4 @@ def numbered(options: StreamOptions, index: int) -> StreamOptions:
     return {**options, "seed": (seed + index) % _SEEDS}
 
 
-__all__ = ["best_wanted", "check_names", "given_places", "numbered", "share_of_noise", "turns_of"]
+__all__ = ["best_wanted", "check_names", "given_places", "is_on", "numbered", "share_of_noise", "turns_of"]

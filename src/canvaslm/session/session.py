@@ -47,7 +47,7 @@ from ..types import (
 from .deciding import Questions, plan_decide, run_plans
 from .filling import FillPlan
 from .infill import Spans, edit_prompt, edit_template, filled_by, plan_fill, run_fill
-from .options import best_wanted, check_names, given_places, numbered, share_of_noise, turns_of
+from .options import best_wanted, check_names, given_places, is_on, numbered, share_of_noise, turns_of
 from .scoring import run_score
 from .seams import Seams
 from .structures import compiler_for, parsed, structure_of
@@ -126,7 +126,8 @@ class Session:
         messages: a prompt, or Messages / OpenAI-style dicts. Options: `system`; `thinking`; `tools`
         (OpenAI-style definitions); `raw` (the prompt is not put through the chat template); `stop` (a text,
         or several, before which the answer ends); `logprobs` (log-probabilities of the answer's tokens and of
-        so many others at each place, 0 to 20); `given` ({place of the answer: token id}, fixed);
+        so many others at each place, 0 to 20); `doubt` (with them, what the causal reader thinks of each
+        token; then no canvas is sent in part); `given` ({place of the answer: token id}, fixed);
         `logit_bias` ({token id: what is added to its logit}, -100 and less forbids it); `allowed_token_ids`
         (no others come); `draft` (a guess of the answer, which its canvases begin with, but for the share
         `draft_noise` of the places, 0.8); one of `schema` (a JSON schema, pydantic model or TypedDict),
@@ -352,7 +353,8 @@ class Session:
             raise UsageError("the session is closed: load the model again")
         check_names(options, StreamOptions.__annotations__)
         params = {name: options.get(name) for name in PARAMETERS}
-        best = best_wanted(options.get("logprobs"))
+        doubt = is_on(options, "doubt")
+        best = best_wanted(options.get("logprobs"), doubt)
         tools, forbidden = options.get("tools"), forbids_calls(options.get("tool_choice"))
         transcript = Transcript(
             self.tokenizer,
@@ -377,6 +379,7 @@ class Session:
             given=given_places(options.get("given")),
             drafts=options.get("drafts", False),
             top_logprobs=best,
+            reads=doubt,
             rules=self.without_calls(rules) if forbidden else rules,
             marks=None if options.get("raw") else self.marks,
             constraint=self.constraint_of(structure_of(options), thinking=options.get("thinking", False)),

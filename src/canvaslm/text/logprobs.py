@@ -35,10 +35,12 @@ class AnswerLogprobs:
         elif isinstance(event, Committed):
             tokens, self._settled = [*self._settled, *event.tokens], []
             tops = event.top_logprobs or ((),) * len(tokens)
-            for token, logprob, top in zip(tokens, event.logprobs, tops, strict=False):
+            reads = [*event.reads, *[None] * (len(tokens) - len(event.reads))]
+            for token, logprob, top, read in zip(tokens, event.logprobs, tops, reads, strict=False):
                 if self._is_text(token):
                     best = tuple((*self._shown(i), value) for i, value in top)
-                    self._waiting.append(TokenLogprob(*self._shown(token), logprob, best))
+                    said = (None, None) if read is None else (read.logprob, read.rank)
+                    self._waiting.append(TokenLogprob(*self._shown(token), logprob, best, *said))
 
     def take(self, passed: int | None) -> tuple[TokenLogprob, ...]:
         """The tokens that begin within the first `passed` bytes of the answer; None: all."""

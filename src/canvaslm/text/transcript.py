@@ -25,6 +25,7 @@ from ..types import (
     Reply,
     Settled,
     TokenLogprob,
+    TokenRead,
     ToolCall,
 )
 from .decoding import StreamDecoder
@@ -166,6 +167,7 @@ class ReplyBuilder:
     tool_calls: list[ToolCall] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
+    reads: list[TokenRead] = field(default_factory=list)
     steps_max: int = 0  # as the drafts said
     end: Finished | None = None
 
@@ -180,6 +182,7 @@ class ReplyBuilder:
         self.thinking += event.thinking
         self.tool_calls += event.tool_calls
         self.logprobs += event.token_logprobs
+        self.reads += event.reads if isinstance(event, Committed) else ()
         if isinstance(event, Finished):
             self.end = event
         else:
@@ -197,6 +200,7 @@ class ReplyBuilder:
         return Reply(
             self.text, self.thinking, tuple(self.tool_calls), end.reason, end.usage, end.timings, end.seed,
             tuple(self.tokens), end.canvases, tuple(self.logprobs), index, end.notes,
+            reads=tuple(self.reads),
         )  # fmt: skip
 
 

@@ -142,6 +142,19 @@ def test_logprobs_are_of_the_answers_tokens(client: httpx.Client) -> None:
     assert ask(client)["choices"][0]["logprobs"] is None
 
 
+def test_doubt_adds_what_the_causal_reader_says(client: httpx.Client) -> None:
+    plain = ask(client, logprobs=True)["choices"][0]
+    choice = ask(client, doubt=True)["choices"][0]
+    assert choice["message"] == plain["message"]
+    entries = choice["logprobs"]["content"]
+    for entry in entries:
+        assert entry["causal_logprob"] <= 0 and entry["causal_rank"] >= 1
+    extra = {"causal_logprob", "causal_rank"}
+    assert [{k: v for k, v in e.items() if k not in extra} for e in entries] == plain["logprobs"]["content"]
+    parts = [c["choices"][0]["logprobs"] for c in stream(client, doubt=True)]
+    assert [entry for part in parts if part for entry in part["content"]] == entries
+
+
 def test_timings(client: httpx.Client) -> None:
     timings = ask(client)["timings"]
     diffusion = timings["diffusion"]

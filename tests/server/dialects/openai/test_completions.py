@@ -99,6 +99,21 @@ def test_logprobs_in_columns(client: httpx.Client) -> None:
             assert choice["text"][offset:].startswith(token)
 
 
+def test_doubt_adds_columns(client: httpx.Client) -> None:
+    plain = ask(client, logprobs=0)["choices"][0]
+    choice = ask(client, doubt=True)["choices"][0]
+    assert choice["text"] == plain["text"]
+    columns = choice["logprobs"]
+    ranks, causal = columns.pop("causal_ranks"), columns.pop("causal_logprobs")
+    assert columns == plain["logprobs"]
+    assert len(ranks) == len(causal) == len(columns["tokens"])
+    assert min(ranks) >= 1 and max(causal) <= 0
+    body = {"prompt": "Once", "seed": 5, "stream": True, "doubt": True}
+    chunks = chunks_of(client.post(URL, json=body))
+    parts = [c["choices"][0]["logprobs"] for c in chunks if c["choices"][0]["logprobs"]]
+    assert [value for part in parts for value in part["causal_logprobs"]] == causal
+
+
 def test_drafts_replace(client: httpx.Client) -> None:
     chunks = chunks_of(
         client.post(URL, json={"prompt": "Once", "seed": 5, "stream": True, "diffusing": True})

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ....text.transcript import ReplyBuilder
-from ....types import Committed, Draft, Finished, ToolCall
+from ....types import Committed, Draft, Finished, TokenLogprob, ToolCall
 from ...bodies import BodyRoute
 from ...choices import ChoiceEvent, count_tokens, finish_details, gather, openai_usage, timings
 from ...diffusion_view import after_canvas, after_step
@@ -53,7 +53,8 @@ def generation_request(body: ChatRequest) -> GenerationRequest:
         n=body.n or 1,
         stop=body.stop,
         drafts=bool(body.stream and (body.diffusing or body.wants_diffusion)),
-        top_logprobs=(body.top_logprobs or 0) if body.logprobs else None,
+        top_logprobs=(body.top_logprobs or 0) if body.logprobs or body.doubt else None,
+        doubt=bool(body.doubt),
         rules=body.rules(),
         structure=body.structure(),
         draft=body.draft(),
@@ -101,11 +102,15 @@ class ChatWriter:
         if choice.tool_calls:
             message["tool_calls"] = [tool_call(call) for call in choice.tool_calls]
             message["content"] = choice.text or None
-        logprobs = as_content(tuple(choice.logprobs)) if self._body.logprobs else None
         return {
-            "index": index, "message": message, "logprobs": logprobs, "finish_reason": choice.finished.reason,
+            "index": index, "message": message, "logprobs": self._probable(tuple(choice.logprobs)),
+            "finish_reason": choice.finished.reason,
             **finish_details(choice.finished),
         }  # fmt: skip
+
+    def _probable(self, tokens: tuple[TokenLogprob, ...]) -> dict[str, Any] | None:
+        wanted = self._body.logprobs or self._body.doubt
+        return as_content(tokens, bool(self._body.doubt)) if wanted else None
 
     async def stream(self) -> AsyncIterator[bytes]:
         """The answer in chunks: roles; reasoning, content and tool calls; why each
@@ -150,7 +155,7 @@ class ChatWriter:
             text = piece.text or None
         if text is None and not piece.logprobs:
             return []
-        logprobs = as_content(piece.logprobs) if self._body.logprobs else None
+        logprobs = self._probable(piece.logprobs)
         return [self._chunk(piece.choice, {"content": text or ""}, logprobs=logprobs)]
 
     def _diffusion(self, piece: ChoiceEvent) -> list[bytes]:

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ....text.transcript import ReplyBuilder
-from ....types import Committed, Draft, Finished
+from ....types import Committed, Draft, Finished, TokenLogprob
 from ...bodies import BodyRoute
 from ...choices import ChoiceEvent, count_tokens, finish_details, gather, openai_usage, timings
 from ...diffusion_view import after_canvas, after_step
@@ -46,7 +46,8 @@ def generation_request(body: CompletionRequest) -> GenerationRequest:
         n=body.n or 1,
         stop=body.stop,
         drafts=bool(body.stream and (body.diffusing or body.wants_diffusion)),
-        top_logprobs=body.logprobs,
+        top_logprobs=body.best,
+        doubt=bool(body.doubt),
         rules=body.rules(),
         structure=body.structure(),
         names=body.names,
@@ -74,7 +75,7 @@ class CompletionWriter:
         """The answer in one piece."""
         ends = [choice.finished for choice in choices]
         made = [
-            self._choice(i, self._echoes[i] + c.text, c.finished.reason, as_columns(tuple(c.logprobs), 0))
+            self._choice(i, self._echoes[i] + c.text, c.finished.reason, self._columns(tuple(c.logprobs), 0))
             | finish_details(c.finished)
             for i, c in enumerate(choices)
         ]
@@ -119,7 +120,7 @@ class CompletionWriter:
         if self._body.diffusing:
             text = self._echoes[piece.choice] + (piece.draft if piece.draft is not None else whole.text)
         if text is not None or piece.logprobs:
-            columns = as_columns(piece.logprobs, before)
+            columns = self._columns(piece.logprobs, before)
             made.append({"choices": [self._choice(piece.choice, text or "", None, columns)]})
         made += self._diffusion(piece)
         if isinstance(piece.event, Finished):
@@ -140,11 +141,13 @@ class CompletionWriter:
             [{**empty, "diffusion": after_canvas(piece.event)}] if isinstance(piece.event, Committed) else []
         )
 
+    def _columns(self, tokens: tuple[TokenLogprob, ...], offset: int) -> dict[str, Any] | None:
+        return None if self._body.best is None else as_columns(tokens, offset, bool(self._body.doubt))
+
     def _choice(
         self, index: int, text: str, reason: str | None, columns: dict[str, Any] | None
     ) -> dict[str, Any]:
-        logprobs = columns if self._body.logprobs is not None else None
-        return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}
+        return {"index": index, "text": text, "logprobs": columns, "finish_reason": reason}
 
 
 def _joined(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:

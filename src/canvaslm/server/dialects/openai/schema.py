@@ -64,6 +64,12 @@ class Sampled(Truncated):
             "With `stream`: each content delta is the whole text so far, drafts too; replace, not append."
         ),
     )
+    doubt: bool | None = Field(
+        None,
+        description="Log-probabilities come with what the causal reader says of each token, given all before "
+        "it: `causal_logprob` and `causal_rank` of `logprobs.content[]`, `causal_logprobs` and "
+        "`causal_ranks` of completions.",
+    )
     top_p: Annotated[Number, Field(ge=0, le=1, description=_IGNORED)] | None = None
     frequency_penalty: Annotated[Number, Field(ge=-2, le=2, description=_IGNORED)] | None = None
     presence_penalty: Annotated[Number, Field(ge=-2, le=2, description=_IGNORED)] | None = None
@@ -212,6 +218,11 @@ class CompletionRequest(Sampled):
             raise unsupported("suffix", "suffix goes with one prompt that is a text")
         if self.best_of is not None and self.best_of != (self.n or 1):
             raise unsupported("best_of", "best_of is not supported: ask for n answers and choose")
+
+    @property
+    def best(self) -> int | None:
+        """How many tokens of each place are named; None for no log-probabilities at all."""
+        return 0 if self.logprobs is None and self.doubt else self.logprobs
 
     def filling(self) -> FillingRequest | None:
         """The text with a hole, if there is one."""
