@@ -353,8 +353,7 @@ class Session:
             raise UsageError("the session is closed: load the model again")
         check_names(options, StreamOptions.__annotations__)
         params = {name: options.get(name) for name in PARAMETERS}
-        doubt = is_on(options, "doubt")
-        best = best_wanted(options.get("logprobs"), doubt)
+        best = best_wanted(options.get("logprobs"), is_on(options, "doubt"))
         tools, forbidden = options.get("tools"), forbids_calls(options.get("tool_choice"))
         transcript = Transcript(
             self.tokenizer,
@@ -379,7 +378,7 @@ class Session:
             given=given_places(options.get("given")),
             drafts=options.get("drafts", False),
             top_logprobs=best,
-            reads=doubt,
+            reads=is_on(options, "doubt"),
             rules=self.without_calls(rules) if forbidden else rules,
             marks=None if options.get("raw") else self.marks,
             constraint=self.constraint_of(structure_of(options), thinking=options.get("thinking", False)),
