@@ -14,8 +14,9 @@ from .diffusion.params import Params
 
 NoteKind = Literal["thinking_budget", "empty_retried", "repetition", "hole_cut"]
 FinishReason = Literal["stop", "length", "tool_calls", "cancelled"]
-# "refused": the causal reader refused a token of it. "causal": it is no canvas, but a token.
-CanvasStop = Literal["converged", "max_steps", "refused", "causal"]
+# "outgrown": it began with too few places, and is begun again; "refused": the causal reader refused a token
+# of it; "causal": it is no canvas, but a token.
+CanvasStop = Literal["converged", "max_steps", "outgrown", "refused", "causal"]
 
 
 @dataclass(frozen=True)

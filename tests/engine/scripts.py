@@ -36,8 +36,8 @@ def _said(said: Any, scripts: Sequence[Script]) -> Any:
     for row in said.rows:
         sequence = row.sequence
         tokens = list(scripts[sequence.id](len(sequence.reports)))
-        tokens += tokens[-1:] * (sequence.places - len(tokens))
-        drafts.append(torch.tensor(tokens[: sequence.places]))
+        tokens += tokens[-1:] * (sequence.live_places - len(tokens))
+        drafts.append(torch.tensor(tokens[: sequence.live_places]))
     sure = torch.zeros_like(said.prediction.entropy)
     return replace(said.prediction, argmax=torch.stack(drafts), entropy=sure)
 

@@ -12,7 +12,7 @@ from ..ops import noise
 from ..types import CanvasStop
 
 # What `Canvas.stop` counts: why a canvas is finished.
-STOPS: tuple[CanvasStop | None, ...] = (None, "converged", "max_steps")
+STOPS: tuple[CanvasStop | None, ...] = (None, "converged", "max_steps", "outgrown")
 
 
 @dataclass(frozen=True)

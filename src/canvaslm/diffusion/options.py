@@ -33,6 +33,7 @@ class SamplingOptions(TypedDict, total=False):
     accept_threshold: float | None
     stability_threshold: int | None
     confidence_threshold: float | None
+    first_places: int | None
     decoding: str | None
     top_p: float | None
     verify: str | None

@@ -218,7 +218,8 @@ class Params:
     )  # fmt: skip
     stability_threshold: int = parameter(
         1, "Steps that a draft must stay the same before its canvas may end early.",
-        low=0, high=1_000, unit="steps", stored=True, gguf="diffusion.eb_stability_threshold",
+        low=0, high=1_000, unit="steps", presets={"lean": 0}, stored=True,
+        gguf="diffusion.eb_stability_threshold",
     )  # fmt: skip
     confidence_threshold: float = parameter(
         0.005, "Mean entropy, in nats, below which a canvas may end early.",
@@ -226,6 +227,11 @@ class Params:
         gguf="diffusion.eb_confidence_threshold",
     )  # fmt: skip
     # These are off by default: they leave the reference's algorithm.
+    first_places: int = parameter(
+        0, "Places that the first canvas begins with, at least 16; it has all of them as soon as a draft "
+        "does not end well within. 0: all, -1: half.",
+        low=0, high=65_536, unlimited=True, unit="places", presets={"lean": -1},
+    )  # fmt: skip
     decoding: str = parameter(
         "diffusion", "How answers are written: on canvases, or one token after the other by the model's own "
         "causal reader (slow; {temperature} is then that of the distribution).",

@@ -29,6 +29,7 @@ class RowParams:
     samplers: tuple[str, ...]  # R names
     sends_early: bool  # whether any row has `settle_steps`
     eos_aware: bool  # whether any row has `eos_aware_stopping`
+    grows: bool = False  # whether any row has `first_places`
 
     @classmethod
     def of(
@@ -42,6 +43,7 @@ class RowParams:
             (params.sampler,),
             params.settle_steps > 0,
             params.eos_aware_stopping,
+            params.first_places > 0,
         )
 
     @classmethod
@@ -56,6 +58,7 @@ class RowParams:
             tuple(name for part in parts for name in part.samplers),
             any(part.sends_early for part in parts),
             any(part.eos_aware for part in parts),
+            any(part.grows for part in parts),
         )
 
     def column(self, name: str, like: Tensor | None = None) -> Tensor:

@@ -13,7 +13,7 @@ from ..ops.predict import Prediction
 from .canvas import STOPS, Canvas
 from .rows import RowParams
 from .samplers import SAMPLERS
-from .stopping import all_accepted, stable_and_confident
+from .stopping import all_accepted, ends_early, stable_and_confident
 
 _UNIFORM = ModelFacts()
 
@@ -130,7 +130,11 @@ def _decide(moved: Canvas, params: RowParams, facts: ModelFacts) -> Tensor:
         done = stable_and_confident(moved.argmax, moved.unchanged, moved.entropy, params)
     most, first = params.column("max_denoising_steps")[:, 0], params.column("verify_steps")[:, 0]
     last = moved.step >= torch.where(first > 0, torch.minimum(most, first), most)
-    return torch.where(done, STOPS.index("converged"), torch.where(last, STOPS.index("max_steps"), 0))
+    stop = torch.where(done, STOPS.index("converged"), torch.where(last, STOPS.index("max_steps"), 0))
+    if not params.grows:
+        return stop
+    small = moved.argmax.shape[-1] < params.column("canvas_length")[:, 0]
+    return torch.where(small & ~ends_early(moved.argmax, params), STOPS.index("outgrown"), stop)
 
 
 __all__ = ["advance", "settle"]

@@ -40,6 +40,13 @@ def all_accepted(argmax: Tensor, accepted: Tensor, params: RowParams) -> Tensor:
     return (accepted | ~within).all(-1)
 
 
+def ends_early(argmax: Tensor, params: RowParams) -> Tensor:
+    """Whether the drafts [R, C] end before the last quarter of their canvas: bool [R]."""
+    places = argmax.shape[-1]
+    within = argmax[:, : places - places // 4]
+    return (within[..., None] == params.eos[:, None]).any(-1).any(-1)
+
+
 def up_to_first_end(tokens: Tensor, eos: Tensor) -> Tensor:
     """Which places [R, C] come before a row's first EOS, or are it: all, where there is none.
     eos [R, E]: see RowParams."""
@@ -47,4 +54,4 @@ def up_to_first_end(tokens: Tensor, eos: Tensor) -> Tensor:
     return ends.cumsum(-1) - ends.long() == 0
 
 
-__all__ = ["all_accepted", "stable_and_confident", "up_to_first_end"]
+__all__ = ["all_accepted", "ends_early", "stable_and_confident", "up_to_first_end"]

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 
 from ..diffusion import Canvas, start_canvas
+from ..diffusion.params import NO_LIMIT
 from ..errors import PromptTooLong, UsageError
 from ..model import ModelConfig
-from ..types import Params
+from ..types import Params, Request
 from .guards import pinned
+from .reader import verified
 from .sequence import Sequence
 
 # Below 16 rows the matrix library picks other kernels, whose sums differ in the last bit: a shorter canvas
@@ -41,6 +44,31 @@ def canvas_length(params: Params, config: ModelConfig) -> int:
             "canvas_length",
         )
     return wanted
+
+
+def canvas_params(params: Params, request: Request, config: ModelConfig) -> Params:
+    """The params with the numbers that canvases really have. Raises UsageError for what cannot be."""
+    params = verified(replace(params, canvas_length=canvas_length(params, config)))
+    if params.decoding == "causal" or request.prompt_only:
+        params = replace(params, canvas_length=1)  # a token is a canvas of one place
+    return replace(params, first_places=first_places(params, request, config))
+
+
+def first_places(params: Params, request: Request, config: ModelConfig) -> int:
+    """The places that the first canvas begins with; 0: all. Where places of the answer mean something, all.
+
+    Raises UsageError for what the model cannot have. `params` has the length of whole canvases.
+    """
+    whole, wanted = params.canvas_length, params.first_places
+    if not wanted or request.given or request.allowed or request.draft or request.watched or whole == 1:
+        return 0
+    wanted = whole // 2 if wanted == NO_LIMIT else wanted
+    if wanted >= whole:
+        return 0
+    try:
+        return canvas_length(replace(params, canvas_length=max(wanted, SHORTEST)), config) % whole
+    except UsageError as error:
+        raise UsageError(str(error).replace("canvas_length", "first_places"), "first_places") from None
 
 
 def answer_places(prompt: int, lead: int, params: Params, max_context: int) -> int:
@@ -77,7 +105,7 @@ def prompt_end(sequence: Sequence) -> tuple[int, ...]:
 
 def next_canvas(sequence: Sequence, config: ModelConfig, device: torch.device) -> Canvas:
     """The canvas after those that are done, with what is given on it."""
-    index, places, request = len(sequence.reports), sequence.places, sequence.request
+    index, places, request = len(sequence.reports), sequence.next_places, sequence.request
     if sequence.reader is not None:  # a canvas that is begun again has noise of its own
         index += sequence.reader.reads << 32
     draft = _within(request.draft, sequence.start, places)
@@ -102,5 +130,6 @@ def _within(places: Mapping[int, int], first: int, count: int) -> dict[int, int]
 
 
 __all__ = [
-    "SHORTEST", "answer_places", "canvas_length", "expected_tokens", "given", "next_canvas", "prompt_end",
+    "SHORTEST", "answer_places", "canvas_params", "expected_tokens", "given", "next_canvas",
+    "prompt_end",
 ]  # fmt: skip

@@ -27,12 +27,12 @@ from ..types import (
     Settled,
     TokenRead,
 )
-from .canvases import answer_places, canvas_length, expected_tokens, next_canvas, prompt_end
+from .canvases import answer_places, canvas_params, expected_tokens, next_canvas, prompt_end
 from .checks import MAX_TOP_LOGPROBS, check_places, check_room, check_tokens, known_error
 from .commit import committed_event, draft_event, rest
 from .guards import Standing, check_marks, guarded, holds_back, keep, note, standing
 from .masking import canvas_rules, check_mask
-from .reader import check_reader, reader_of, verified
+from .reader import check_reader, reader_of
 from .rules import RowRules, check_rules, speaking
 from .runner import Denoised, Runner
 from .scheduler import Row, Scheduler
@@ -76,8 +76,7 @@ class Engine:
         self.max_context = min(
             max_context or self.config.max_position_embeddings, self.config.max_position_embeddings
         )
-        self._ids = itertools.count()
-        self._events: list[Event] = []
+        self._ids, self._events = itertools.count(), list[Event]()
 
     def step(self) -> list[Event]:
         """One step: admits what fits, encodes what is new, denoises every live canvas
@@ -102,16 +101,16 @@ class Engine:
             for row in moved:
                 self._report(row.sequence)
         for sequence in self.scheduler.denoising():
-            if sequence.progress.stop is not None:
+            if sequence.progress.stop == "outgrown":
+                self._begin_again(sequence)
+            elif sequence.progress.stop is not None:
                 self._commit(sequence)
         return self.take_events()
 
     def submit(self, request: Request) -> int:
         """Queues a request and returns its id. Raises UsageError (PromptTooLong) for what can never run."""
         params = bounded(check_params(request.params), self.max_context)
-        params = verified(replace(params, canvas_length=canvas_length(params, self.config)))
-        if params.decoding == "causal" or request.prompt_only:
-            params = replace(params, canvas_length=1)  # a token is a canvas of one place
+        params = canvas_params(params, request, self.config)
         check_reader(request, params, self.config, MAX_TOP_LOGPROBS)
         if params.seed is None:
             # 32 bits: readers of JSON that know only doubles round what is above 2^53.
@@ -206,6 +205,12 @@ class Engine:
         sequence.rules = canvas_rules(sequence, self.config, self.runner.device)
         sequence.progress, sequence.sent = Progress(), 0
 
+    def _begin_again(self, sequence: Sequence) -> None:
+        """Nothing of the live canvas stands; the steps that it took are counted with those of the next."""
+        sequence.steps_before += sequence.progress.step
+        sequence.grown = True
+        self._start_canvas(sequence)
+
     def _run(self, rows: list[Row]) -> list[Row]:
         """One pass; returns the rows whose canvases took a step. If it fails, each row runs by itself, so
         that only those fail that cannot run.
@@ -259,7 +264,7 @@ class Engine:
                 row.sequence.advance(row.count)
             if row.denoise and not row.sequence.pending:
                 row.sequence.state = State.DENOISE
-            row.sequence.clock.share(seconds, row.count, row.sequence.places if row.denoise else 0)
+            row.sequence.clock.share(seconds, row.count, row.sequence.live_places if row.denoise else 0)
 
     def _report(self, sequence: Sequence) -> None:
         """Tells what a step has made of a canvas, as far as anybody wants to know before it is committed."""
@@ -385,8 +390,7 @@ class Engine:
         sequence.advance(made.accepted)
         if made.again:
             reader.again, reader.before_again, sequence.pending = made.again, (committed, kept), []
-            reader.steps += sequence.progress.step
-            self._start_canvas(sequence)
+            self._begin_again(sequence)
             return
         reader.before = made.before
         if made.accepted < len(kept.tokens):

@@ -33,7 +33,7 @@ def canvas_rules(sequence: Sequence, config: ModelConfig, device: torch.device) 
     cpu, fixed, start = torch.device("cpu"), given(sequence), sequence.start
     # Made anew: what is there has the masks of the canvas before, and may be on a device.
     rules = RowRules.of(request, sequence.params.min_new_tokens, config, cpu) or RowRules((), None, 0)
-    tokens = [fixed.get(place) for place in range(sequence.places)]
+    tokens = [fixed.get(place) for place in range(sequence.live_places)]
     masks = constraint.masks(sequence.constraint_state, tokens, sequence.room)
     rows = rules.places(len(sequence.output), sequence.first_place, sequence.places, start)
     found = {start + place: mask for place, mask in enumerate(masks) if mask is not None}

@@ -47,7 +47,6 @@ class Reader:
     told: list[TokenRead] = field(default_factory=list)  # of these so far
     ending: FinishReason | None = None  # the answer is complete but for that
     prompt: list[TokenRead | None] = field(default_factory=list)
-    steps: int = 0  # of the live canvas before it was refused and begun again
     reads: int = 0  # passes over the live canvas
     # {place: token} of that canvas, accepted or put right, and what of it would have stood.
     again: dict[int, int] = field(default_factory=dict)
@@ -55,7 +54,7 @@ class Reader:
 
     def begin_canvas(self) -> None:
         """The live canvas is committed: what is known of it goes."""
-        self.steps, self.reads, self.again, self.before_again = 0, 0, {}, None
+        self.reads, self.again, self.before_again = 0, {}, None
 
 
 @dataclass(frozen=True)

@@ -99,12 +99,12 @@ class Runner:
         positions = torch.cat(
             [
                 *(self._positions(row, 0, len(chunk)) for row, chunk in zip(encode, chunks, strict=True)),
-                *(self._positions(row, row.count, row.sequence.places) for row in denoise),
+                *(self._positions(row, row.count, row.sequence.live_places) for row in denoise),
             ]
         )
         context = RowsContext(
             [(EncodeContext(_cache(row)), len(chunk)) for row, chunk in zip(encode, chunks, strict=True)],
-            [(DenoiseContext(_cache(row), row.count), row.sequence.places) for row in denoise],
+            [(DenoiseContext(_cache(row), row.count), row.sequence.live_places) for row in denoise],
         )
         read, lengths = any(row.read for row in encode), [len(chunk) for chunk in chunks]
         hidden = self.model(
@@ -209,7 +209,7 @@ def _by_length(rows: list[Row]) -> list[list[Row]]:
     groups: dict[int, list[Row]] = {}
     for row in rows:
         if row.denoise:
-            groups.setdefault(row.sequence.places, []).append(row)
+            groups.setdefault(row.sequence.live_places, []).append(row)
     return list(groups.values())
 
 

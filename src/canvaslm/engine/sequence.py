@@ -43,6 +43,8 @@ class Sequence:
     cache: KVCache | None = None
     pending: list[int] = field(default_factory=list)  # tokens to encode before the next canvas
     encoded: list[int] = field(default_factory=list)  # symbols whose keys and values are in the cache
+    grown: bool = False  # its first canvas has all places, whatever it began with
+    steps_before: int = 0  # of the live canvas before it was begun again
     canvas: Canvas | None = None  # one row; the next one, while there are tokens to encode before it
     progress: Progress = field(default_factory=Progress)  # the live canvas's
     row_params: RowParams | None = None  # `params` where the canvas is
@@ -79,6 +81,17 @@ class Sequence:
     def places(self) -> int:
         """Of each of its canvases."""
         return self.params.canvas_length
+
+    @property
+    def next_places(self) -> int:
+        """Of the canvas to lay out next: the first may begin with fewer."""
+        first = self.params.first_places
+        return first if first and not self.reports and not self.grown else self.places
+
+    @property
+    def live_places(self) -> int:
+        """Of the canvas that is laid out."""
+        return self.places if self.canvas is None else self.canvas.tokens.shape[-1]
 
     @property
     def budget(self) -> int | None:
@@ -132,8 +145,8 @@ class Sequence:
     def rule_places(self) -> list[int]:
         """Which row of its rules' bits each place of the live canvas has; -1: none."""
         if self.rules is None:
-            return [-1] * self.places
-        return self.rules.places(len(self.output), self.first_place, self.places, self.start)
+            return [-1] * self.live_places
+        return self.rules.places(len(self.output), self.first_place, self.live_places, self.start)
 
     def watched_from(self, start: int) -> dict[int, tuple[int, ...]]:
         """{place of the answer: tokens} whose log-probabilities are asked for on the canvas that begins with
@@ -162,6 +175,7 @@ class Sequence:
         """Commits tokens of the canvas that is finished."""
         self.output += tokens
         self.reports.append(self.report())
+        self.steps_before = 0
         if self.reader is not None:
             self.reader.begin_canvas()
         self.clock.mark("first_commit")
@@ -187,10 +201,8 @@ class Sequence:
     def report(self) -> CanvasReport:
         """How the canvas just finished went."""
         assert self.progress.stop is not None
-        steps, reads = self.progress.step, 0
-        if self.reader is not None:
-            steps, reads = steps + self.reader.steps, self.reader.reads
-        return CanvasReport(steps, self.progress.stop, self.progress.mean_entropy, self.places, reads)
+        steps, reads = self.steps_before + self.progress.step, 0 if self.reader is None else self.reader.reads
+        return CanvasReport(steps, self.progress.stop, self.progress.mean_entropy, self.live_places, reads)
 
 
 @dataclass
