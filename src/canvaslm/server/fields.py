@@ -165,7 +165,15 @@ class Diffusion(_Sampling, Structured):
 
     def ignored(self) -> list[dict[str, str]]:
         told = [{"param": name, "message": message} for name, message in self._old_names.items()]
+        given = self.sampling()
+        if given.get("top_p", 1.0) != 1.0 and not self.is_causal:
+            told.append(idle("top_p"))
         return [*super().ignored(), *told]
+
+    @property
+    def is_causal(self) -> bool:
+        """Whether the client wants one token written after the other."""
+        return bool(self.sampling().get("decoding") == "causal")
 
     def sampling(self) -> dict[str, Any]:
         """Fields of `Params` that the client set."""
@@ -237,7 +245,7 @@ class Truncated(Diffusion):
     """With `top_k`, in the dialects whose own clients do not know the field: who sends it means it.
 
     Anthropic's and Ollama's clients send one for models that write token after token, Ollama's 40 by default.
-    There it is ignored, with a warning that names `top_k_start` and `top_k_end`.
+    There see `TokenByToken`.
     """
 
     top_k: Annotated[int, Field(ge=-1, le=PARAMETERS["top_k"].high), WHOLE] | None = Field(
@@ -249,9 +257,28 @@ class Truncated(Diffusion):
         return given if self.top_k is None else {**given, "top_k": max(self.top_k, 0)}
 
 
+class TokenByToken(Diffusion):
+    """With the `top_k` that Anthropic's and Ollama's clients send for models that write one token after
+    another: it counts where the answer is written so, and is ignored, with a warning, where it is not."""
+
+    top_k: Int | None = Field(None, description="With decoding causal alone. 0 and less: all tokens.")
+
+    def sampling(self) -> dict[str, Any]:
+        given = super().sampling()
+        if self.top_k is not None and given.get("decoding") == "causal":
+            given["top_k"] = min(max(self.top_k, 0), int(PARAMETERS["top_k"].high or 0))
+        return given
+
+    def ignored(self) -> list[dict[str, str]]:
+        told = [idle("top_k")] if self.top_k is not None and not self.is_causal else []
+        return [*super().ignored(), *told]
+
+
 def idle(name: str) -> dict[str, str]:
     """The warning about a sampling field that a dialect's clients send for models of another kind."""
     told = f"{name} has no meaning for a canvas and was ignored"
+    if name == "top_p":
+        told += ': it counts with "decoding": "causal"'
     if name == "top_k":
         told = (
             "top_k is sent for models that write one token after another and was ignored: "
@@ -275,6 +302,7 @@ __all__ = [
     "Sampler",
     "Stop",
     "Temperature",
+    "TokenByToken",
     "Tokens",
     "Tools",
     "Truncated",

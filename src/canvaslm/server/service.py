@@ -78,6 +78,9 @@ class GenerationRequest:
     drafts: bool = False
     top_logprobs: int | None = None
     doubt: bool = False  # what the causal reader thinks of each token comes beside the log-probabilities
+    prompt_logprobs: int | None = None  # of how many tokens of each place of the prompt; None: it is not read
+    prompt_only: bool = False  # nothing is to be written
+    controls: bool = False  # log-probabilities of control tokens, too
     rules: TokenRules = field(default_factory=TokenRules)
     structure: Structure | None = None
     no_calls: bool = False  # no tool may be called
@@ -128,6 +131,8 @@ class Answers:
                     self._group.cancel(index, stopped=True)
                 if isinstance(event, Finished) and event.reason == "cancelled":
                     raise unfinished()
+                if isinstance(event, Finished) and self.requests[index].prompt_only:
+                    event = replace(event, reason="length")  # as OpenAI says it of no tokens
                 piece = ChoiceEvent(index, event)
                 self._listen(piece)
                 yield piece
@@ -142,7 +147,7 @@ class Answers:
             self._notes[piece.choice] = piece.event.notes
         if not isinstance(piece.event, Finished) or piece.choice not in self._silent:
             return
-        if self.stop_string(piece.choice) is None:
+        if self.stop_string(piece.choice) is None and not self.requests[piece.choice].prompt_only:
             self.empty.add(piece.choice)
             self._metrics.empty()
 
@@ -287,6 +292,7 @@ class Service:
             stop=wanted.stop,
             raw=wanted.messages is None,
             logprobs=wanted.top_logprobs is not None,
+            controls=wanted.controls,
             tools=tool_names(wanted.tools),
         )
 
@@ -304,6 +310,8 @@ class Service:
                 drafts=wanted.drafts,
                 top_logprobs=wanted.top_logprobs,
                 reads=wanted.doubt,
+                prompt_logprobs=wanted.prompt_logprobs,
+                prompt_only=wanted.prompt_only,
                 rules=self.session.without_calls(wanted.rules) if wanted.no_calls else wanted.rules,
                 marks=marks,
                 constraint=constraint,

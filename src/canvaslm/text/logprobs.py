@@ -12,9 +12,11 @@ class AnswerLogprobs:
     """Picks the tokens of the answer out of committed canvases and hands them out as
     far as the text has got."""
 
-    def __init__(self, tokenizer: Tokenizer, *, raw: bool = False) -> None:
-        """`raw`: everything but control tokens is text."""
+    def __init__(self, tokenizer: Tokenizer, *, raw: bool = False, controls: bool = False) -> None:
+        """`raw`: everything but control tokens is text. `controls`: with that, control tokens are handed out
+        as well, by name and without bytes."""
         self._tokenizer = tokenizer
+        self._controls = raw and controls
         self._ended = False
         markers = tokenizer.markers
         turn = tokenizer.marker_id(markers.turn_start)
@@ -62,11 +64,12 @@ class AnswerLogprobs:
         if token in self._asides:
             self._until = self._asides[token]
             return False
-        return not self._tokenizer.is_control(token)
+        return self._controls or not self._tokenizer.is_control(token)
 
     def _shown(self, token: int) -> tuple[str, bytes]:
         data = self._tokenizer.token_bytes(token)
-        return data.decode("utf-8", "replace"), data
+        hidden = self._controls and self._tokenizer.is_control(token)
+        return data.decode("utf-8", "replace"), b"" if hidden else data
 
 
 __all__ = ["AnswerLogprobs"]

@@ -51,11 +51,13 @@ class Transcript:
         stop: str | Sequence[str] | None = None,
         raw: bool = False,
         logprobs: bool = False,
+        controls: bool = False,
         tools: Collection[str] | None = None,
     ) -> None:
         """`raw`: text as it is decoded, without thoughts and tool calls. `logprobs`: events carry the
-        `token_logprobs` of their text. `tools`: what may be called; calls of anything else are text. None:
-        all may. Raises UsageError for stop strings that are none.
+        `token_logprobs` of their text; of control tokens too, with `raw` and `controls`. `tools`: what may be
+        called; calls of anything else are text. None: all may. Raises UsageError for stop strings that are
+        none.
         """
         self._parser: ReplyParser | PlainParser = (
             PlainParser(tokenizer) if raw else ReplyParser(tokenizer, tools=tools)
@@ -63,7 +65,7 @@ class Transcript:
         self.unknown_tools: list[str] = []  # called so far, and none of `tools`
         self.healed_calls: list[str] = []  # calls so far that were damaged, by the names of their tools
         self._stops = StopStrings([] if stop is None else stop)
-        self._logprobs = AnswerLogprobs(tokenizer, raw=raw) if logprobs else None
+        self._logprobs = AnswerLogprobs(tokenizer, raw=raw, controls=controls) if logprobs else None
         self._text: list[str] = []  # the answer so far
         self._bytes = 0  # of it
         self._calls = False

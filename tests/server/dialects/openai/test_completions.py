@@ -124,7 +124,6 @@ def test_drafts_replace(client: httpx.Client) -> None:
 @pytest.mark.parametrize(
     ("param", "body"),
     [
-        ("echo", {"echo": True, "logprobs": 1}),
         ("best_of", {"best_of": 3}),
         ("prompt", {"prompt": [10**6]}),
         ("prompt", {"prompt": []}),

@@ -15,17 +15,13 @@ from ....text.stop import MAX_LENGTH, MAX_STOPS
 from ....text.tool_choice import ToolChoice
 from ....types import Structure
 from ...fields import (
-    WHOLE,
     AnswerSchema,
     Blocks,
     Count,
-    Diffusion,
-    Int,
-    Number,
     Open,
     Temperature,
+    TokenByToken,
     Tools,
-    idle,
 )
 from ...limits import MAX_MESSAGES
 from ...problems import Problem, unsupported
@@ -59,7 +55,7 @@ class OutputConfig(Open):
     )
 
 
-class Conversation(Diffusion):
+class Conversation(TokenByToken):
     """POST /v1/messages/count_tokens, and what /v1/messages shares with it."""
 
     model: str | None = Field(None, description="Any name: one model is served.")
@@ -149,8 +145,6 @@ class MessagesRequest(Conversation):
         | None
     ) = None
     metadata: dict[str, Any] | None = Field(None, description="Accepted and ignored.")
-    top_p: Annotated[Number, Field(ge=0, le=1, description=_IGNORED)] | None = None
-    top_k: Annotated[Int, Field(ge=0, description=_IGNORED), WHOLE] | None = None
 
     def params(self) -> dict[str, Any]:
         """Fields of `Params`."""
@@ -162,8 +156,7 @@ class MessagesRequest(Conversation):
         return {name: value for name, value in given.items() if value is not None}
 
     def ignored(self) -> list[dict[str, str]]:
-        given = [name for name in ("top_p", "top_k") if getattr(self, name) is not None]
-        return [*(told for told in super().ignored() if told["param"] not in _HARMLESS), *map(idle, given)]
+        return [told for told in super().ignored() if told["param"] not in _HARMLESS]
 
 
 def _blocks(content: str | Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:

@@ -15,11 +15,11 @@ from ...fields import (
     WHOLE,
     AnswerSchema,
     Blocks,
-    Diffusion,
     Int,
     Number,
     Open,
     Temperature,
+    TokenByToken,
     Tools,
     idle,
 )
@@ -41,16 +41,16 @@ _OF_THE_SERVER = frozenset(
 # Samplers that pick one token after another.
 _MEANINGLESS = frozenset(
     {
-        "top_k", "top_p", "min_p", "tfs_z", "typical_p", "repeat_last_n", "repeat_penalty",
+        "min_p", "tfs_z", "typical_p", "repeat_last_n", "repeat_penalty",
         "presence_penalty",
         "frequency_penalty", "mirostat", "mirostat_tau", "mirostat_eta", "penalize_newline",
     }
 )  # fmt: skip
 
 
-class OllamaOptions(Diffusion):
-    """Sampling options. Those that choose one token after another are ignored, with
-    a warning in the answer."""
+class OllamaOptions(TokenByToken):
+    """Sampling options. Those that choose one token after another are ignored, with a warning in the answer;
+    but `top_k` and `top_p` count with `decoding` causal."""
 
     seed: (
         Annotated[int, Field(ge=-(2**63), le=2**63 - 1, description="Negative: a random one."), WHOLE] | None

@@ -16,7 +16,7 @@ from ....types import Committed, Draft, Finished, TokenLogprob, ToolCall
 from ...bodies import BodyRoute
 from ...choices import ChoiceEvent, count_tokens, finish_details, gather, openai_usage, timings
 from ...diffusion_view import after_canvas, after_step
-from ...logprobs import as_content
+from ...logprobs import as_content, prompt_tables
 from ...problems import Problem, openai_envelope
 from ...responses import ERRORS, streamed
 from ...sending import JsonAnswer, Stream, sse, unless_gone, wording_errors
@@ -39,7 +39,10 @@ async def chat_completions(body: ChatRequest, http: Request, service: Ready) -> 
     if body.stream:
         chunks = wording_errors(chat.stream(), word_error)
         return Stream(chunks, answers.close, limits=service.limits)
-    return JsonAnswer(chat.whole(await unless_gone(http, gather(answers, len(answers.requests)))))
+    choices = await unless_gone(http, gather(answers, len(answers.requests)))
+    if body.reads is None:
+        return JsonAnswer(chat.whole(choices))
+    return JsonAnswer(await service.work(chat.whole, choices))  # long prompts take their time
 
 
 def generation_request(body: ChatRequest) -> GenerationRequest:
@@ -55,6 +58,8 @@ def generation_request(body: ChatRequest) -> GenerationRequest:
         drafts=bool(body.stream and (body.diffusing or body.wants_diffusion)),
         top_logprobs=(body.top_logprobs or 0) if body.logprobs or body.doubt else None,
         doubt=bool(body.doubt),
+        prompt_logprobs=body.reads,
+        prompt_only=body.only_reads,
         rules=body.rules(),
         structure=body.structure(),
         draft=body.draft(),
@@ -92,8 +97,16 @@ class ChatWriter:
             "choices": [self._choice(i, choice) for i, choice in enumerate(choices)],
             "usage": openai_usage(count_tokens(ends, len(ends))),
             "timings": timings(ends),
+            **self._read(ends[0]),
             **self._answers.warnings(self._warnings),
         }
+
+    def _read(self, end: Finished) -> dict[str, Any]:
+        """What is said of the prompt, if the client wants it."""
+        if self._body.prompt_logprobs is None:
+            return {}
+        tokens, best = self._answers.requests[0].tokens, self._body.prompt_logprobs
+        return {"prompt_logprobs": prompt_tables(self._tokenizer, tokens, end.prompt_reads, best)}
 
     def _choice(self, index: int, choice: ReplyBuilder) -> dict[str, Any]:
         message: dict[str, Any] = {"role": "assistant", "content": choice.text, "refusal": None}

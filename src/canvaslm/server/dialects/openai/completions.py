@@ -15,7 +15,7 @@ from ....types import Committed, Draft, Finished, TokenLogprob
 from ...bodies import BodyRoute
 from ...choices import ChoiceEvent, count_tokens, finish_details, gather, openai_usage, timings
 from ...diffusion_view import after_canvas, after_step
-from ...logprobs import as_columns
+from ...logprobs import as_columns, prompt_columns, prompt_tables
 from ...responses import ERRORS, streamed
 from ...sending import JsonAnswer, Stream, sse, unless_gone, wording_errors
 from ...service import AnyAnswers, GenerationRequest, Ready, Service
@@ -34,7 +34,10 @@ async def completions(body: CompletionRequest, http: Request, service: Ready) ->
     words = CompletionWriter(body, answers, service)
     if body.stream:
         return Stream(wording_errors(words.stream(), word_error), answers.close, limits=service.limits)
-    return JsonAnswer(words.whole(await unless_gone(http, gather(answers, len(answers.requests)))))
+    choices = await unless_gone(http, gather(answers, len(answers.requests)))
+    if body.reads is None:
+        return JsonAnswer(words.whole(choices))
+    return JsonAnswer(await service.work(words.whole, choices))  # long prompts take their time
 
 
 def generation_request(body: CompletionRequest) -> GenerationRequest:
@@ -48,6 +51,9 @@ def generation_request(body: CompletionRequest) -> GenerationRequest:
         drafts=bool(body.stream and (body.diffusing or body.wants_diffusion)),
         top_logprobs=body.best,
         doubt=bool(body.doubt),
+        prompt_logprobs=body.reads,
+        prompt_only=body.only_reads,
+        controls=body.echoes_logprobs,
         rules=body.rules(),
         structure=body.structure(),
         names=body.names,
@@ -74,18 +80,25 @@ class CompletionWriter:
     def whole(self, choices: Sequence[ReplyBuilder]) -> dict[str, Any]:
         """The answer in one piece."""
         ends = [choice.finished for choice in choices]
-        made = [
-            self._choice(i, self._echoes[i] + c.text, c.finished.reason, self._columns(tuple(c.logprobs), 0))
-            | finish_details(c.finished)
-            for i, c in enumerate(choices)
-        ]
         return {
             **self._head,
-            "choices": made,
+            "choices": [self._whole(i, choice) for i, choice in enumerate(choices)],
             "usage": openai_usage(count_tokens(ends, self._body.n or 1)),
             "timings": timings(ends),
             **self._answers.warnings(self._warnings),
         }
+
+    def _whole(self, index: int, choice: ReplyBuilder) -> dict[str, Any]:
+        columns = self._columns(tuple(choice.logprobs), len(self._echoes[index]))
+        tokens, reads = self._answers.requests[index].tokens, choice.finished.prompt_reads
+        if columns is not None and self._body.echo:
+            before = prompt_columns(self._tokenizer, tokens, reads, self._body.logprobs or 0)
+            columns = {name: before[name] + columns[name] for name in columns}
+        made = self._choice(index, self._echoes[index] + choice.text, choice.finished.reason, columns)
+        if self._body.prompt_logprobs is not None:
+            tables = prompt_tables(self._tokenizer, tokens, reads, self._body.prompt_logprobs)
+            made["prompt_logprobs"] = tables
+        return made | finish_details(choice.finished)
 
     async def stream(self) -> AsyncIterator[bytes]:
         """The answer in chunks; the last with choices of each one says why it ended."""

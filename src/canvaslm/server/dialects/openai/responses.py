@@ -70,7 +70,7 @@ class ResponseWriter:
             "instructions": body.instructions,
             "max_output_tokens": params.max_new_tokens,
             "temperature": params.temperature,
-            "top_p": None,
+            "top_p": params.top_p if params.decoding == "causal" else None,
             "tools": body.tools or [],
             "tool_choice": body.tool_choice or "auto",
             "parallel_tool_calls": body.parallel_tool_calls is not False,

@@ -70,7 +70,6 @@ class Sampled(Truncated):
         "it: `causal_logprob` and `causal_rank` of `logprobs.content[]`, `causal_logprobs` and "
         "`causal_ranks` of completions.",
     )
-    top_p: Annotated[Number, Field(ge=0, le=1, description=_IGNORED)] | None = None
     frequency_penalty: Annotated[Number, Field(ge=-2, le=2, description=_IGNORED)] | None = None
     presence_penalty: Annotated[Number, Field(ge=-2, le=2, description=_IGNORED)] | None = None
 
@@ -82,7 +81,7 @@ class Sampled(Truncated):
         return {name: value for name, value in given.items() if value is not None}
 
     def ignored(self) -> list[dict[str, str]]:
-        neutral = {"top_p": (None, 1.0), "frequency_penalty": (None, 0.0), "presence_penalty": (None, 0.0)}
+        neutral = {"frequency_penalty": (None, 0.0), "presence_penalty": (None, 0.0)}
         given = [name for name, values in neutral.items() if getattr(self, name) not in values]
         return [*super().ignored(), *map(idle, given)]
 
@@ -107,6 +106,36 @@ class Sampled(Truncated):
         return bool(self.stream_options and self.stream_options.include_diffusion)
 
 
+class PromptRead(Sampled):
+    """With log-probabilities of the prompt, under vLLM's name."""
+
+    prompt_logprobs: Annotated[int, Field(ge=0, le=20), WHOLE] | None = Field(
+        None,
+        description="For each token of the prompt a table {token id: {logprob, rank, decoded_token}} of it "
+        "and of so many of the likeliest; the first token's is null. Not streamed.",
+    )
+
+    def refuse(self) -> None:
+        super().refuse()
+        if self.prompt_logprobs is not None and self.stream:
+            raise unsupported("prompt_logprobs", 'prompt_logprobs are not streamed: leave out "stream"')
+
+    @property
+    def reads(self) -> int | None:
+        """Of how many tokens of each place of the prompt the answer has the log-probabilities; None: the
+        prompt is not read."""
+        return self.prompt_logprobs
+
+    @property
+    def only_reads(self) -> bool:
+        """Whether nothing is to be written."""
+        return self.reads is not None and self.limit[1] == 0
+
+    def params(self) -> dict[str, Any]:
+        given = super().params()
+        return {**given, "max_new_tokens": 1} if self.only_reads else given
+
+
 class ChatMessage(Open):
     """One turn. `developer` is `system`."""
 
@@ -119,7 +148,7 @@ class ChatMessage(Open):
     reasoning: str | None = None
 
 
-class ChatRequest(Sampled):
+class ChatRequest(PromptRead):
     """POST /v1/chat/completions"""
 
     messages: list[ChatMessage] = Field(fail_fast=True, min_length=1, max_length=MAX_MESSAGES)
@@ -183,7 +212,7 @@ class ChatRequest(Sampled):
         return [message.model_dump(exclude_none=True) for message in self.messages]
 
 
-class CompletionRequest(Sampled):
+class CompletionRequest(PromptRead):
     """POST /v1/completions"""
 
     prompt: (
@@ -196,7 +225,11 @@ class CompletionRequest(Sampled):
         ]
     ) = Field(description="Text, token ids, or a list of either. Not put through the chat template.")
     logprobs: Annotated[int, Field(ge=0, le=20), WHOLE] | None = None
-    echo: bool | None = Field(None, description="Put the prompt before the answer. Not with logprobs.")
+    echo: bool | None = Field(
+        None,
+        description="Put the prompt before the answer, in `logprobs` too; the first token of all has none. "
+        "With logprobs it is not streamed.",
+    )
     suffix: str | None = Field(
         None, description="Text behind the answer: what belongs between the prompt, a text, and this."
     )
@@ -209,11 +242,11 @@ class CompletionRequest(Sampled):
 
     def refuse(self) -> None:
         super().refuse()
-        if self.echo and self.logprobs is not None:
-            raise unsupported(
-                "echo",
-                "echo with logprobs is not possible: this model gives a prompt's tokens no probabilities",
-            )
+        if self.echoes_logprobs and self.stream:
+            raise unsupported("echo", 'echo with logprobs is not streamed: leave out "stream"')
+        if self.suffix and self.reads is not None:
+            name = "echo" if self.echoes_logprobs else "prompt_logprobs"
+            raise unsupported(name, f"{name}: what stands around a suffix has no log-probabilities")
         if self.suffix and not isinstance(self.prompt, str):
             raise unsupported("suffix", "suffix goes with one prompt that is a text")
         if self.best_of is not None and self.best_of != (self.n or 1):
@@ -223,6 +256,29 @@ class CompletionRequest(Sampled):
     def best(self) -> int | None:
         """How many tokens of each place are named; None for no log-probabilities at all."""
         return 0 if self.logprobs is None and self.doubt else self.logprobs
+
+    @property
+    def echoes_logprobs(self) -> bool:
+        """Whether the prompt's tokens are in `logprobs`."""
+        return bool(self.echo) and self.best is not None
+
+    @property
+    def reads(self) -> int | None:
+        asked = [self.prompt_logprobs, self.best if self.echo else None]
+        return max((count for count in asked if count is not None), default=None)
+
+    @property
+    def only_reads(self) -> bool:
+        return self.limit[1] == 0
+
+    def params(self) -> dict[str, Any]:
+        """A single token behind a prompt that is read comes from who reads it: clients that want the
+        prompt's log-probabilities ask for one token because they must, and denoising a canvas for it takes
+        long."""
+        given = super().params()
+        if self.echoes_logprobs and self.limit[1] == 1 and self.structure() is None:
+            given.setdefault("decoding", "causal")
+        return given
 
     def filling(self) -> FillingRequest | None:
         """The text with a hole, if there is one."""
@@ -268,5 +324,6 @@ __all__ = [
     "Completion",
     "CompletionRequest",
     "CompletionUsage",
+    "PromptRead",
     "Sampled",
 ]
