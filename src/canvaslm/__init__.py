@@ -22,7 +22,15 @@ from .errors import (
     PromptTooLong,
     UsageError,
 )
-from .options import DecideOptions, FillOptions, GenerateOptions, LoadingOptions, ScoreOptions, StreamOptions
+from .options import (
+    AnswerOptions,
+    DecideOptions,
+    FillOptions,
+    GenerateOptions,
+    LoadingOptions,
+    ScoreOptions,
+    StreamOptions,
+)
 from .types import (
     CanvasReport,
     Committed,
@@ -34,10 +42,12 @@ from .types import (
     Message,
     Messages,
     Params,
+    Ranked,
     Reply,
     Settled,
     Timings,
     TokenLogprob,
+    TokenRead,
     ToolCall,
     Usage,
 )
@@ -58,6 +68,7 @@ _LAZY = {
 }
 
 __all__ = [
+    "AnswerOptions",
     "BadConfig",
     "BadModelFile",
     "BadTemplate",
@@ -84,6 +95,7 @@ __all__ = [
     "Params",
     "PromptTooLong",
     "Question",
+    "Ranked",
     "Reply",
     "ScoreOptions",
     "Scored",
@@ -92,6 +104,7 @@ __all__ = [
     "StreamOptions",
     "Timings",
     "TokenLogprob",
+    "TokenRead",
     "TokenScore",
     "ToolCall",
     "Usage",

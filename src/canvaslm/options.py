@@ -9,7 +9,7 @@ from .diffusion.options import SamplingOptions
 
 
 class GenerateOptions(SamplingOptions, total=False):
-    """Options of `Session.generate`: what is said beside the messages, and the fields of `Params`."""
+    """Options of `Session.generate_many`: what is said beside the messages, and the fields of `Params`."""
 
     system: str | None  # a system message put before the others
     thinking: bool  # the model thinks first
@@ -31,6 +31,13 @@ class GenerateOptions(SamplingOptions, total=False):
     choice: Sequence[str] | None  # the answer is one of these texts
     grammar: str | None  # the answer is of this grammar, in GBNF or Lark
     bad_words: Sequence[str] | None  # texts that the answer does not have
+
+
+class AnswerOptions(GenerateOptions, total=False):
+    """Options of `Session.generate`."""
+
+    best_of: int | None  # the best of so many answers, as the causal reader thinks
+    retry_doubtful: bool  # doubtful tokens are written once more, and kept if the causal reader likes them
 
 
 class StreamOptions(GenerateOptions, total=False):
@@ -88,6 +95,7 @@ class LoadingOptions(TypedDict, total=False):
 
 
 __all__ = [
+    "AnswerOptions",
     "DecideOptions",
     "FillOptions",
     "GenerateOptions",

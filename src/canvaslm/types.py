@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from .diffusion.params import Params
 
-NoteKind = Literal["thinking_budget", "empty_retried", "repetition", "hole_cut"]
+NoteKind = Literal["thinking_budget", "empty_retried", "repetition", "hole_cut", "doubt_retried"]
 FinishReason = Literal["stop", "length", "tool_calls", "cancelled"]
 # "outgrown": it began with too few places, and is begun again; "refused": the causal reader refused a token
 # of it; "causal": it is no canvas, but a token.
@@ -357,13 +357,23 @@ class Message:
 
 
 @dataclass(frozen=True)
+class Ranked:
+    """One of several answers to a prompt: the mean causal log-probability of its tokens in nats, and its
+    seed."""
+
+    mean_causal: float
+    seed: int
+    text: str
+
+
+@dataclass(frozen=True)
 class Reply:
     """A whole answer. `tokens` are the committed ids, thoughts and markers included.
 
     `logprobs` has the tokens of `text`, if they were asked for; `index` is the number of the prompt in
     `Session.generate_many`; `parsed` is what `text` says where a schema was asked for (an instance of the
     pydantic model, if that was the schema); `reads` is what the causal reader says of each of `tokens`, with
-    `doubt` or `verify`.
+    `doubt` or `verify`; `ranking` has all answers of which this is the best, best first, with `best_of`.
 
     >>> reply = session.generate("capital of France", seed=0, logprobs=0)
     >>> reply.usage.completion_tokens == len(reply.tokens)
@@ -386,6 +396,7 @@ class Reply:
     notes: tuple[Note, ...] = ()
     parsed: Any = None
     reads: tuple[TokenRead, ...] = ()
+    ranking: tuple[Ranked, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -418,6 +429,6 @@ __all__ = [
     "DRAFT_NOISE", "MAX_BIASES", "MAX_WATCHED", "CanvasReport", "CanvasStop", 
     "Committed", "Constraint", "Draft", "Event", "Failed", "Filled", "FinishReason",
     "Finished", "Masking", "Message", "Messages", "Note", "NoteKind", "Params", "Projection",
-    "Readout", "Reply", "Request", "Settled", "Structure", "StructureKind", "Timings", "TokenLogprob",
-    "TokenRules", "ToolCall", "TurnMarks", "Usage",
+    "Ranked", "Readout", "Reply", "Request", "Settled", "Structure", "StructureKind", "Timings",
+    "TokenLogprob", "TokenRead", "TokenRules", "ToolCall", "TurnMarks", "Usage",
 ]  # fmt: skip

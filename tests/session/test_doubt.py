@@ -65,3 +65,57 @@ def test_what_is_no_switch_is_refused(session: canvaslm.Session) -> None:
     with pytest.raises(UsageError, match="doubt should be true or false") as caught:
         session.generate(ASKED, doubt="yes")  # type: ignore[arg-type]
     assert caught.value.param == "doubt"
+
+
+WRONG = "Sort: 46 40 25"  # with seed 1 the demo model is wrong, and its causal reader knows
+
+
+def test_the_best_of_several_is_that_of_the_causal_reader(session: canvaslm.Session) -> None:
+    best = session.generate(WRONG, seed=1, best_of=4)
+    alone = [session.generate(WRONG, seed=1 + i, doubt=True) for i in range(4)]
+    means = {reply.seed: sum(read.logprob for read in reply.reads) / len(reply.reads) for reply in alone}
+    assert alone[0].text != "25 40 46"
+    assert best.text == "25 40 46"
+    assert [one.seed for one in best.ranking] == sorted(means, key=lambda seed: -means[seed])
+    assert [one.mean_causal for one in best.ranking] == pytest.approx(sorted(means.values())[::-1], abs=1e-4)
+    assert (best.seed, best.text) == (best.ranking[0].seed, best.ranking[0].text)
+    assert (best.logprobs, best.reads) == ((), ())
+    assert session.generate(WRONG, seed=1, best_of=1, logprobs=0).ranking[0].text == alone[0].text
+
+
+def test_stop_strings_end_each_of_several(session: canvaslm.Session) -> None:
+    best = session.generate(WRONG, seed=1, best_of=3, stop=" ")
+    assert {one.text for one in best.ranking} == {"25"}
+    assert best.finish_reason == "stop"
+
+
+def test_doubtful_tokens_are_written_once_more(session: canvaslm.Session) -> None:
+    plain = session.generate(WRONG, seed=1, doubt=True)
+    again = session.generate(WRONG, seed=1, retry_doubtful=True, doubt=True)
+    (note,) = again.notes
+    assert note.kind == "doubt_retried"
+    assert sum(r.logprob for r in again.reads) > sum(r.logprob for r in plain.reads)
+    changed = [i for i, (a, b) in enumerate(zip(plain.tokens, again.tokens, strict=True)) if a != b]
+    assert changed
+    assert changed[0] == min(i for i, read in enumerate(plain.reads) if read.logprob < -1)
+    assert (again.text, again.seed) == ("25 40 46", 1)
+    sure = session.generate(ASKED, seed=0, retry_doubtful=True)
+    assert (sure.text, sure.notes, sure.ranking) == ("Paris", (), ())
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("best_of", {"best_of": 0}),
+        ("best_of", {"best_of": True}),
+        ("best_of", {"best_of": 129}),
+        ("retry_doubtful", {"retry_doubtful": 1}),
+        ("retry_doubtful", {"retry_doubtful": True, "regex": "a+"}),
+        ("retry_doubtful", {"retry_doubtful": True, "verify": "greedy"}),
+        ("retry_doubtful", {"retry_doubtful": True, "decoding": "causal"}),
+    ],
+)
+def test_what_cannot_be_ranked_is_refused(session: canvaslm.Session, name: str, options: Any) -> None:
+    with pytest.raises(UsageError) as caught:
+        session.generate(ASKED, **options)
+    assert caught.value.param == name

@@ -20,7 +20,7 @@ from ..engine import Driver, Engine
 from ..engine.canvases import canvas_length
 from ..errors import UsageError
 from ..ops.threads import Threads
-from ..options import DecideOptions, FillOptions, GenerateOptions, ScoreOptions, StreamOptions
+from ..options import AnswerOptions, DecideOptions, FillOptions, GenerateOptions, ScoreOptions, StreamOptions
 from ..text.chat import ChatTemplate
 from ..text.scores import Scored
 from ..text.token_rules import rules_of
@@ -48,6 +48,7 @@ from .deciding import Questions, plan_decide, run_plans
 from .filling import FillPlan
 from .infill import Spans, edit_prompt, edit_template, filled_by, plan_fill, run_fill
 from .options import best_wanted, check_names, given_places, is_on, numbered, share_of_noise, turns_of
+from .ranking import run_generate
 from .scoring import run_score
 from .seams import Seams
 from .structures import compiler_for, parsed, structure_of
@@ -105,17 +106,16 @@ class Session:
         self.driver.close()
         self.engine.prefixes.clear()
 
-    def generate(self, messages: Messages, **options: Unpack[GenerateOptions]) -> Reply:
-        """The whole answer. Options as in `stream`. Raises what made a request fail.
+    def generate(self, messages: Messages, **options: Unpack[AnswerOptions]) -> Reply:
+        """The whole answer. Options as in `stream`, and `best_of` (of so many answers, with the seed, the
+        seed plus 1 ..., that of which the causal reader thinks best; all are in `ranking`) and
+        `retry_doubtful` (doubtful tokens are written once more): docs/doubt.md. Raises what made it fail.
 
         >>> reply = session.generate("capital of France", seed=0)
         >>> reply.text, reply.finish_reason
         ('Paris', 'stop')
         """
-        answer = ReplyBuilder()
-        for event in self.stream(messages, **options):
-            answer.add(event)
-        return replace(answer.reply(), parsed=parsed(options, answer.text))
+        return run_generate(self, messages, options)
 
     def stream(self, messages: Messages, **options: Unpack[StreamOptions]) -> Generator[Event, None, None]:
         """Yields Draft (with `drafts=True`), Settled, Committed, and one Finished or Failed.
