@@ -5,9 +5,12 @@ from typing import Any
 import pytest
 
 from canvaslm.bench.arithmetic import PARTS, denoise_macs
+from canvaslm.bench.commits import CommitTimes, measure_commits
 from canvaslm.bench.machine import Ceilings
 from canvaslm.bench.steps import Stepper, contexts_that_fit, measure_steps, step_report, warm_up
 from canvaslm.engine import Engine
+from canvaslm.engine.runner import Runner
+from canvaslm.engine.scheduler import Row
 from canvaslm.errors import EngineFailure, PromptTooLong
 from tests.tiny import tiny_model
 
@@ -55,7 +58,10 @@ def test_steps_are_measured_plain_and_watched(engine: Engine) -> None:
         "context 20: encoding",
         *(f"context 20: step {i} of 3" for i in (1, 2, 3)),
         "context 20: encoding, by part",
+        "context 20: commits",
     ]
+    assert found.commits is not None
+    assert len(found.commits.plain) == len(found.commits.read) == 3
     plain = measure_steps(engine, 20, rows=2, steps=2, parts=False)
     assert (plain.parts, plain.watched) == ({}, ())
 
@@ -64,7 +70,8 @@ def test_a_report_has_the_fields_that_it_promises(engine: Engine) -> None:
     found = measure_steps(engine, 20, steps=2)
     report = step_report(engine.runner.model, found, Ceilings("float32", 10.0, 5.0))
     assert set(report) == {
-        "context", "rows", "prefill", "first_step_ms", "step_ms", "steps_ms", "watched_ms", "parts", *WORK
+        "context", "rows", "prefill", "first_step_ms", "step_ms", "steps_ms", "watched_ms", "parts", "commit",
+        *WORK,
     }  # fmt: skip
     assert set(report["prefill"]) == {"seconds", "tokens_per_second", "parts", *WORK}
     assert list(report["parts"]) == list(PARTS)
@@ -104,3 +111,26 @@ def test_a_failing_row_fails_the_measurement(engine: Engine, monkeypatch: pytest
     monkeypatch.setattr(stepper.engine.runner, "run", broken)
     with pytest.raises(EngineFailure, match="broken kernel"):
         stepper.step()
+
+
+def test_commits_are_measured_behind_a_context_that_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Passes over a canvas of tokens alone, in turn without and with the reader."""
+    engine = Engine(tiny_model(), prefix_memory=0)
+    counts: list[tuple[int, bool]] = []
+    run = Runner.run
+
+    def counted(self: Runner, rows: list[Row]) -> Any:
+        counts.extend((row.count, row.read) for row in rows if row.count)
+        return run(self, rows)
+
+    monkeypatch.setattr(Runner, "run", counted)
+    found = measure_commits(engine, 20, pairs=2)
+    assert found is not None
+    canvas = engine.config.canvas_length
+    assert [read for _, read in counts] == [False, True] * 3
+    assert counts[0][0] == 20 + canvas
+    assert all(count <= canvas + 1 for count, _ in counts[1:])
+    told = CommitTimes((1.0, 2.0, 3.0), (2.0, 3.0, 7.0)).to_dict(4.0)
+    assert told == {
+        "plain_ms": 2000, "read_ms": 3000, "reading_ms": 1000, "reading_share_of_step": 0.25
+    }  # fmt: skip

@@ -16,6 +16,7 @@ from ..errors import CanvasError
 from ..model import Model
 from ..types import Failed, Params, Request
 from .arithmetic import PARTS, denoise_macs, encode_macs, weight_bytes
+from .commits import CommitTimes, measure_commits
 from .engines import fresh
 from .machine import Ceilings
 from .parts import (
@@ -126,6 +127,7 @@ class StepTimes:
     watched: tuple[float, ...]
     prefill_parts: Seconds
     notes: tuple[str, ...] = ()
+    commits: CommitTimes | None = None
 
 
 def measure_steps(
@@ -159,10 +161,12 @@ def measure_steps(
     again = Stepper(engine, context, rows=rows, limit=1, params=params)
     with Instrument(again.engine) as watch_encoding:
         encoded = again.start(watch_encoding).parts[ENCODE]
+    commits = measure_commits(engine, context, pairs=steps, tell=tell) if rows == 1 else None
     watched.sort(key=lambda found: sum(found.values()))
     return StepTimes(
         context, rows, started.encode, started.denoise, tuple(plain), watched[(len(watched) - 1) // 2],
         tuple(sum(found.values()) for found in watched), encoded, tuple(watch.notes),
+        commits,
     )  # fmt: skip
 
 
@@ -193,6 +197,7 @@ def step_report(model: Model, times: StepTimes, ceilings: Ceilings | None = None
         "step_ms": 1000 * typical,
         "steps_ms": [1000 * seconds for seconds in times.steps],
         "watched_ms": [1000 * seconds for seconds in times.watched],
+        "commit": times.commits.to_dict(typical) if times.commits else None,
         **_whole(typical, sum(macs.values()), sum(read.values()), ceilings),
         "parts": _parts(times.parts, macs, read, ceilings),
     }

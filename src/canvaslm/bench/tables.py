@@ -88,6 +88,12 @@ def _step_table(content: Document, run: Mapping[str, Any]) -> Table:
     drawn.add_section()
     drawn.add_row("all parts, watched", number(watched), share(1.0), *[""] * 6)
     drawn.add_row("the step, unwatched", number(run["step_ms"]), "", *_work(run))
+    if commit := run.get("commit"):
+        drawn.add_section()
+        drawn.add_row("commit of a canvas", number(commit["plain_ms"]), "", *[""] * 6)
+        of_step = share(commit["reading_share_of_step"])
+        drawn.add_row("commit, read by the causal reader", number(commit["read_ms"]), "", *[""] * 6)
+        drawn.add_row("more, and of a step", number(commit["reading_ms"]), of_step, *[""] * 6)
     return drawn
 
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 # `verify = checked` refuses a token only where the reader gives another one this probability, and the token
 # less than this share of that: measured, docs/verify.md. A canvas goes to it as soon as it is certain, or
 # after so many steps, and after a refusal after fewer: behind it the reader is right more often than not.
-SURE, UNLIKELY = math.log(0.8), math.log(0.2)
+SURE, UNLIKELY = math.log(0.9), math.log(0.1)
 CHECKED_STEPS, CHECKED_AGAIN = 4, 2
 _SLACK = 1e-6  # nats
 
