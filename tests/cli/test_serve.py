@@ -67,6 +67,14 @@ def test_names_the_server_answers_to() -> None:
     assert not outside.allows_host("evil.example")
 
 
+def test_requests_that_say_no_temperature_have_the_servers() -> None:
+    opening = Opening(Loading(), Budget(default_temperature=0.25))
+    with listen("127.0.0.1", 0) as opening.listener:
+        session = opening()
+    assert session.params.temperature == 0.25
+    assert session.merge(None, {"temperature": 1.0}).temperature == 1.0
+
+
 def test_a_top_k_is_the_default_of_requests() -> None:
     opening = Opening(Loading(), Budget(), Truncation(top_k=64, top_k_tail_correction=True).chosen())
     with listen("127.0.0.1", 0) as opening.listener:

@@ -40,6 +40,7 @@ COMMANDS = {
     "calibrate": Entry(
         "canvaslm.cli.calibrate", "command", "Fit the temperatures of decisions to known answers."
     ),
+    "score": Entry("canvaslm.cli.score", "command", "Tell how probable a model finds given texts."),
     "chat": Entry("canvaslm.cli.chat", "command", "Talk with a model."),
     "show": Entry("canvaslm.cli.show", "command", "Show a model's architecture, sizes and defaults."),
     "train": Entry("canvaslm.cli.train", "command", "Train or fine-tune a model from a TOML file."),

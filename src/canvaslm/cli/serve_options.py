@@ -100,6 +100,13 @@ class Budget:
                 "first as a rule. -1: as many as the context holds."),
         ),
     ] = 2048  # fmt: skip
+    default_temperature: Annotated[
+        float | None,
+        typer.Option(
+            "--default-temperature", min=0.0, max=100.0, metavar="X", rich_help_panel=_LIMITS,
+            help="Temperature of requests that say none. Without it: the checkpoint's schedule.",
+        ),
+    ] = None  # fmt: skip
     kv_memory: Annotated[
         int | None,
         typer.Option(
@@ -123,7 +130,7 @@ class Budget:
 
     def params(self) -> dict[str, Any]:
         """Fields of `Params` for requests that do not set them."""
-        return {"max_new_tokens": self.max_new_tokens}
+        return {"max_new_tokens": self.max_new_tokens, "temperature": self.default_temperature}
 
     def engine(self) -> dict[str, Any]:
         """What `canvaslm.load` takes of it."""
