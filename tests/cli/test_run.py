@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import canvaslm
 from canvaslm.errors import BadModelFile, OutOfMemory, UsageError
 
 from .conftest import Program
@@ -283,3 +285,17 @@ def test_a_schema_that_is_no_json_is_named(program: Program, tmp_path: Path) -> 
     assert f"{broken} is no JSON: Expecting property name" in shown.err
     assert program("run", "-p", "hi", "--schema", str(tmp_path / "none")).code == 3
     assert program("run", "--regex", "a").code == 2, "a wish without a prompt is not for the Sudoku"
+
+
+def test_the_best_of_several_answers_is_shown(program: Program) -> None:
+    """With seed 1 alone the demo model is wrong; its causal reader knows."""
+    with canvaslm.load() as session:
+        asked = ("run", "-p", "Sort: 46 40 25", "--seed", "1")
+        assert program(*asked, session=session).out != "25 40 46\n"
+        best = program(*asked, "--best-of", "4", session=session)
+        assert best.out == "25 40 46\n"
+        assert re.search(r"^4\. -\d\.\d\d nats a token, seed 1$", best.err, re.MULTILINE)
+        retried = program(*asked, "--retry-doubtful", "--json", session=session)
+        assert json.loads(retried.out)["notes"][0]["kind"] == "doubt_retried"
+    refused = program("run", "-p", "hi", "--best-of", "0", session=FakeSession([""]))
+    assert refused.code == 2

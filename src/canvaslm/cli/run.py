@@ -15,9 +15,10 @@ import typer
 
 from ..diffusion.params import old_names
 from ..errors import CanvasError, UsageError
+from ..text.doubt import doubt_level
 from ..text.transcript import ReplyBuilder
 from ..types import Reply
-from .doubt import legend
+from .doubt import legend, painted
 from .given_text import argument_text, file_text, input_text
 from .options import Display, Doubt, Loading, Sampling, Talk, grouped
 from .output import as_json, figures, log, tokens_in
@@ -48,6 +49,19 @@ def command(
         bool, typer.Option("--json", help="Print one JSON object: text, tokens, steps, seed, timings ...")
     ] = False,
     doubt: Doubt = False,
+    best_of: Annotated[
+        int | None,
+        typer.Option(
+            "--best-of",
+            min=1,
+            max=128,
+            metavar="N",
+            help="Write N answers side by side and show that of which the causal reader thinks best.",
+        ),
+    ] = None,
+    retry_doubtful: Annotated[
+        bool, typer.Option("--retry-doubtful", help="Write doubtful parts once more; keep what is better.")
+    ] = False,
     loading: Loading = Loading(),
     form: AnswerForm = AnswerForm(),
     sampling: Sampling = Sampling(),
@@ -82,7 +96,12 @@ def command(
     notes(session, display, chosen)
     options = {"system": system, "thinking": talk.thinking, "raw": raw, **structure, **chosen}
     options |= {"doubt": True} if doubt else {}
-    reply = answer(session, asked, display, as_object, **options)
+    chooses = {"best_of": best_of} if best_of is not None else {}
+    chooses |= {"retry_doubtful": True} if retry_doubtful else {}
+    if chooses:
+        reply = chosen_answer(session, asked, display, as_object, **options, **chooses)
+    else:
+        reply = answer(session, asked, display, as_object, **options)
     if as_object:
         print_json(session, reply, chosen, puzzle)
     solved = puzzle is None or check(puzzle, reply)
@@ -130,6 +149,19 @@ def answer(session: Session, prompt: Any, display: Display, silent: bool = False
                 collected.add(event)
                 show.feed(event)
     return collected.reply()
+
+
+def chosen_answer(session: Session, prompt: Any, display: Display, silent: bool, **options: Any) -> Reply:
+    """An answer that is known when all of it is: the best of several, or one whose doubtful parts were
+    written once more. Printed whole."""
+    reply = session.generate(prompt, **options)
+    if not silent:
+        able = abilities(sys.stdout, os.environ, display.color)
+        marked = (painted(t.token, doubt_level(t.causal), able) for t in reply.logprobs)
+        print("".join(marked) if options.get("doubt") else reply.text, flush=True)
+        for place, one in enumerate(reply.ranking, 1):
+            log(f"{place}. {one.mean_causal:.2f} nats a token, seed {one.seed}", faint=True)
+    return reply
 
 
 def log_figures(reply: Reply, display: Display, doubt: bool) -> None:
@@ -193,6 +225,7 @@ def conclude(reply: Reply) -> None:
 __all__ = [
     "SHOW_PACE",
     "answer",
+    "chosen_answer",
     "command",
     "conclude",
     "log_figures",

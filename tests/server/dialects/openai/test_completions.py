@@ -7,6 +7,8 @@ from typing import Any
 import httpx
 import pytest
 
+from canvaslm.text.doubt import mean_causal
+
 from ...world import chunks_of, tiny_session
 
 URL = "/v1/completions"
@@ -124,7 +126,10 @@ def test_drafts_replace(client: httpx.Client) -> None:
 @pytest.mark.parametrize(
     ("param", "body"),
     [
-        ("best_of", {"best_of": 3}),
+        ("best_of", {"best_of": 2, "n": 3}),
+        ("best_of", {"best_of": 3, "stream": True}),
+        ("best_of", {"best_of": 3, "suffix": "x"}),
+        ("best_of", {"best_of": 129}),
         ("prompt", {"prompt": [10**6]}),
         ("prompt", {"prompt": []}),
         ("prompt", {"prompt": [[]]}),
@@ -143,3 +148,27 @@ def test_a_seed_of_ours_survives_readers_that_know_only_doubles(client: httpx.Cl
     for _ in range(4):
         answer = client.post(URL, json={"prompt": "Once", "max_tokens": 4}).json()
         assert answer["seed"] == int(float(answer["seed"])) < 2**53
+
+
+def test_the_best_of_several_answers(client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The n of best_of answers of which the reader thinks best, for each prompt; all are paid for."""
+    worths: list[float] = []
+
+    def noted(reads: Any) -> float:
+        worths.append(mean_causal(reads))
+        return worths[-1]
+
+    monkeypatch.setattr("canvaslm.server.dialects.openai.completions.mean_causal", noted)
+    body = {"prompt": ["Once", "Twice"], "seed": 5, "max_tokens": 6}
+    written = client.post(URL, json={**body, "n": 4}).json()
+    best = client.post(URL, json={**body, "n": 2, "best_of": 4}).json()
+    assert len(worths) == 8
+    for prompt in range(2):
+        texts = [choice["text"] for choice in written["choices"][4 * prompt : 4 * prompt + 4]]
+        each = worths[4 * prompt : 4 * prompt + 4]
+        order = sorted(range(4), key=lambda i: -each[i])
+        got = [choice["text"] for choice in best["choices"][2 * prompt : 2 * prompt + 2]]
+        assert got == [texts[i] for i in order[:2]]
+    assert [choice["index"] for choice in best["choices"]] == [0, 1, 2, 3]
+    assert best["usage"] == written["usage"]
+    assert best["choices"][0]["logprobs"] is None

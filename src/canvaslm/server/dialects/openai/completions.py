@@ -10,6 +10,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
+from ....text.doubt import mean_causal
 from ....text.transcript import ReplyBuilder
 from ....types import Committed, Draft, Finished, TokenLogprob
 from ...bodies import BodyRoute
@@ -35,7 +36,7 @@ async def completions(body: CompletionRequest, http: Request, service: Ready) ->
     if body.stream:
         return Stream(wording_errors(words.stream(), word_error), answers.close, limits=service.limits)
     choices = await unless_gone(http, gather(answers, len(answers.requests)))
-    if body.reads is None:
+    if body.reads is None and not body.chooses:
         return JsonAnswer(words.whole(choices))
     return JsonAnswer(await service.work(words.whole, choices))  # long prompts take their time
 
@@ -46,11 +47,11 @@ def generation_request(body: CompletionRequest) -> GenerationRequest:
         prompts=body.prompts(),
         params=body.params(),
         preset=body.preset,
-        n=body.n or 1,
+        n=body.candidates,
         stop=body.stop,
         drafts=bool(body.stream and (body.diffusing or body.wants_diffusion)),
         top_logprobs=body.best,
-        doubt=bool(body.doubt),
+        doubt=bool(body.doubt) or body.chooses,
         prompt_logprobs=body.reads,
         prompt_only=body.only_reads,
         controls=body.echoes_logprobs,
@@ -82,15 +83,25 @@ class CompletionWriter:
         ends = [choice.finished for choice in choices]
         return {
             **self._head,
-            "choices": [self._whole(i, choice) for i, choice in enumerate(choices)],
-            "usage": openai_usage(count_tokens(ends, self._body.n or 1)),
+            "choices": [self._whole(i, choice) for i, choice in enumerate(self._chosen(choices))],
+            "usage": openai_usage(count_tokens(ends, self._body.candidates)),
             "timings": timings(ends),
             **self._answers.warnings(self._warnings),
         }
 
+    def _chosen(self, choices: Sequence[ReplyBuilder]) -> list[ReplyBuilder]:
+        """Of each prompt's answers the n of which the causal reader thinks best, the best first."""
+        if not self._body.chooses:
+            return list(choices)
+        each = self._body.candidates
+        groups = [choices[i : i + each] for i in range(0, len(choices), each)]
+        ranked = [sorted(group, key=lambda choice: -mean_causal(choice.reads)) for group in groups]
+        return [choice for group in ranked for choice in group[: self._body.n or 1]]
+
     def _whole(self, index: int, choice: ReplyBuilder) -> dict[str, Any]:
         columns = self._columns(tuple(choice.logprobs), len(self._echoes[index]))
-        tokens, reads = self._answers.requests[index].tokens, choice.finished.prompt_reads
+        first = index // (self._body.n or 1) * self._body.candidates  # of its prompt's answers
+        tokens, reads = self._answers.requests[first].tokens, choice.finished.prompt_reads
         if columns is not None and self._body.echo:
             before = prompt_columns(self._tokenizer, tokens, reads, self._body.logprobs or 0)
             columns = {name: before[name] + columns[name] for name in columns}

@@ -16,7 +16,6 @@ from ...fields import (
     AnswerSchema,
     Blocks,
     Count,
-    Int,
     Number,
     Open,
     Stop,
@@ -233,7 +232,11 @@ class CompletionRequest(PromptRead):
     suffix: str | None = Field(
         None, description="Text behind the answer: what belongs between the prompt, a text, and this."
     )
-    best_of: Int | None = Field(None, description="Only if it equals n.")
+    best_of: Annotated[int, Field(ge=1, le=128), WHOLE] | None = Field(
+        None,
+        description="Of so many answers the n are returned of which the model's causal reader thinks best. "
+        "Not streamed.",
+    )
 
     @property
     def names(self) -> dict[str, str]:
@@ -249,8 +252,21 @@ class CompletionRequest(PromptRead):
             raise unsupported(name, f"{name}: what stands around a suffix has no log-probabilities")
         if self.suffix and not isinstance(self.prompt, str):
             raise unsupported("suffix", "suffix goes with one prompt that is a text")
-        if self.best_of is not None and self.best_of != (self.n or 1):
-            raise unsupported("best_of", "best_of is not supported: ask for n answers and choose")
+        if self.candidates < (self.n or 1):
+            raise unsupported("best_of", f"best_of = {self.best_of} is less than n = {self.n}: raise it")
+        if self.chooses and (self.stream or self.suffix):
+            name = "stream" if self.stream else "suffix"
+            raise unsupported("best_of", f"best_of chooses among whole answers: leave out {name}")
+
+    @property
+    def candidates(self) -> int:
+        """Answers to write for each prompt."""
+        return self.best_of or self.n or 1
+
+    @property
+    def chooses(self) -> bool:
+        """Whether fewer answers are returned than are written."""
+        return self.candidates > (self.n or 1)
 
     @property
     def best(self) -> int | None:
