@@ -48,7 +48,6 @@ def command(
     as_object: Annotated[
         bool, typer.Option("--json", help="Print one JSON object: text, tokens, steps, seed, timings ...")
     ] = False,
-    doubt: Doubt = False,
     best_of: Annotated[
         int | None,
         typer.Option(
@@ -66,6 +65,7 @@ def command(
     form: AnswerForm = AnswerForm(),
     sampling: Sampling = Sampling(),
     display: Display = Display(),
+    doubt: Doubt = False,
 ) -> None:
     """Write one answer. Without a model and a prompt, the demo model solves a Sudoku.
 
