@@ -245,6 +245,18 @@ Doubt = Annotated[
     ),
 ]  # fmt: skip
 
+BestOf = Annotated[
+    int | None,
+    typer.Option(
+        "--best-of", min=1, max=128, metavar="N",
+        help="Write N answers side by side and show that of which the causal reader thinks best.",
+    ),
+]  # fmt: skip
+
+RetryDoubtful = Annotated[
+    bool, typer.Option("--retry-doubtful", help="Write doubtful parts once more; keep what is better.")
+]
+
 
 @dataclass(frozen=True)
 class Display:
@@ -338,9 +350,11 @@ def wants_debug() -> bool:
 
 __all__ = [
     "LLAMA_CPP",
+    "BestOf",
     "Display",
     "Doubt",
     "Loading",
+    "RetryDoubtful",
     "Sampling",
     "Talk",
     "Truncation",

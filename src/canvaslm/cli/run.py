@@ -20,7 +20,7 @@ from ..text.transcript import ReplyBuilder
 from ..types import Reply
 from .doubt import legend, painted
 from .given_text import argument_text, file_text, input_text
-from .options import Display, Doubt, Loading, Sampling, Talk, grouped
+from .options import BestOf, Display, Doubt, Loading, RetryDoubtful, Sampling, Talk, grouped
 from .output import as_json, figures, log, tokens_in
 from .structure_options import AnswerForm
 from .terminal import abilities
@@ -48,19 +48,8 @@ def command(
     as_object: Annotated[
         bool, typer.Option("--json", help="Print one JSON object: text, tokens, steps, seed, timings ...")
     ] = False,
-    best_of: Annotated[
-        int | None,
-        typer.Option(
-            "--best-of",
-            min=1,
-            max=128,
-            metavar="N",
-            help="Write N answers side by side and show that of which the causal reader thinks best.",
-        ),
-    ] = None,
-    retry_doubtful: Annotated[
-        bool, typer.Option("--retry-doubtful", help="Write doubtful parts once more; keep what is better.")
-    ] = False,
+    best_of: BestOf = None,
+    retry_doubtful: RetryDoubtful = False,
     loading: Loading = Loading(),
     form: AnswerForm = AnswerForm(),
     sampling: Sampling = Sampling(),
@@ -84,24 +73,17 @@ def command(
     display.checked()
     chosen, structure = sampling.chosen(), form.chosen()
     asked, system = read_prompt(prompt, file), talk.message()
-    if asked is None and (loading.model is not None or raw or structure):
-        raise UsageError(
-            "there is no prompt: give one with -p, - for standard input; `canvaslm chat` talks", "prompt"
-        )
     puzzle = None
     if asked is None:
+        refuse_without_prompt(loading.model is not None or raw or bool(structure))
         puzzle = show_puzzle(chosen.get("seed"), display)
         asked, display = puzzle.prompt, paced(display)
     session = loading.open(display.quiet)
     notes(session, display, chosen)
     options = {"system": system, "thinking": talk.thinking, "raw": raw, **structure, **chosen}
-    options |= {"doubt": True} if doubt else {}
-    chooses = {"best_of": best_of} if best_of is not None else {}
-    chooses |= {"retry_doubtful": True} if retry_doubtful else {}
-    if chooses:
-        reply = chosen_answer(session, asked, display, as_object, **options, **chooses)
-    else:
-        reply = answer(session, asked, display, as_object, **options)
+    second = {"doubt": doubt, "best_of": best_of, "retry_doubtful": retry_doubtful}
+    options |= {name: value for name, value in second.items() if value}
+    reply = answer(session, asked, display, as_object, **options)
     if as_object:
         print_json(session, reply, chosen, puzzle)
     solved = puzzle is None or check(puzzle, reply)
@@ -111,6 +93,14 @@ def command(
         raise typer.Exit(1)
     if puzzle is None:
         conclude(reply)
+
+
+def refuse_without_prompt(needed: bool) -> None:
+    """Raises UsageError where there should be a prompt."""
+    if needed:
+        raise UsageError(
+            "there is no prompt: give one with -p, - for standard input; `canvaslm chat` talks", "prompt"
+        )
 
 
 def read_prompt(prompt: str | None, file: str | None) -> str | None:
@@ -141,6 +131,8 @@ def answer(session: Session, prompt: Any, display: Display, silent: bool = False
     """Streams one answer to the terminal or the pipe, and returns it whole. Raises what made it fail."""
     from .present import presenter
 
+    if options.keys() & {"best_of", "retry_doubtful"}:
+        return chosen_answer(session, prompt, display, silent, **options)
     collected = ReplyBuilder()
     with presenter(session, display, silent, bool(options.get("doubt"))) as show:
         wants_drafts = getattr(show, "wants_drafts", False)
