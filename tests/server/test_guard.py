@@ -45,9 +45,10 @@ def refused(response: httpx.Response, status: int) -> None:
         worded = envelope_of(response.request.url.path)(Problem(status, "x"))
         answer = response.json()
         assert answer.keys() == worded.keys()
-        assert type(answer["error"]) is type(worded["error"])
-        if isinstance(answer["error"], dict):
-            assert answer["error"].keys() == worded["error"].keys()
+        (name,) = {"error", "detail"} & worded.keys()
+        assert type(answer[name]) is type(worded[name])
+        if isinstance(answer[name], dict):
+            assert answer[name].keys() == worded[name].keys()
     assert not [name for name in response.headers if name.startswith("access-control-")]
 
 

@@ -75,6 +75,8 @@ def test_an_answer_may_fill_the_context(small: Running, path: str, body: dict[st
 def test_other_numbers_stay_refused(
     small: Running, path: str, body: dict[str, Any], name: str, limit: int
 ) -> None:
+    if limit == 0 and path == "/v1/completions":
+        pytest.skip("there nothing is written: clients ask so for log-probabilities of prompts")
     response = post(small, path, body, {name: limit})
     assert response.status_code == 400 and name in response.json()["error"]["message"]
 

@@ -56,6 +56,12 @@ def test_a_full_file_sets_everything_it_names() -> None:
         "stop_on_repetition",
         "repair",
         "mask",
+        "decoding",
+        "top_p",
+        "verify",
+        "verify_steps",
+        "verify_threshold",
+        "first_places",
     }
 
 

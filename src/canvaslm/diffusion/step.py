@@ -133,7 +133,9 @@ def _decide(moved: Canvas, params: RowParams, facts: ModelFacts) -> Tensor:
     stop = torch.where(done, STOPS.index("converged"), torch.where(last, STOPS.index("max_steps"), 0))
     if not params.grows:
         return stop
+    # Of a row of its own: one without `first_places` has the places that it has.
     small = moved.argmax.shape[-1] < params.column("canvas_length")[:, 0]
+    small = small & (params.column("first_places")[:, 0] > 0)
     return torch.where(small & ~ends_early(moved.argmax, params), STOPS.index("outgrown"), stop)
 
 

@@ -1,7 +1,7 @@
 """Asks the head what follows states of encoded tokens: what the causal reader says, place by place.
 
-DiffusionGemma's encoder is a causal language model with the denoiser's weights and head, and is trained as
-one: the state of a token, put through the head, is a distribution of the next.
+A causal encoder is a language model with the denoiser's weights and head, and is trained as one: the state
+of a token, put through the head, is a distribution of the next.
 """
 
 from __future__ import annotations

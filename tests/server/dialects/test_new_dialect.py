@@ -81,6 +81,6 @@ def test_errors_are_worded_its_own_way(shouting: httpx.Client) -> None:
 
 
 def test_the_others_are_as_they_were(shouting: httpx.Client) -> None:
-    answer = shouting.post("/v1/completions", json={"prompt": "Once", "max_tokens": 0}).json()
+    answer = shouting.post("/v1/completions", json={"prompt": "Once", "max_tokens": -2}).json()
     assert set(answer["error"]) == {"message", "type", "param", "code"}
     assert "/shout/say" in shouting.get("/openapi.json").json()["paths"]
