@@ -334,10 +334,10 @@ class Engine:
     def _must_speak(self, sequence: Sequence) -> None:
         """The next token neither ends the answer nor says nothing."""
         if sequence.marks is not None:
-            place, blank = len(sequence.reports) * sequence.places, sequence.marks.blank
             sequence.rules = speaking(
-                sequence.rules, sequence.request, place, blank, self.config, self.runner.device
-            )
+                sequence.rules, sequence.request, sequence.start, sequence.marks.blank, self.config,
+                self.runner.device,
+            )  # fmt: skip
 
     def _read_later(self, sequence: Sequence, event: Committed, ending: FinishReason | None) -> None:
         """An event waits for what the causal reader says of its tokens, which are encoded next: for the next

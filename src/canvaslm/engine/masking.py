@@ -35,7 +35,7 @@ def canvas_rules(sequence: Sequence, config: ModelConfig, device: torch.device) 
     rules = RowRules.of(request, sequence.params.min_new_tokens, config, cpu) or RowRules((), None, 0)
     tokens = [fixed.get(place) for place in range(sequence.live_places)]
     masks = constraint.masks(sequence.constraint_state, tokens, sequence.room)
-    rows = rules.places(len(sequence.output), sequence.first_place, sequence.places, start)
+    rows = rules.places(len(sequence.output), sequence.first_place, sequence.live_places, start)
     found = {start + place: mask for place, mask in enumerate(masks) if mask is not None}
     made = masked(rules, request, found, {start + place: row for place, row in enumerate(rows)}, config)
     return made if made.bits is None else replace(made, bits=made.bits.to(device))

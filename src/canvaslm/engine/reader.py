@@ -15,17 +15,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence as Items
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from ..errors import UsageError
 from ..model import ModelConfig
-from ..types import Committed, FinishReason, Params, Request, TokenRead
+from ..types import Committed, FinishReason, Params, Projection, Request, TokenRead
 from .asking import HeadAnswers, HeadQuery
 
 if TYPE_CHECKING:
+    from .guards import Standing
     from .sequence import Sequence
 
 # `verify = checked` refuses a token only where the reader gives another one this probability, and the token
@@ -42,7 +43,7 @@ class Reader:
 
     before: Tensor | None = None  # [H], the state of the last token that is context
     heard: Heard | None = None  # in the last pass
-    judged: tuple[Any, Any] | None = None  # (Projection, Standing) of the canvas that waits for its verdict
+    judged: tuple[Projection, Standing] | None = None  # of the canvas that waits for its verdict
     unread: Committed | None = None  # waits for what the reader says of its tokens
     told: list[TokenRead] = field(default_factory=list)  # of these so far
     ending: FinishReason | None = None  # the answer is complete but for that
@@ -50,7 +51,7 @@ class Reader:
     reads: int = 0  # passes over the live canvas
     # {place: token} of that canvas, accepted or put right, and what of it would have stood.
     again: dict[int, int] = field(default_factory=dict)
-    before_again: tuple[Any, Any] | None = None
+    before_again: tuple[Projection, Standing] | None = None
 
     def begin_canvas(self) -> None:
         """The live canvas is committed: what is known of it goes."""
@@ -63,9 +64,8 @@ class Heard:
 
     states: Tensor  # [n, H]
     report: HeadAnswers | None = None  # of the tokens, as they follow each other
-    choice: HeadAnswers | None = (
-        None  # likewise under the row's own rules and temperature; or of the next token
-    )
+    # Likewise under the row's own rules and temperature; or of the next token.
+    choice: HeadAnswers | None = None
 
     def reads(self) -> list[TokenRead]:
         """The report, place by place."""
@@ -121,6 +121,10 @@ def questions(sequence: Sequence, tokens: list[int], states: Tensor, last: bool)
     reader = sequence.reader
     assert reader is not None
     known = states[:-1] if reader.before is None else _behind(reader.before, states)
+    if _wants_prompt(sequence):  # the head is asked of no token that nobody asks about
+        known = known[
+            max(0, len(known) - (len(sequence.encoded) + len(tokens) - sequence.request.prompt_first)) :
+        ]
     targets = tuple(tokens[len(tokens) - len(known) :])
     report = own = None
     if reader.judged is not None:
@@ -148,7 +152,7 @@ def choice(sequence: Sequence, states: Tensor, targets: tuple[int, ...]) -> Head
     places: tuple[int, ...] = ()
     if sequence.rules is not None:
         places = tuple(sequence.rules.places(len(sequence.output), 0, len(states), sequence.start))
-    draws = (params.verify == "sample" or sequence.is_causal) and params.temperature > 0
+    draws = _draws(params)
     return HeadQuery(
         states, targets,
         temperature=params.temperature if draws else 1.0, top_k=params.top_k if draws else 0,
@@ -180,8 +184,12 @@ def _refuses(params: Params, token: int, said: HeadAnswers, i: int) -> bool:
 
 def own_token(params: Params, said: HeadAnswers, i: int) -> int:
     """The reader's own token of a place."""
-    draws = params.temperature > 0 and (params.verify == "sample" or params.decoding == "causal")
-    return said.drawn[i] if draws else said.best[i]
+    return said.drawn[i] if _draws(params) else said.best[i]
+
+
+def _draws(params: Params) -> bool:
+    """Whether the reader's own tokens are drawn; otherwise they are the likeliest."""
+    return params.temperature > 0 and (params.verify == "sample" or params.decoding == "causal")
 
 
 def _log(share: float) -> float:

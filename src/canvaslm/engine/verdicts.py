@@ -99,11 +99,9 @@ def heard_prompt(sequence: Sequence) -> None:
     assert reader is not None and reader.heard is not None
     if request.prompt_logprobs is None:
         return
-    if not reader.prompt and not sequence.cached_tokens:
-        reader.prompt.append(None)
+    if not reader.prompt and not request.prompt_first:
+        reader.prompt.append(None)  # nothing comes before the very first token
     reader.prompt += reader.heard.reads()
-    if not sequence.pending:  # all of it: what came before the first that is wanted goes
-        del reader.prompt[: len(reader.prompt) - (len(request.tokens) - request.prompt_first)]
 
 
 def own_next(model: Model, sequence: Sequence, *, again: bool = False) -> tuple[Standing, float]:
