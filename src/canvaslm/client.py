@@ -75,13 +75,7 @@ class Endpoint:
         """The object that a POST is answered with. Raises Refused, CanvasError, OSError, HTTPException."""
         with self._posted(path, body, "application/json") as response:
             text = response.read(_LINE_BYTES)
-        try:
-            found = json.loads(text)
-        except ValueError as error:
-            raise CanvasError(f"the answer is no JSON: {text[:80]!r}") from error
-        if not isinstance(found, dict):
-            raise CanvasError(f"the answer is no object: {text[:80]!r}")
-        return found
+        return _object(text, "the answer is")
 
     @contextmanager
     def _posted(self, path: str, body: Mapping[str, Any], accept: str) -> Iterator[http.client.HTTPResponse]:
@@ -113,6 +107,17 @@ def error_message(body: bytes) -> str:
     return " ".join(text.split())[:300] or "no message"
 
 
+def _object(text: str | bytes, what: str) -> dict[str, Any]:
+    """The JSON object that a text is. what: begins the error, a CanvasError, of one that is none."""
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise CanvasError(f"{what} no JSON: {text[:80]!r}") from error
+    if not isinstance(found, dict):
+        raise CanvasError(f"{what} no object: {text[:80]!r}")
+    return found
+
+
 def events(lines: Iterator[bytes]) -> Iterator[dict[str, Any]]:
     """The JSON objects of a stream of server-sent events, up to `[DONE]`. Raises
     CanvasError for anything else."""
@@ -122,12 +127,7 @@ def events(lines: Iterator[bytes]) -> Iterator[dict[str, Any]]:
             continue
         if data.strip() == "[DONE]":
             return
-        try:
-            event = json.loads(data)
-        except ValueError as error:
-            raise CanvasError(f"the stream holds what is no JSON: {data[:80]!r}") from error
-        if not isinstance(event, dict):
-            raise CanvasError(f"the stream holds what is no object: {data[:80]!r}")
+        event = _object(data, "the stream holds what is")
         if event.get("error"):
             raise CanvasError(f"error in the stream: {error_message(data.encode())}")
         yield event

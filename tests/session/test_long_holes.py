@@ -57,7 +57,7 @@ class Knowing:
         tokens = [request.given.get(place, token) for place, token in enumerate(known)]
         named = [((token, math.log(0.99)), (0, math.log(0.001))) for token in known]
         end = Finished(0, "length", Usage(), Timings(), 0, (CanvasReport(1, "converged", 0.0, len(tokens)),))
-        return Outcome(tokens, list(named), end)
+        return Outcome(tokens=tokens, named=list(named), end=end)
 
     def _token(self, index: int) -> int:
         return self._text[index] if index < len(self._text) else self._session.eos_token_ids[0]

@@ -20,7 +20,8 @@ from dataclasses import dataclass, field, replace
 
 from ..errors import UsageError
 from ..text.tokenizer import Tokenizer
-from ..types import MAX_WATCHED, Committed, Event, Failed, Finished, Params, Request, Timings, Usage
+from ..text.transcript import ReplyBuilder
+from ..types import MAX_WATCHED, Committed, Event, Params, Request, Timings, Usage
 from . import labels as labelling
 from .answers import Decision, Decisions, LabelReading, decided, mass_of
 from .calibration import LETTERS, VALUES, Calibration
@@ -73,22 +74,16 @@ class DecisionTask:
 
 
 @dataclass
-class RowOutcome:
+class RowOutcome(ReplyBuilder):
     """What became of one request."""
 
     watched: dict[int, tuple[float, ...]] = field(default_factory=dict)
-    tokens: list[int] = field(default_factory=list)
-    end: Finished | None = None
 
     def add(self, event: Event) -> None:
         """Takes the next event. Raises what made the request fail."""
-        if isinstance(event, Failed):
-            raise event.error
-        if isinstance(event, Finished):
-            self.end = event
-        elif isinstance(event, Committed):
+        super().add(event)
+        if isinstance(event, Committed):
             self.watched |= event.watched
-            self.tokens += event.tokens
 
 
 @dataclass(frozen=True)

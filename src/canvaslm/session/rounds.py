@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from ..constrain.holes import PlacedHoles
 from ..constrain.infill import Named
 from ..text.tokenizer import Tokenizer
-from ..types import DRAFT_NOISE, Committed, Event, Failed, Finished, Params, Request, Settled
+from ..text.transcript import ReplyBuilder
+from ..types import DRAFT_NOISE, Committed, Event, Params, Request
 from .seams import Seams
 from .template import Template
 
@@ -57,28 +58,16 @@ class Round:
 
 
 @dataclass
-class Outcome:
+class Outcome(ReplyBuilder):
     """What became of one request."""
 
-    tokens: list[int] = field(default_factory=list)
     named: list[Named] = field(default_factory=list)
-    end: Finished | None = None
 
     def add(self, event: Event) -> None:
         """Takes the next event. Raises what made the request fail."""
-        if isinstance(event, Failed):
-            raise event.error
-        if isinstance(event, Finished):
-            self.end = event
-        elif isinstance(event, Committed | Settled):
-            self.tokens += event.tokens
-            if isinstance(event, Committed):
-                self.named += event.top_logprobs
-
-    @property
-    def finished(self) -> Finished:
-        assert self.end is not None, "every request ends in Finished or Failed"
-        return self.end
+        super().add(event)
+        if isinstance(event, Committed):
+            self.named += event.top_logprobs
 
 
 @dataclass
