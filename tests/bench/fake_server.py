@@ -87,14 +87,15 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("content-type", "text/event-stream")
         self.end_headers()
-        for part in fake.script:
+        for place, part in enumerate(fake.script, 1):
             if callable(part):
                 wait_for(part)
                 continue
             data = part if isinstance(part, str) else json.dumps(part)
+            if place == len(fake.script):  # before the client knows that it has all, and asks again
+                with self.lock:
+                    fake.in_flight -= 1
             self.wfile.write(f": comment\n\ndata: {data}\n\n".encode())
-        with self.lock:
-            fake.in_flight -= 1
 
     def _answer(self, status: int, content: Any) -> None:
         data = json.dumps(content).encode()
