@@ -175,14 +175,15 @@ class Request:
 
 @dataclass(frozen=True)
 class CanvasReport:
-    """How one canvas went: denoise steps taken, why it ended, how many places it had, and passes that the
-    causal reader took over it alone."""
+    """How one canvas went: denoise steps taken, why it ended, how many places it had, passes that the causal
+    reader took over it alone, and how many places were computed in all of its steps together."""
 
     steps: int
     stop: CanvasStop
     mean_entropy: float
     places: int = 0
     reads: int = 0
+    computed: int = 0
 
 
 @dataclass(frozen=True)

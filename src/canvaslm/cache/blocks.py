@@ -14,6 +14,7 @@ from ..model.config import ModelConfig
 from ..model.masks import block_of
 from ..ops.cpu.attention import BLOCK, KeyBlocks, append_blocks, attention, block_bytes
 from ..ops.cpu.memory import MemoryBlock
+from .canvas_keys import CanvasKeys
 from .parts import NO_LAYERS, NoLayers, Part, SharedSpan, layer_kinds
 
 Held = MemoryBlock | NoLayers
@@ -107,6 +108,13 @@ class BlockStore:
     def denoise(self, layer: int, q: Tensor, k: Tensor, v: Tensor, at: int) -> Tensor:
         return attention(q, self._seen(layer, at, at)[0], (k, v))[None]
 
+    def new_canvas_keys(self, places: int) -> PackedCanvasKeys:
+        return PackedCanvasKeys(self.config, places)
+
+    def denoise_kept(self, layer: int, q: Tensor, own: CanvasKeys, at: int) -> Tensor:
+        assert isinstance(own, PackedCanvasKeys)
+        return attention(q, self._seen(layer, at, at)[0], own.of(layer))[None]
+
     def forget(self, before: int) -> None:
         self._sliding.forget(before)
 
@@ -144,9 +152,35 @@ class BlockStore:
         return KeyBlocks(table, self.dtype, heads, width, start - begin, stop - begin, self), begin
 
 
+class PackedCanvasKeys:
+    """In blocks as the native attention packs a canvas's keys and values: 16 bits, a scale each."""
+
+    def __init__(self, config: ModelConfig, places: int) -> None:
+        self.config, self.places = config, places
+        self._groups = tuple(_Group(config, layers, torch.int16) for layers in layer_kinds(config))
+
+    @staticmethod
+    def estimate(config: ModelConfig, places: int) -> int:
+        """Bytes of so many places."""
+        sizes = (_Group(config, layers, torch.int16).nbytes for layers in layer_kinds(config))
+        return sum(sizes) * -(-places // BLOCK)
+
+    def put(self, layer: int, k: Tensor, v: Tensor, places: Tensor | None) -> None:
+        """See CanvasKeys."""
+        append_blocks(k, v, torch.int16, self.of(layer).table, 0, places)
+
+    def of(self, layer: int) -> KeyBlocks:
+        """All places of a layer."""
+        group = self._groups[self.config.is_sliding(layer)]
+        group.reserve(self.places)
+        heads, width = self.config.kv_heads_of(layer), self.config.head_dim_of(layer)
+        table = group.table(layer, 0, len(group.blocks))
+        return KeyBlocks(table, torch.int16, heads, width, 0, self.places, self)
+
+
 def _own(part: Part, whole: bool) -> Held:
     assert isinstance(part, MemoryBlock | NoLayers)
     return part if whole or isinstance(part, NoLayers) else part.copy()
 
 
-__all__ = ["BlockStore"]
+__all__ = ["BlockStore", "PackedCanvasKeys"]

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..model.config import ModelConfig
+from .canvas_keys import CanvasKeys
 from .parts import Part, SharedSpan, Store, usable
 from .stores import STORES, slack, storage_type
 
@@ -48,6 +49,11 @@ class KVCache:
         """Bytes that a cache of `tokens` tokens (canvas included) takes at most."""
         return STORES[store].estimate(config, tokens, storage_type(dtype, store))
 
+    @staticmethod
+    def estimate_canvas(config: ModelConfig, places: int, dtype: torch.dtype, *, store: str) -> int:
+        """Bytes that `new_canvas_keys` take. dtype: of activations."""
+        return STORES[store].estimate_canvas(config, places, dtype)
+
     @property
     def bytes(self) -> int:
         """Memory held, in bytes; what is shared with others counts in full."""
@@ -70,6 +76,14 @@ class KVCache:
         """Attention [1, L, heads * D] of a canvas over the encoded tokens, `ahead`
         written ones, and itself."""
         return self._store.denoise(layer, q, k, v, self.length + ahead)
+
+    def new_canvas_keys(self, places: int) -> CanvasKeys:
+        """Where a canvas of so many places keeps its keys and values from step to step."""
+        return self._store.new_canvas_keys(places)
+
+    def denoise_kept(self, layer: int, q: Tensor, own: CanvasKeys, ahead: int = 0) -> Tensor:
+        """As `denoise`, of queries of some places of a canvas whose keys and values are all in `own`."""
+        return self._store.denoise_kept(layer, q, own, self.length + ahead)
 
     def advance(self, count: int) -> None:
         """Counts in `count` tokens that every layer has written, and lets sliding layers forget."""

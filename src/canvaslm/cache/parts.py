@@ -15,6 +15,7 @@ from typing import Protocol
 from torch import Tensor
 
 from ..model.config import ModelConfig
+from .canvas_keys import CanvasKeys
 
 
 class Part(Protocol):
@@ -67,6 +68,12 @@ class Store(Protocol):
     def denoise(self, layer: int, q: Tensor, k: Tensor, v: Tensor, at: int) -> Tensor:
         """Attention [1, L, heads * D] of a canvas that starts at position `at` over what
         is before it and itself."""
+
+    def new_canvas_keys(self, places: int) -> CanvasKeys:
+        """Where a canvas of so many places keeps its keys and values from step to step."""
+
+    def denoise_kept(self, layer: int, q: Tensor, own: CanvasKeys, at: int) -> Tensor:
+        """As `denoise`, of queries of some places of a canvas whose keys and values are in `own`."""
 
     def forget(self, before: int) -> None:
         """Sliding layers will not be asked for positions below `before` any more."""

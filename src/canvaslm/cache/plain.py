@@ -16,6 +16,7 @@ from torch import Tensor
 from ..model.config import ModelConfig
 from ..model.masks import block_of, encode_mask
 from ..ops.attention import attend, dequantise_rows, quantise_rows
+from .canvas_keys import CanvasKeys, PlainCanvasKeys
 from .parts import NO_LAYERS, Part, SharedSpan, layer_kinds
 
 Rows = tuple[
@@ -124,6 +125,13 @@ class PlainStore:
             self.write(layer, k, v, at)
             keys, values = self._read(layer, first, at + k.shape[1], q.dtype)
         return attend(q[None], keys[None], values[None])
+
+    def new_canvas_keys(self, places: int) -> PlainCanvasKeys:
+        return PlainCanvasKeys()
+
+    def denoise_kept(self, layer: int, q: Tensor, own: CanvasKeys, at: int) -> Tensor:
+        assert isinstance(own, PlainCanvasKeys)
+        return self.denoise(layer, q, *own.layers[layer], at)
 
     def forget(self, before: int) -> None:
         before -= before % self.block  # so that spans are whole or gone

@@ -13,7 +13,8 @@ import torch
 
 from ..errors import UsageError
 from ..model.config import ModelConfig
-from .blocks import BlockStore
+from .blocks import BlockStore, PackedCanvasKeys
+from .canvas_keys import PlainCanvasKeys
 from .parts import Store
 from .plain import PlainStore
 
@@ -29,12 +30,14 @@ class StoreKind:
 
     stored_type: what they are stored in when a type is asked for; raises UsageError for what cannot be.
     new: (config, device, stored type, tokens expected) -> an empty store. estimate: (config, tokens,
-    stored type) -> bytes at most.
+    stored type) -> bytes at most. estimate_canvas: the same of a canvas's own keys and values, from the
+    activations' type.
     """
 
     stored_type: Callable[[torch.dtype], torch.dtype]
     new: Callable[[ModelConfig, torch.device, torch.dtype, int], Store]
     estimate: Callable[[ModelConfig, int, torch.dtype], int]
+    estimate_canvas: Callable[[ModelConfig, int, torch.dtype], int]
 
 
 def storage_type(dtype: torch.dtype, store: str = "tensors") -> torch.dtype:
@@ -92,9 +95,17 @@ def _estimate_blocks(config: ModelConfig, tokens: int, dtype: torch.dtype) -> in
     )
 
 
+def _canvas_in_tensors(config: ModelConfig, places: int, dtype: torch.dtype) -> int:
+    return PlainCanvasKeys.estimate(config, places, dtype.itemsize)
+
+
+def _canvas_in_blocks(config: ModelConfig, places: int, dtype: torch.dtype) -> int:
+    return PackedCanvasKeys.estimate(config, places)
+
+
 STORES: dict[str, StoreKind] = {
-    "tensors": StoreKind(_type_in_tensors, _new_tensors, _estimate_tensors),
-    "blocks": StoreKind(_type_in_blocks, _new_blocks, _estimate_blocks),
+    "tensors": StoreKind(_type_in_tensors, _new_tensors, _estimate_tensors, _canvas_in_tensors),
+    "blocks": StoreKind(_type_in_blocks, _new_blocks, _estimate_blocks, _canvas_in_blocks),
 }
 
 __all__ = ["STORES", "StoreKind", "slack", "storage_type"]

@@ -90,6 +90,9 @@ def figures(reply: Reply | Filled) -> str:
     if steps:
         parts.append(f"{reply.timings.denoise / steps * 1000:.1f} ms/step")
         parts.append(f"steps per canvas {canvas_steps(reply.canvases)}")
+    whole, computed = sum(c.steps * c.places for c in reply.canvases), sum(c.computed for c in reply.canvases)
+    if computed < whole:
+        parts.append(f"{computed / whole:.0%} of their places computed")
     if reads := sum(canvas.reads for canvas in reply.canvases):
         parts.append(f"{reads} causal pass{'' if reads == 1 else 'es'}")
     return " · ".join([*parts, f"seed {reply.seed}"])
@@ -122,6 +125,7 @@ def as_json(reply: Reply, model: str, params: Mapping[str, Any]) -> dict[str, An
         "tokens": list(reply.tokens),
         "steps": [canvas.steps for canvas in reply.canvases],
         "reads": [canvas.reads for canvas in reply.canvases],
+        "computed": [canvas.computed for canvas in reply.canvases],
         "stop_reasons": [canvas.stop for canvas in reply.canvases],
         "mean_entropy": [canvas.mean_entropy for canvas in reply.canvases],
         **probable,

@@ -34,6 +34,8 @@ class Canvas:
         Tensor  # int64 [R, C], how many of the last steps in a row had the argmax that the place has now
     )
     held: Tensor  # int64 [R, C], steps for which a place kept its argmax and was certain
+    sure: Tensor  # int64 [R, C], the same by the measure of `keep_entropy`
+    kept: Tensor  # bool [R, C], places that no further step need compute: their argmax stands
     soft: Tensor | None = None  # [R, C, H], soft embedding of the last prediction; None before the first step
     entropy: Tensor | None = None  # nats, fp32 [R, C]
     accepted: Tensor | None = None  # bool [R, C]
@@ -62,7 +64,7 @@ class Canvas:
         return len(self.tokens)
 
 
-_STATE = ("key", "step", "stop", "settled", "tokens", "argmax", "frozen", "unchanged", "held")
+_STATE = ("key", "step", "stop", "settled", "tokens", "argmax", "frozen", "unchanged", "held", "sure", "kept")
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,7 @@ class Progress:
     stop: CanvasStop | None = None  # why it is finished
     mean_entropy: float = float("inf")  # nats, over all places
     settled: int = 0  # places at the start that were frozen early
+    kept: int = 0  # places that no further step need compute
 
 
 def progress(*canvases: Canvas) -> list[Progress]:
@@ -80,10 +83,10 @@ def progress(*canvases: Canvas) -> list[Progress]:
     tables = []
     for canvas in canvases:
         assert canvas.entropy is not None
-        numbers = (canvas.step, canvas.stop, canvas.entropy.mean(-1), canvas.settled)
+        numbers = (canvas.step, canvas.stop, canvas.entropy.mean(-1), canvas.settled, canvas.kept.sum(-1))
         tables.append(torch.stack([column.double() for column in numbers], dim=-1))
     table = torch.cat(tables).tolist()
-    return [Progress(int(step), STOPS[int(stop)], mean, int(settled)) for step, stop, mean, settled in table]
+    return [Progress(int(step), STOPS[int(stop)], mean, int(x), int(y)) for step, stop, mean, x, y in table]
 
 
 def start_canvas(
@@ -117,7 +120,8 @@ def start_canvas(
     tokens, frozen = tokens[None].to(device), frozen[None].to(device)
     zero, zeros = torch.zeros(1, dtype=torch.int64, device=device), torch.zeros_like(tokens)
     key = torch.tensor([noise.canvas_key(seed, index)], device=device)
-    return Canvas(key, zero, zero, zero, tokens, tokens, frozen, zeros, zeros)
+    none = torch.zeros_like(frozen)
+    return Canvas(key, zero, zero, zero, tokens, tokens, frozen, zeros, zeros, zeros, none)
 
 
 def _join_soft(parts: Sequence[Canvas]) -> Tensor | None:

@@ -34,6 +34,8 @@ class SamplingOptions(TypedDict, total=False):
     stability_threshold: int | None
     confidence_threshold: float | None
     first_places: int | None
+    keep_steps: int | None
+    keep_entropy: float | None
     decoding: str | None
     top_p: float | None
     verify: str | None

@@ -232,6 +232,15 @@ class Params:
         "does not end well within. 0: all, -1: half.",
         low=0, high=65_536, unlimited=True, unit="places", presets={"lean": -1},
     )  # fmt: skip
+    keep_steps: int = parameter(
+        0, "Leave a place out of all further steps once its guess was the same and certain for so many of "
+        "them; its keys, values and guess stay. 2 is safe, 1 is not; 0: every step computes every place.",
+        low=0, high=1_000, unit="steps", presets={"lean": 2},
+    )  # fmt: skip
+    keep_entropy: float = parameter(
+        0.05, "Nats below which a place is certain for {keep_steps}.",
+        low=0, high=1_000_000, unit="nats",
+    )  # fmt: skip
     decoding: str = parameter(
         "diffusion", "How answers are written: on canvases, or one token after the other by the model's own "
         "causal reader (slow; {temperature} is then that of the distribution).",

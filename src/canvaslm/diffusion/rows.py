@@ -30,6 +30,7 @@ class RowParams:
     sends_early: bool  # whether any row has `settle_steps`
     eos_aware: bool  # whether any row has `eos_aware_stopping`
     grows: bool = False  # whether any row has `first_places`
+    keeps: bool = False  # whether any row has `keep_steps`
 
     @classmethod
     def of(
@@ -44,6 +45,7 @@ class RowParams:
             params.settle_steps > 0,
             params.eos_aware_stopping,
             params.first_places > 0,
+            params.keep_steps > 0,
         )
 
     @classmethod
@@ -59,6 +61,7 @@ class RowParams:
             any(part.sends_early for part in parts),
             any(part.eos_aware for part in parts),
             any(part.grows for part in parts),
+            any(part.keeps for part in parts),
         )
 
     def column(self, name: str, like: Tensor | None = None) -> Tensor:

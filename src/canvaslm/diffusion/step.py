@@ -34,7 +34,7 @@ def advance(
     `_denoising_step` in transformers' generation_diffusion_gemma.py.
     """
     prediction = _pin(prediction, canvas)
-    accepted = _accept(canvas, _open_places(canvas, prediction, facts), params) | canvas.frozen
+    accepted = _accept(canvas, _open_places(canvas, prediction, facts), params) | canvas.frozen | canvas.kept
     greedy = params.column("temperature") == 0
     sampled = torch.where(greedy, prediction.argmax, prediction.sampled)
     argmax = torch.where(accepted, sampled, prediction.argmax) if facts.keeps_accepted else prediction.argmax
@@ -47,7 +47,7 @@ def advance(
         frozen=accepted if facts.keeps_accepted else canvas.frozen,
         step=canvas.step + 1,
         unchanged=torch.where(changed | first, 0, canvas.unchanged + 1),
-        held=_held(canvas, prediction, changed, params),
+        held=_held(canvas.held, prediction, changed, params.column("settle_entropy")),
         soft=prediction.soft,
         entropy=prediction.entropy,
         accepted=accepted,
@@ -56,7 +56,7 @@ def advance(
         top_tokens=prediction.top_tokens,
         top_logprobs=prediction.top_logprobs,
     )
-    return replace(moved, stop=_decide(moved, params, facts))
+    return _keep(replace(moved, stop=_decide(moved, params, facts)), canvas, prediction, params)
 
 
 def settle(canvas: Canvas, params: RowParams) -> Canvas:
@@ -102,21 +102,37 @@ def _accept(canvas: Canvas, prediction: Prediction, params: RowParams) -> Tensor
     return accepted
 
 
-def _held(canvas: Canvas, prediction: Prediction, changed: Tensor, params: RowParams) -> Tensor:
-    """Steps for which each place kept its argmax with an entropy below
-    `settle_entropy`, this step included."""
-    certain = prediction.entropy < params.column("settle_entropy", like=prediction.entropy)
-    return torch.where(certain, torch.where(changed, 1, canvas.held + 1), 0)
+def _held(before: Tensor, prediction: Prediction, changed: Tensor, limit: Tensor) -> Tensor:
+    """Steps for which each place kept its argmax with an entropy below the limit [R, 1] in nats, this step
+    included. before: how many they were, int64 [R, C]."""
+    certain = prediction.entropy < limit.to(prediction.entropy.dtype)
+    return torch.where(certain, torch.where(changed, 1, before + 1), 0)
+
+
+def _keep(moved: Canvas, before: Canvas, prediction: Prediction, params: RowParams) -> Canvas:
+    """Notes which places of a canvas that goes on need not be computed any more: those certain of one argmax
+    for `keep_steps` steps. They take part in all further steps with what they were last computed to be."""
+    if not params.keeps:
+        return moved
+    assert moved.changed is not None
+    new = moved.changed | (before.step[:, None] == 0)
+    sure = _held(before.sure, prediction, new, params.column("keep_entropy"))
+    wanted = params.column("keep_steps")
+    kept = moved.kept | (sure >= wanted) & (wanted > 0)
+    # Its token is no longer drawn.
+    return replace(moved, sure=sure, kept=kept, tokens=torch.where(kept, moved.argmax, moved.tokens))
 
 
 def _pin(prediction: Prediction, canvas: Canvas) -> Prediction:
-    """Given places are certain: their token is what was given, whatever the model thinks."""
-    frozen, given = canvas.frozen, canvas.tokens
+    """Given places are certain: their token is what was given, whatever the model thinks. Kept ones are
+    certain of their argmax; else the mean entropy would never fall to what ends a canvas."""
+    frozen, fixed = canvas.frozen, canvas.frozen | canvas.kept
+    known = torch.where(frozen, canvas.tokens, canvas.argmax)
     return replace(
         prediction,
-        sampled=torch.where(frozen, given, prediction.sampled),
-        argmax=torch.where(frozen, given, prediction.argmax),
-        entropy=prediction.entropy.masked_fill(frozen, 0.0),
+        sampled=torch.where(fixed, known, prediction.sampled),
+        argmax=torch.where(fixed, known, prediction.argmax),
+        entropy=prediction.entropy.masked_fill(fixed, 0.0),
         logprob=prediction.logprob.masked_fill(frozen, 0.0),
     )
 

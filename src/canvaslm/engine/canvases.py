@@ -51,7 +51,26 @@ def canvas_params(params: Params, request: Request, config: ModelConfig) -> Para
     params = verified(replace(params, canvas_length=canvas_length(params, config)))
     if params.decoding == "causal" or request.prompt_only:
         params = replace(params, canvas_length=1)  # a token is a canvas of one place
-    return replace(params, first_places=first_places(params, request, config))
+    return replace(
+        params,
+        first_places=first_places(params, request, config),
+        keep_steps=keep_steps(params, request, config),
+    )
+
+
+def keep_steps(params: Params, request: Request, config: ModelConfig) -> int:
+    """The steps after which a sure place is kept; 0: never, as where all places of a canvas are asked about.
+
+    Raises UsageError for a family whose logits belong to the place after: it needs each place's state.
+    """
+    if not params.keep_steps or request.watched or params.decoding == "causal":
+        return 0
+    if config.facts.logit_shift:
+        raise UsageError(
+            f"models of type {config.family} compute every place of a canvas: leave out keep_steps",
+            "keep_steps",
+        )
+    return params.keep_steps
 
 
 def first_places(params: Params, request: Request, config: ModelConfig) -> int:

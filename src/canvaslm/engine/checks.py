@@ -63,6 +63,16 @@ def check_room(constraint: Constraint | None, limit: int) -> None:
         )
 
 
+def check_memory(needed: int, limit: int | None) -> None:
+    """Raises UsageError where a request may need more bytes of keys and values than there are."""
+    if limit is not None and needed > limit:
+        raise UsageError(
+            f"the request may need {needed / 2**20:.1f} MiB of keys and values, kv_memory is "
+            f"{limit / 2**20:.1f} MiB: ask for fewer max_new_tokens or raise kv_memory",
+            "max_new_tokens",
+        )
+
+
 def known_error(error: Exception) -> CanvasError:
     """An error as one that callers expect. Torch tells of memory that it cannot have in a RuntimeError."""
     if isinstance(error, CanvasError):
@@ -72,4 +82,4 @@ def known_error(error: Exception) -> CanvasError:
     return EngineFailure(f"{type(error).__name__}: {error}")
 
 
-__all__ = ["MAX_TOP_LOGPROBS", "check_places", "check_room", "check_tokens", "known_error"]
+__all__ = ["MAX_TOP_LOGPROBS", "check_memory", "check_places", "check_room", "check_tokens", "known_error"]

@@ -28,7 +28,7 @@ from ..types import (
     TokenRead,
 )
 from .canvases import answer_places, canvas_params, expected_tokens, next_canvas, prompt_end
-from .checks import MAX_TOP_LOGPROBS, check_places, check_room, check_tokens, known_error
+from .checks import MAX_TOP_LOGPROBS, check_memory, check_places, check_room, check_tokens, known_error
 from .commit import committed_event, draft_event, rest
 from .guards import Standing, check_marks, guarded, holds_back, keep, note, standing
 from .masking import canvas_rules, check_mask
@@ -135,8 +135,8 @@ class Engine:
         sequence.marks = guarded(request, self.block)
         if sequence.marks is not None:
             sequence.turn = TurnState.of_prompt(request.tokens, sequence.marks)
-        sequence.kv_bytes = self.runner.cache_bytes(expected_tokens(sequence))
-        self._check_memory(sequence)
+        sequence.kv_bytes = self.runner.kv_bytes(sequence, expected_tokens(sequence))
+        check_memory(sequence.kv_bytes, self.scheduler.kv_memory)
         self.scheduler.add(sequence)
         return sequence.id
 
@@ -156,15 +156,6 @@ class Engine:
         """What has happened since events were last taken, as `step` returns it."""
         events, self._events = self._events, []
         return events
-
-    def _check_memory(self, sequence: Sequence) -> None:
-        limit = self.scheduler.kv_memory
-        if limit is not None and sequence.kv_bytes > limit:
-            raise UsageError(
-                f"the request may need {sequence.kv_bytes / 2**20:.1f} MiB of keys and values, kv_memory is "
-                f"{limit / 2**20:.1f} MiB: ask for fewer max_new_tokens or raise kv_memory",
-                "max_new_tokens",
-            )
 
     def _open(self, sequence: Sequence) -> None:
         """Gives an admitted sequence its cache, with as much of its prompt as is remembered."""
@@ -201,6 +192,7 @@ class Engine:
         sequence.state = State.ENCODE
         if sequence.is_causal or sequence.request.prompt_only:
             return
+        sequence.own = self.runner.new_canvas_keys(sequence)
         sequence.canvas = next_canvas(sequence, self.config, self.runner.device)
         sequence.rules = canvas_rules(sequence, self.config, self.runner.device)
         sequence.progress, sequence.sent = Progress(), 0
@@ -244,8 +236,9 @@ class Engine:
             row.sequence.watched = watched
         each = [canvas.row(index) for canvas in moved for index in range(len(canvas))]
         steps = progress(*moved) if moved else []
-        for row, canvas, known in zip(denoised, each, steps, strict=True):
-            row.sequence.canvas, row.sequence.progress = canvas, known
+        computed = [count for one in said for count in one.computed]
+        for row, canvas, known, count in zip(denoised, each, steps, computed, strict=True):
+            row.sequence.moved(canvas, known, count)
         for row, heard in made.heard:
             assert row.sequence.reader is not None
             row.sequence.reader.heard = heard
@@ -264,7 +257,7 @@ class Engine:
                 row.sequence.advance(row.count)
             if row.denoise and not row.sequence.pending:
                 row.sequence.state = State.DENOISE
-            row.sequence.clock.share(seconds, row.count, row.sequence.live_places if row.denoise else 0)
+            row.sequence.clock.share(seconds, row.count, row.sequence.stepped if row.denoise else 0)
 
     def _report(self, sequence: Sequence) -> None:
         """Tells what a step has made of a canvas, as far as anybody wants to know before it is committed."""
@@ -436,14 +429,14 @@ class Engine:
         """Hands the encoded context to the prefix cache."""
         if sequence.cache is not None and sequence.encoded:
             self.prefixes.put(tuple(sequence.encoded), sequence.cache, sequence.request.identity)
-        sequence.cache = sequence.canvas = None
+        sequence.cache = sequence.canvas = sequence.own = None
 
     def _fail(self, sequence: Sequence, error: Exception) -> None:
         """Ends a sequence with an error; the engine goes on."""
         known = known_error(error)
         known.__cause__ = error if known is not error else None
         self.scheduler.remove(sequence)
-        sequence.cache = sequence.canvas = None
+        sequence.cache = sequence.canvas = sequence.own = None
         self._events.append(Failed(sequence.id, known))
 
 

@@ -138,7 +138,7 @@ def _denoise(
         step = known.step
         if known.stop is not None:
             return canvas.argmax[0].tolist(), CanvasReport(
-                step, known.stop, known.mean_entropy, positions.shape[1]
+                step, known.stop, known.mean_entropy, positions.shape[1], 0, step * positions.shape[1]
             )
 
 

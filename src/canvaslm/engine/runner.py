@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..cache import DenoiseContext, EncodeContext, KVCache, storage_type
+from ..cache import CanvasKeys, DenoiseContext, EncodeContext, KVCache, storage_type
 from ..diffusion import Canvas, temperature, top_k
 from ..model import Model, RowsContext
 from ..ops.predict import Prediction, draws_of, predict
 from ..ops.token_logprobs import token_logprobs
 from .asking import ask
+from .live import LiveRows
 from .reader import Heard, questions
 from .rules import joined
 from .scheduler import Row
@@ -27,6 +29,7 @@ class Denoised:
     rows: list[Row]
     canvas: Canvas  # of these rows, as the model read them
     prediction: Prediction
+    computed: list[int]  # how many places of each row were computed
     # Of each row, fp64 [places, tokens]: what is said of the tokens that it watches; None: it watches none
     watched: list[Tensor | None]
 
@@ -67,9 +70,22 @@ class Runner:
     def new_cache(self, expected: int = 0) -> KVCache:
         return KVCache(self.model.config, self.device, self.kv_type, expected, store=self.model.store)
 
+    def new_canvas_keys(self, sequence: Sequence) -> CanvasKeys | None:
+        """Where a sequence's next canvas keeps its keys and values; None where each step makes them anew."""
+        if not sequence.params.keep_steps:
+            return None
+        return _known(sequence.cache).new_canvas_keys(sequence.next_places)
+
     def cache_bytes(self, tokens: int) -> int:
         """What the keys and values of so many tokens take at most."""
         return KVCache.estimate(self.model.config, tokens, self.kv_type, store=self.model.store)
+
+    def kv_bytes(self, sequence: Sequence, tokens: int) -> int:
+        """What those of a sequence take at most, of so many tokens and of a canvas where it keeps its own."""
+        if not sequence.params.keep_steps:
+            return self.cache_bytes(tokens)
+        own = KVCache.estimate_canvas(self.model.config, sequence.places, self.dtype, store=self.model.store)
+        return self.cache_bytes(tokens) + own
 
     def passes(self, rows: list[Row]) -> list[list[Row]]:
         """A step's rows, as the passes to make of them: one, unless the engine was asked for others."""
@@ -91,26 +107,23 @@ class Runner:
         Returns what the model says of the latter, canvases of equal length together, and of what is to be
         read. No sequence changes: what was encoded is written to its cache, not counted in.
         """
-        encode, groups = [row for row in rows if row.count], _by_length(rows)
-        denoise = [row for group in groups for row in group]
+        encode = [row for row in rows if row.count]
+        groups = [LiveRows.of(group, self.model.fewest) for group in _by_length(rows)]
         chunks = [self._chunk(row) for row in encode]
-        canvases = [Canvas.join([_canvas(row) for row in group]) for group in groups]
-        tokens = torch.cat([*chunks, *(canvas.tokens.flatten() for canvas in canvases)])
+        tokens = torch.cat([*chunks, *(live.pick(live.canvas.tokens) for live in groups)])
         positions = torch.cat(
             [
                 *(self._positions(row, 0, len(chunk)) for row, chunk in zip(encode, chunks, strict=True)),
-                *(self._positions(row, row.count, row.sequence.live_places) for row in denoise),
+                *(self._places(live) for live in groups),
             ]
         )
         context = RowsContext(
             [(EncodeContext(_cache(row)), len(chunk)) for row, chunk in zip(encode, chunks, strict=True)],
-            [(DenoiseContext(_cache(row), row.count), row.sequence.live_places) for row in denoise],
+            [one for live in groups for one in _contexts(live)],
         )
         read, lengths = any(row.read for row in encode), [len(chunk) for chunk in chunks]
-        hidden = self.model(
-            tokens[None], positions[None], context, sum(lengths), _soft(canvases), states=read
-        )
-        sizes = [canvas.tokens.numel() for canvas in canvases]
+        hidden = self.model(tokens[None], positions[None], context, sum(lengths), _soft(groups), states=read)
+        sizes = [sum(live.counts) for live in groups]
         heard = []
         if read:
             *states, hidden = hidden[0].split([*lengths, sum(sizes)])
@@ -118,7 +131,7 @@ class Runner:
         if not groups:
             return Pass([], heard)
         parts = hidden[0].split(sizes)
-        said = [self._said(*one) for one in zip(groups, canvases, parts, strict=True)]
+        said = [self._said(*one) for one in zip(groups, parts, strict=True)]
         return Pass(said, heard)
 
     def _heard(self, rows: list[Row], states: list[Tensor]) -> list[tuple[Row, Heard]]:
@@ -151,14 +164,24 @@ class Runner:
         """Positions of `count` tokens that come `ahead` tokens after those in the row's cache."""
         return _cache(row).length + ahead + torch.arange(count, device=self.device)
 
-    def _said(self, rows: list[Row], canvas: Canvas, hidden: Tensor) -> Denoised:
-        """What the model says of R canvases, of their states end to end [R * C, H]."""
-        sequences = [row.sequence for row in rows]
+    def _places(self, live: LiveRows) -> Tensor:
+        """Positions of the places that are computed."""
+        places = live.canvas.tokens.shape[1]
+        return live.pick(torch.stack([self._positions(row, row.count, places) for row in live.rows]))
+
+    def _said(self, live: LiveRows, hidden: Tensor) -> Denoised:
+        """What the model says of R canvases, of the states of their computed places end to end [T, H]."""
+        rows, canvas, sequences = live.rows, live.canvas, [row.sequence for row in live.rows]
+        how = self._how(sequences, canvas)
+        if not live.is_whole:
+            said = self._predict(hidden[:, None], live.place_by_place(how))
+            return Denoised(rows, canvas, live.merged(said, how["top"]), live.counts, [None] * len(rows))
         hidden = hidden.view(*canvas.tokens.shape, -1)
         if self.facts.logit_shift:
             hidden = torch.cat((hidden[:, :1], hidden[:, :-1]), dim=1)
-        prediction = self._predict(sequences, canvas, hidden)
-        return Denoised(rows, canvas, prediction, self._watched(sequences, hidden))
+        return Denoised(
+            rows, canvas, self._predict(hidden, how), live.counts, self._watched(sequences, hidden)
+        )
 
     def _watched(self, sequences: list[Sequence], hidden: Tensor) -> list[Tensor | None]:
         """Of each row, the log-probabilities of the tokens that it watches."""
@@ -183,25 +206,31 @@ class Runner:
         ends = itertools.accumulate(map(len, wanted))
         return [found[end - len(of) : end] if of else None for of, end in zip(wanted, ends, strict=True)]
 
-    def _predict(self, sequences: list[Sequence], canvas: Canvas, hidden: Tensor) -> Prediction:
-        """The prediction for R canvases of states [R, C, H]."""
-        params = [(s.params, s.progress.step) for s in sequences]
-        more_steps = any(step + 1 < p.max_denoising_steps for p, step in params)
+    def _predict(self, hidden: Tensor, how: dict[str, Any]) -> Prediction:
+        """The prediction for states [R, C, H]."""
         return predict(
             hidden,
             self.model.head,
             self.model.embedding,
             softcap=self.model.config.softcap,
-            temperature=[temperature(p, step) for p, step in params],
-            top_k=[top_k(p, step) for p, step in params],
-            tail_correction=[p.top_k_tail_correction for p, _ in params],
-            draws=draws_of(canvas.key, canvas.step, canvas.tokens.shape[1], self.model.config.vocab_size),
             exact=self.exact,
-            top=[s.top_wanted for s in sequences],
-            soft=self.facts.self_conditioning and more_steps,
             forbidden=self.facts.mask_token_id,
-            **joined([(s.rules, s.rule_places()) for s in sequences], self.device),
+            **how,
         )
+
+    def _how(self, sequences: list[Sequence], canvas: Canvas) -> dict[str, Any]:
+        """What `predict` is told of R canvases."""
+        params = [(s.params, s.progress.step) for s in sequences]
+        more_steps = any(step + 1 < p.max_denoising_steps for p, step in params)
+        return {
+            "temperature": [temperature(p, step) for p, step in params],
+            "top_k": [top_k(p, step) for p, step in params],
+            "tail_correction": [p.top_k_tail_correction for p, _ in params],
+            "draws": draws_of(canvas.key, canvas.step, canvas.tokens.shape[1], self.model.config.vocab_size),
+            "top": [s.top_wanted for s in sequences],
+            "soft": self.facts.self_conditioning and more_steps,
+            **joined([(s.rules, s.rule_places()) for s in sequences], self.device),
+        }
 
 
 def _by_length(rows: list[Row]) -> list[list[Row]]:
@@ -213,27 +242,35 @@ def _by_length(rows: list[Row]) -> list[list[Row]]:
     return list(groups.values())
 
 
-def _soft(canvases: list[Canvas]) -> Tensor | None:
-    """The soft embeddings of all canvases end to end [1, T, H], zeros for those before their first step."""
-    known = next((canvas.soft for canvas in canvases if canvas.soft is not None), None)
+def _contexts(live: LiveRows) -> list[tuple[DenoiseContext, int]]:
+    """Of each row what its queries see, and how many they are."""
+    one_by_one = zip(live.rows, live.places, live.counts, strict=True)
+    return [
+        (DenoiseContext(_cache(row), row.count, row.sequence.own, places), count)
+        for row, places, count in one_by_one
+    ]
+
+
+def _soft(groups: list[LiveRows]) -> Tensor | None:
+    """The soft embeddings of all computed places [1, T, H], zeros for canvases before their first step."""
+    known = next((live.canvas.soft for live in groups if live.canvas.soft is not None), None)
     if known is None:
         return None
     width = known.shape[-1]
     parts = (
-        known.new_zeros(canvas.tokens.numel(), width) if canvas.soft is None else canvas.soft.flatten(0, 1)
-        for canvas in canvases
+        known.new_zeros(sum(live.counts), width) if live.canvas.soft is None else live.pick(live.canvas.soft)
+        for live in groups
     )
     return torch.cat(list(parts))[None]
 
 
 def _cache(row: Row) -> KVCache:
-    assert row.sequence.cache is not None
-    return row.sequence.cache
+    return _known(row.sequence.cache)
 
 
-def _canvas(row: Row) -> Canvas:
-    assert row.sequence.canvas is not None
-    return row.sequence.canvas
+def _known(cache: KVCache | None) -> KVCache:
+    assert cache is not None
+    return cache
 
 
 __all__ = ["Denoised", "Runner"]

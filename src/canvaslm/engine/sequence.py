@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..cache import KVCache
+from ..cache import CanvasKeys, KVCache
 from ..diffusion import Canvas, Progress, RowParams
 from ..diffusion.params import NO_LIMIT
 from ..types import CanvasReport, Note, Params, Request, Timings, TurnMarks, Usage
@@ -45,6 +45,9 @@ class Sequence:
     encoded: list[int] = field(default_factory=list)  # symbols whose keys and values are in the cache
     grown: bool = False  # its first canvas has all places, whatever it began with
     steps_before: int = 0  # of the live canvas before it was begun again
+    computed: int = 0  # places, in all steps of the live canvas, those before it was begun again included
+    stepped: int = 0  # of them in its last step
+    own: CanvasKeys | None = None  # where the live canvas keeps its keys and values from step to step
     canvas: Canvas | None = None  # one row; the next one, while there are tokens to encode before it
     progress: Progress = field(default_factory=Progress)  # the live canvas's
     row_params: RowParams | None = None  # `params` where the canvas is
@@ -175,7 +178,7 @@ class Sequence:
         """Commits tokens of the canvas that is finished."""
         self.output += tokens
         self.reports.append(self.report())
-        self.steps_before = 0
+        self.steps_before = self.computed = 0
         if self.reader is not None:
             self.reader.begin_canvas()
         self.clock.mark("first_commit")
@@ -195,6 +198,11 @@ class Sequence:
         self.encoded += [*known, *self.pending[len(known) : count]]
         del self.pending[:count]
 
+    def moved(self, canvas: Canvas, progress: Progress, computed: int) -> None:
+        """The live canvas after a step, of which so many places were computed."""
+        self.canvas, self.progress, self.stepped = canvas, progress, computed
+        self.computed += computed
+
     def usage(self) -> Usage:
         return Usage(len(self.request.tokens), len(self.output), self.cached_tokens)
 
@@ -202,7 +210,9 @@ class Sequence:
         """How the canvas just finished went."""
         assert self.progress.stop is not None
         steps, reads = self.steps_before + self.progress.step, 0 if self.reader is None else self.reader.reads
-        return CanvasReport(steps, self.progress.stop, self.progress.mean_entropy, self.live_places, reads)
+        return CanvasReport(
+            steps, self.progress.stop, self.progress.mean_entropy, self.live_places, reads, self.computed
+        )
 
 
 @dataclass

@@ -42,6 +42,7 @@ def after_canvas(committed: Committed) -> dict[str, Any]:
         "canvas": committed.canvas,
         "step": report.steps,
         "reads": report.reads,
+        "computed": report.computed,
         "state": "committed",
         "mean_entropy": round(report.mean_entropy, 5),
         "stop_reason": report.stop,

@@ -59,10 +59,12 @@ class Blocks:
             ctypes.memset(piece.address, 0xFF, size)  # NaN as a scale
         self.table = np.array([piece.address for piece in self.pieces], np.uint64)
 
-    def write(self, k: torch.Tensor, v: torch.Tensor, first: int = 0) -> Blocks:
+    def write(
+        self, k: torch.Tensor, v: torch.Tensor, first: int = 0, places: torch.Tensor | None = None
+    ) -> Blocks:
         from canvaslm.ops.cpu.attention import append_blocks
 
-        append_blocks(k, v, self.dtype, self.table, first)
+        append_blocks(k, v, self.dtype, self.table, first, places)
         return self
 
     def seen(self, start: int, stop: int) -> KeyBlocks:
@@ -168,6 +170,41 @@ def test_tokens_are_packed_alike_however_they_are_cut(isa: str, cuts: list[int],
 
 
 @pytest.mark.parametrize("dtype", [torch.int16, torch.int8])
+@pytest.mark.parametrize("first", [0, 3])
+def test_some_places_are_written_beside_others(isa: str, dtype: torch.dtype, first: int) -> None:
+    """Byte for byte as if all had been written at once, pairs and runs across blocks included."""
+    _, k, v = tensors(4, 2, 1, 520, 40)
+    whole, some = Blocks(2, 40, dtype, 523).write(k, v, first), Blocks(2, 40, dtype, 523).write(-k, -v, first)
+    chosen = torch.rand(520, generator=torch.Generator().manual_seed(1)) < 0.5
+    chosen[[0, 60, 61, 62, 63, 64, 65, 255, 256, 519]] = True
+    for part in (chosen, ~chosen, torch.zeros_like(chosen)):
+        (places,) = part.nonzero(as_tuple=True)
+        some.write(k[:, places], v[:, places], first, places)
+    assert some.raw() == whole.raw()
+    with pytest.raises(ValueError, match="expected 2 ascending"):
+        some.write(k[:, :2], v[:, :2], 0, torch.tensor([4, 4]))
+    with pytest.raises(ValueError, match="outside 3 blocks"):
+        some.write(k[:, :2], v[:, :2], first, torch.tensor([4, 768]))
+
+
+@pytest.mark.parametrize(("heads", "kv_heads", "length", "keys", "width"), SHAPES)
+@pytest.mark.parametrize("dtype", [torch.int16, torch.int8])
+def test_own_keys_may_lie_packed(
+    isa: str, dtype: torch.dtype, heads: int, kv_heads: int, length: int, keys: int, width: int
+) -> None:
+    """The same bits as packing them in the call; some of the queries get the bits that they get among all."""
+    from canvaslm.ops.cpu.attention import attention
+
+    q, k, v = tensors(heads, kv_heads, length, 2 * keys, width)
+    context, own = packed(k[:, :keys], v[:, :keys], dtype).seen(0, keys), (k[:, keys:], v[:, keys:])
+    kept = packed(*own).seen(0, keys)
+    whole = attention(q, context, own)
+    assert torch.equal(attention(q, context, kept), whole)
+    assert torch.equal(attention(q[:, ::3], context, kept), whole[::3])
+    assert torch.equal(attention(q, own=kept), attention(q, own=own))
+
+
+@pytest.mark.parametrize("dtype", [torch.int16, torch.int8])
 def test_nothing_depends_on_keys_that_may_not_be_seen(isa: str, dtype: torch.dtype) -> None:
     from canvaslm.ops.cpu.attention import attention
 
@@ -247,6 +284,10 @@ def test_wrong_shapes_are_named() -> None:
         attention(q, context.seen(0, 257))
     with pytest.raises(ValueError, match="outside 1 blocks"):
         context.write(k, v, 253)
+    with pytest.raises(ValueError, match="own: expected int16"):
+        attention(q, own=packed(k, v, torch.int8).seen(0, 4))
+    with pytest.raises(ValueError, match="257 lie outside 1 blocks"):
+        attention(q, own=context.seen(0, 257))
     with pytest.raises(ValueError, match="width 32 cannot meet"):
         attention(q[..., :16], context.seen(0, 4))
 

@@ -61,6 +61,7 @@ class AppendCall(ctypes.Structure):
         ("kind", _i),
         ("blocks", _p),
         ("first", _i),
+        ("places", _p),
     )
 
 
@@ -68,7 +69,8 @@ class AttentionCall(ctypes.Structure):
     _fields_ = (
         ("q", _p), ("q_token", _l), ("q_head", _l), ("tokens", _i), ("heads", _i), ("kv_heads", _i),
         ("width", _i),
-        ("blocks", _p), ("kind", _i), ("from_", _i), ("to", _i), ("own", FreshKeyValues), ("first_query", _i),
+        ("blocks", _p), ("kind", _i), ("from_", _i), ("to", _i), ("own", FreshKeyValues),
+        ("own_blocks", _p), ("first_query", _i),
         ("causal", _i),
         ("window", _i), ("out", _p), ("out_token", _l), ("out_head", _l),
     )  # fmt: skip

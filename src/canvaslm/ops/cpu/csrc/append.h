@@ -142,15 +142,35 @@ static void append_head(const FreshKeyValues& f, int count, int kind, int head, 
   }
 }
 
+// Where a token goes, and the first token that goes to a place or behind it.
+INL int place_of(const AppendCall& c, int token) { return c.first + (c.places ? c.places[token] : token); }
+static int token_at(const AppendCall& c, int place) {
+  if (!c.places) return min(c.fresh.count, max(0, place - c.first));
+  int low = 0, high = c.fresh.count;
+  while (low < high) {
+    const int middle = (low + high) / 2;
+    if (place_of(c, middle) < place)
+      low = middle + 1;
+    else
+      high = middle;
+  }
+  return low;
+}
+
 // Work is cut at places that are multiples of 64, so that two threads never write into one cache line.
 static void append(const AppendCall& c) {
+  if (!c.fresh.count) return;
   constexpr int kCut = 64;
-  const int begin = c.first / kCut, pieces = (c.first + c.fresh.count + kCut - 1) / kCut - begin;
+  const int begin = place_of(c, 0) / kCut, pieces = place_of(c, c.fresh.count - 1) / kCut + 1 - begin;
   parallel(pieces * c.kv_heads * 2, [&](int item, int slot) {
-    const int place = (begin + item % pieces) * kCut, head = item / pieces / 2;
-    const int from = max(place, c.first), to = min(place + kCut, c.first + c.fresh.count);
-    append_head(c.fresh, c.width, c.kind, head, item / pieces % 2,
-                {from - c.first, to - c.first, from % kKeysInBlock}, c.blocks[place / kKeysInBlock], slot);
+    const int piece = (begin + item % pieces) * kCut, head = item / pieces / 2;
+    const int end = token_at(c, piece + kCut);
+    for (int from = token_at(c, piece), to; from < end; from = to) {  // tokens side by side go together
+      const int place = place_of(c, from);
+      for (to = from + 1; to < end && place_of(c, to) == place + to - from;) to++;
+      append_head(c.fresh, c.width, c.kind, head, item / pieces % 2, {from, to, place % kKeysInBlock},
+                  c.blocks[piece / kKeysInBlock], slot);
+    }
   });
 }
 

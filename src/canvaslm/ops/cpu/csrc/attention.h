@@ -43,8 +43,8 @@ struct Range {
 struct AttentionShape {
   int width, group;    // head width rounded up to 32; queries per key-value head
   int first, context;  // blocks of the context to look at: blocks[first .. first + context)
-  int own;             // blocks of the call's own keys, at `memory`
-  uint8_t* memory;
+  int own;             // blocks of the call's own keys, at `own_blocks`
+  const uint8_t* const* own_blocks;
 };
 
 // One block of one key-value head.
@@ -59,7 +59,7 @@ static Chunk chunk_at(const AttentionCall& c, const AttentionShape& s, int head,
   const bool own = i >= s.context;
   const int kind = own ? kKeys16 : c.kind, index = own ? i - s.context : s.first + i, first = index * kChunk;
   const size_t head_bytes = kv_head_bytes(kind, c.width);
-  const uint8_t* block = own ? s.memory + (size_t)index * (size_t)c.kv_heads * head_bytes : c.blocks[index];
+  const uint8_t* block = own ? s.own_blocks[index] : c.blocks[index];
   const uint8_t *k = block + (size_t)head * head_bytes, *v = k + kv_matrix_bytes(kind, c.width);
   const float* scales = (const float*)(v + kv_matrix_bytes(kind, c.width));
   return {k, v, scales, scales + kChunk, kind, first, min(kChunk, (own ? c.own.count : c.to) - first), own};
@@ -318,14 +318,16 @@ static void attend_rows(const AttentionCall& c, const AttentionShape& s, const R
   }
 }
 
-// Puts the call's own keys and values into scratch, laid out as blocks are.
+// Puts the call's own keys and values into scratch, laid out as blocks are, where they are not packed.
 static void pack_own(const AttentionCall& c, AttentionShape& s) {
-  s.own = (c.own.count + kChunk - 1) / kChunk;
+  s.own = (c.own.count + kChunk - 1) / kChunk, s.own_blocks = c.own_blocks;
+  if (c.own_blocks) return;
   const size_t bytes = kv_head_bytes(kKeys16, c.width) * (size_t)c.kv_heads, blocks = (size_t)s.own;
-  s.memory = (uint8_t*)scratch(-1, 0, bytes * blocks + sizeof(uint8_t*) * blocks);
-  uint8_t** table = (uint8_t**)(s.memory + bytes * blocks);
-  for (size_t i = 0; i < blocks; i++) table[i] = s.memory + i * bytes;
-  append({c.own, c.kv_heads, c.width, kKeys16, table, 0});
+  uint8_t* memory = (uint8_t*)scratch(-1, 0, bytes * blocks + sizeof(uint8_t*) * blocks);
+  uint8_t** table = (uint8_t**)(memory + bytes * blocks);
+  for (size_t i = 0; i < blocks; i++) table[i] = memory + i * bytes;
+  append({c.own, c.kv_heads, c.width, kKeys16, table, 0, nullptr});
+  s.own_blocks = table;
 }
 
 static void attention(const AttentionCall& c) {

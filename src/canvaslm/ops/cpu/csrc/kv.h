@@ -28,12 +28,13 @@ struct FreshKeyValues {  // fp32 keys and values of consecutive tokens; strides 
   int count;
 };
 
-struct AppendCall {  // appends `fresh` to blocks; token i goes to place first + i, counted from the first
-                     // block
+struct AppendCall {  // puts `fresh` into blocks; token i goes to place first + i, or to first + places[i],
+                     // counted from the first block
   FreshKeyValues fresh;
   int kv_heads, width, kind;
   uint8_t* const* blocks;
   int first;
+  const int32_t* places;  // ascending; null: 0, 1, 2, ...
 };
 
 struct AttentionCall {
@@ -43,10 +44,11 @@ struct AttentionCall {
   const uint8_t* const* blocks;  // the context; `kind` says how it is stored
   int kind;
   int from, to;  // places of the context that may be seen, counted from the first block; from == to: none
-  FreshKeyValues own;  // keys and values that every query sees after the context; count 0: none
-  int first_query;     // place of query 0 in the context; used when causal
-  int causal;          // 1: query i sees the context up to place first_query + i, and `own` must be empty
-  int window;          // 0, or places a causal query sees, its own included
+  FreshKeyValues own;                // keys and values that every query sees after the context; count 0: none
+  const uint8_t* const* own_blocks;  // where they lie packed, in 16 bits; null: `own` points at them
+  int first_query;                   // place of query 0 in the context; used when causal
+  int causal;  // 1: query i sees the context up to place first_query + i, and `own` must be empty
+  int window;  // 0, or places a causal query sees, its own included
   float* out;
   int64_t out_token, out_head;
 };
