@@ -76,7 +76,7 @@ def test_presets_say_what_they_set() -> None:
         "quality": {"max_denoising_steps": 48},
         "draft": {"verify": "threshold", "verify_steps": 2},
         "checked": {"verify": "checked"},
-        "lean": {"stability_threshold": 0, "first_places": -1},
+        "lean": {"stability_threshold": 0, "first_places": -1, "keep_steps": 2},
     }
     for name, values in PRESETS.items():
         check_params(replace(Params(), **values))

@@ -62,6 +62,8 @@ def test_a_full_file_sets_everything_it_names() -> None:
         "verify_steps",
         "verify_threshold",
         "first_places",
+        "keep_steps",
+        "keep_entropy",
     }
 
 

@@ -116,8 +116,8 @@ def _keep(moved: Canvas, before: Canvas, prediction: Prediction, params: RowPara
         return moved
     assert moved.changed is not None
     new = moved.changed | (before.step[:, None] == 0)
-    sure = _held(before.sure, prediction, new, params.column("keep_entropy"))
     wanted = params.column("keep_steps")
+    sure = torch.where(wanted > 0, _held(before.sure, prediction, new, params.column("keep_entropy")), 0)
     kept = moved.kept | (sure >= wanted) & (wanted > 0)
     # Its token is no longer drawn.
     return replace(moved, sure=sure, kept=kept, tokens=torch.where(kept, moved.argmax, moved.tokens))

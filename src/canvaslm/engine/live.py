@@ -7,7 +7,7 @@ was last said of it. The others' states lie end to end, rows after each other.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
@@ -82,7 +82,7 @@ class LiveRows:
             new = {name: column[start:stop, 0] for name, column in _columns(said)}
             rows.append(new if places is None else _over(new, places, _canvas(row)))
         columns = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
-        return replace(Prediction(**columns), named=tuple(named))  # type: ignore[arg-type]
+        return Prediction(**{"soft": None, **columns}, named=tuple(named))  # type: ignore[arg-type]
 
 
 # What `predict` is told of each row.
