@@ -93,8 +93,8 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def test_the_command_line_has_it(found: dict[str, Any]) -> None:
     help = " ".join(found["help"].split())
     assert "--warmth, --glow N How warm it may get, whatever --seed is. [1<=x<=9]" in help
-    assert "fast (16 steps, 2 degrees), balanced (32 steps), quality (48 steps), " in help
-    assert "cosy (8 degrees)" in help
+    assert "fast (max_denoising_steps 16, stability_threshold 0, warmth 2), " in help
+    assert "cosy (warmth 8)" in help
     code, _, err = found["flag"]
     assert code == 2
     assert "--warmth" in err and "9" in err
@@ -105,7 +105,11 @@ def test_values_are_checked(found: dict[str, Any]) -> None:
     assert found["refused"] == "warmth = 10 is out of range: 1 to 9"
     assert found["kind"] == "warmth should be a whole number, found 'hot'"
     assert found["presets"]["cosy"] == {"warmth": 8}
-    assert found["presets"]["fast"] == {"max_denoising_steps": 16, "warmth": 2}
+    assert found["presets"]["fast"] == {
+        "max_denoising_steps": 16,
+        "stability_threshold": 0,
+        "warmth": 2,
+    }
 
 
 def test_the_server_has_it(found: dict[str, Any]) -> None:

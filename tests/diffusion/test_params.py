@@ -71,9 +71,10 @@ def test_samplers_are_those_of_the_table() -> None:
 
 def test_presets_say_what_they_set() -> None:
     assert PRESETS == {
-        "fast": {"max_denoising_steps": 16},
-        "balanced": {"max_denoising_steps": 32},
         "quality": {"max_denoising_steps": 48},
+        "fast": {"max_denoising_steps": 16, "stability_threshold": 0},
+        "balanced": {"stability_threshold": 0},
+        "causal": {"decoding": "causal", "temperature": 0.0},
         "draft": {"verify": "threshold", "verify_steps": 2},
         "checked": {"verify": "checked"},
         "lean": {"stability_threshold": 0, "first_places": -1, "keep_steps": 2},
@@ -81,7 +82,7 @@ def test_presets_say_what_they_set() -> None:
     for name, values in PRESETS.items():
         check_params(replace(Params(), **values))
         assert check_preset(name) == values
-    with pytest.raises(UsageError, match="unknown preset 'best': choose one of fast, balanced, quality"):
+    with pytest.raises(UsageError, match="unknown preset 'best': choose one of quality, fast, causal"):
         check_preset("best")
 
 

@@ -35,7 +35,7 @@ class Asked:
             "--table",
             metavar="NAME",
             help="Compare settings that belong together with plain ones, answer by answer. verify: what the "
-            "causal reader is worth (docs/verify.md).",
+            "causal reader is worth (docs/verify.md); presets: all presets (docs/speed.md).",
         ),
     ] = ""
     seeds: Annotated[int, typer.Option("--seeds", help="Seeds that every item is answered under.")] = 1

@@ -158,8 +158,7 @@ def _either(names: Iterable[str]) -> str:
 def _preset_help() -> str:
     """Each preset with what it sets: "fast (16 steps)"."""
     told = [
-        f"{preset} "
-        f"({', '.join(f'{value} {PARAMETERS[name].unit or name}' for name, value in values.items())})"
+        f"{preset} ({', '.join(f'{name} {value}' for name, value in values.items())})"
         for preset, values in PRESETS.items()
     ]
     return f"{_either(told)}; single flags win over it."

@@ -172,13 +172,13 @@ class Params:
     )  # fmt: skip
     max_denoising_steps: int = parameter(
         48, "Denoise steps that a canvas may take.",
-        low=1, high=10_000, unit="steps", presets={"fast": 16, "balanced": 32, "quality": 48},
+        low=1, high=10_000, unit="steps", presets={"quality": 48, "fast": 16},
         flags=("--steps",), llama_cpp=("--diffusion-steps", "--diffusion-eb-max-steps"),
         stored=True, gguf="diffusion.eb_max_steps",
     )  # fmt: skip
     temperature: float = parameter(
         1.0, "Scales the schedule from {t_max} to {t_min}; 0 takes the likeliest token.",
-        low=0, high=100, flags=("--temp",),
+        low=0, high=100, flags=("--temp",), presets={"causal": 0.0},
     )  # fmt: skip
     t_max: float = parameter(
         0.8, "Temperature of a canvas's first step.",
@@ -218,7 +218,7 @@ class Params:
     )  # fmt: skip
     stability_threshold: int = parameter(
         1, "Steps that a draft must stay the same before its canvas may end early.",
-        low=0, high=1_000, unit="steps", presets={"lean": 0}, stored=True,
+        low=0, high=1_000, unit="steps", presets={"balanced": 0, "lean": 0, "fast": 0}, stored=True,
         gguf="diffusion.eb_stability_threshold",
     )  # fmt: skip
     confidence_threshold: float = parameter(
@@ -244,7 +244,7 @@ class Params:
     decoding: str = parameter(
         "diffusion", "How answers are written: on canvases, or one token after the other by the model's own "
         "causal reader (slow; {temperature} is then that of the distribution).",
-        choices=("diffusion", "causal"),
+        choices=("diffusion", "causal"), presets={"causal": "causal"},
     )  # fmt: skip
     top_p: float = parameter(
         1.0, "With {decoding} causal: sample from the likeliest tokens that have so much of the mass.",
@@ -290,9 +290,8 @@ def _table() -> dict[str, Parameter]:
 
 PARAMETERS: dict[str, Parameter] = _table()
 
-# Named trade-offs for users who do not want to know more: preset -> the parameters it sets. The number of
-# steps is an upper bound: a canvas that settles stops earlier, so `quality` costs little more than `balanced`
-# on easy text.
+# Named trade-offs for users who do not want to know more: preset -> the parameters it sets. `quality` is the
+# reference; docs/speed.md has what the others cost and are worth.
 PRESETS: dict[str, dict[str, Any]] = {}
 for _about in PARAMETERS.values():
     for _preset, _value in _about.presets.items():

@@ -14,12 +14,14 @@ Pieces = Sequence[tuple[str, bool]]
 @dataclass(frozen=True)
 class Answer:
     """`text` is the answer without thoughts and markers; `tokens` counts committed ids, `steps` one per
-    canvas; `reads` the passes that the causal reader took."""
+    canvas; `reads` the passes that the causal reader took, `computed` the places of all steps (0: not
+    told)."""
 
     text: str
     tokens: int
     steps: tuple[int, ...]
     reads: int = 0
+    computed: int = 0
 
 
 class Answerer(Protocol):

@@ -60,8 +60,10 @@ def area_table(curves: Sequence[Curve]) -> Table:
 
 
 def comparison_table(compared: Sequence[Comparison], title: str) -> Table:
-    """A row for each point of each task; gains, passes and time are beside those of its first point."""
+    """A row for each point of each task; gains, passes and time are beside those of its first point. Where a
+    point leaves places out, the places computed take the column of tokens a pass."""
     drawn = Table(title=title, title_justify="left")
+    places = any({"keep_steps", "first_places"} & {*one.score.point.params} for one in compared)
     for heading in ("task", "point"):
         drawn.add_column(heading)
     for heading in (
@@ -72,7 +74,7 @@ def comparison_table(compared: Sequence[Comparison], title: str) -> Table:
         "95 %",
         "passes/\nanswer",
         "x",
-        "tokens/\npass",
+        "places/\nanswer" if places else "tokens/\npass",
         "time x",
     ):
         drawn.add_column(heading, justify="right")
@@ -84,7 +86,7 @@ def comparison_table(compared: Sequence[Comparison], title: str) -> Table:
         drawn.add_row(
             score.task if first else "", score.mode, str(score.items), f"{score.share:.3f}",
             f"{low:.3f}-{high:.3f}", *gain, _ratio(score.passes or None), _ratio(one.passes),
-            _number(score.tokens_per_pass), _ratio(one.time),
+            _number(score.places if places else score.tokens_per_pass), _ratio(one.time),
             end_section=one is _last_of(compared, score.task),
         )  # fmt: skip
     return drawn

@@ -54,6 +54,7 @@ class Score:
     seeds: int = 1
     seconds: float = 0.0
     reads: int = 0  # passes of the causal reader alone
+    computed: int = 0  # places, in all steps; 0 where that was not told
     tallies: dict[tuple[str, int], ItemTally] = field(default_factory=dict)  # by (task, place of the item)
 
     def add(self, place: int, answer: Answer, right: bool) -> None:
@@ -64,6 +65,7 @@ class Score:
         self.canvases += len(answer.steps)
         self.steps += steps
         self.reads += answer.reads
+        self.computed += answer.computed
         self.tokens += answer.tokens
         tally = self.tallies.setdefault((self.task, place), ItemTally())
         tally.right += right
@@ -96,6 +98,11 @@ class Score:
         return (self.steps + self.reads) / self.count if self.count else 0.0
 
     @property
+    def places(self) -> float:
+        """Of an answer, computed in all its steps together."""
+        return self.computed / self.count if self.count else 0.0
+
+    @property
     def tokens_per_pass(self) -> float:
         """Committed tokens (up to and with the end of turn) per pass of a row."""
         passes = self.steps + self.reads
@@ -118,6 +125,7 @@ class Score:
             "interval_95": [round(low, 4), round(high, 4)],
             "steps_per_canvas": round(self.steps_per_canvas, 3),
             "passes_per_answer": round(self.passes, 3),
+            "places_per_answer": round(self.places, 2),
             "tokens_per_pass": round(self.tokens_per_pass, 3),
             "tokens_per_second": round(self.tokens_per_second, 2),
         }
@@ -147,6 +155,7 @@ def pooled(scores: Sequence[Score]) -> Score:
         whole.canvases += score.canvases
         whole.steps += score.steps
         whole.reads += score.reads
+        whole.computed += score.computed
         whole.tokens += score.tokens
         whole.seconds += score.seconds
         whole.tallies |= score.tallies

@@ -66,7 +66,8 @@ class SessionAnswerer:
 def _answer(reply: Reply) -> Answer:
     canvases = reply.canvases
     steps, reads = tuple(canvas.steps for canvas in canvases), sum(canvas.reads for canvas in canvases)
-    return Answer(reply.text, len(reply.tokens), steps, reads)
+    computed = sum(canvas.computed for canvas in canvases)
+    return Answer(reply.text, len(reply.tokens), steps, reads, computed)
 
 
 __all__ = ["SessionAnswerer"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ..diffusion.params import nearest
+from ..diffusion.params import PRESETS, nearest
 from ..errors import UsageError
 from .points import Point
 
@@ -34,7 +34,13 @@ def _label(params: dict[str, Any]) -> str:
     return name if steps is None else f"{name}, {steps} {'step' if steps == 1 else 'steps'}"
 
 
-_TABLES = {"verify": _verify}
+def _presets() -> list[Point]:
+    """Every preset beside `quality`, which is the reference."""
+    others = [name for name in PRESETS if name != "quality"]
+    return [Point(name, PRESETS[name]) for name in ("quality", *others)]
+
+
+_TABLES = {"verify": _verify, "presets": _presets}
 
 
 def standard(name: str) -> Sequence[Point]:
