@@ -1,6 +1,6 @@
 """The one JSON document that a bench writes: how it is made, written and read back.
 
-    {"canvaslm_bench": 1, "kind": "load" | "steps" | "server", "created", "canvaslm",
+    {"canvaslm_bench": 1, "kind": "load" | "steps" | "server" | "answers", "created", "canvaslm",
      "machine": {...}, "model": {...}, "settings": {...}, "results": {...}}
 
 Times are in seconds where a name ends in `_s` or says seconds, in milliseconds where it says ms; sizes in
@@ -18,7 +18,7 @@ from ..files import write_text
 from .host import stamp
 
 VERSION = 1
-KINDS = ("load", "steps", "server")
+KINDS = ("load", "steps", "server", "answers")
 Document = dict[str, Any]
 
 

@@ -10,8 +10,10 @@ from typing import Any, Concatenate, ParamSpec
 from ..errors import UsageError
 from ..session import Session
 from ..types import Params
+from .answers import answer_report, costs_report, measure_costs
 from .arithmetic import held, is_packed
 from .document import Document, document
+from .habits import Habit
 from .load import measure_load
 from .machine import Probes, describe_machine
 from .memory import Memory
@@ -132,6 +134,34 @@ def step_document(
     return _document("steps", session, settings, results)
 
 
+@_with_its_threads
+def answers_document(
+    session: Session,
+    lengths: Sequence[int],
+    habits: Sequence[Habit],
+    *,
+    ready: dict[str, float | None],
+    context: int = 128,
+    repeats: int = 3,
+    tell: Tell = lambda text: None,
+) -> Document:
+    """Seconds for answers of these lengths in tokens, by preset: costs of passes times how many are taken."""
+    engine = session.engine
+    if not contexts_that_fit(engine, [context]):
+        context = max(1, engine.max_context - engine.config.canvas_length)
+    tell("warming up")
+    warm_up(engine)
+    costs = measure_costs(engine, context, repeats=repeats, tell=tell)
+    results = {
+        "answers": answer_report(costs, habits, lengths),
+        "costs": costs_report(costs),
+        "habits": [asdict(habit) for habit in habits],
+        "ready": ready,
+    }
+    settings = {"answer": list(lengths), "context": context, "repeats": repeats}
+    return _document("answers", session, settings, results)
+
+
 def _finish(session: Session, probes: Probes | None) -> Any:
     if probes is None:
         return None
@@ -190,4 +220,4 @@ def _document(kind: str, session: Session, settings: dict[str, Any], results: di
     )
 
 
-__all__ = ["StepOptions", "load_document", "step_document"]
+__all__ = ["StepOptions", "answers_document", "load_document", "step_document"]

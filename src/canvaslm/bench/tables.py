@@ -9,6 +9,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from .answer_tables import answer_tables
 from .document import Document
 
 LABELS = {
@@ -57,9 +58,11 @@ def plain(text: object) -> str:
 
 def tables(content: Document) -> list[RenderableType]:
     """All that a person wants to see of a document."""
-    results = content["results"]
-    if content["kind"] == "steps":
-        shown: list[RenderableType] = [_step_table(content, run) for run in results["contexts"]]
+    results, shown = content["results"], list[RenderableType]()
+    if content["kind"] == "answers":
+        shown = answer_tables(results, plain(content["model"]["name"]))
+    elif content["kind"] == "steps":
+        shown = [_step_table(content, run) for run in results["contexts"]]
         if len(results["contexts"]) > 1:
             shown.append(_context_table(results["contexts"]))
         if results["rows"]:

@@ -46,6 +46,7 @@ def command(
       canvaslm bench -m model.gguf --prompts questions.txt -n 256
       canvaslm bench -m model.gguf --step --context 128,512 --steps 4
       canvaslm bench --rows 1,4,16
+      canvaslm bench -m model.gguf --answer 5,20,60,250
       canvaslm bench --url http://127.0.0.1:8080 --ready
       canvaslm bench --url http://127.0.0.1:8080 --start "canvaslm serve model.gguf --port 8080"
       canvaslm bench --compare a.json b.json
@@ -60,6 +61,8 @@ def command(
     asked = _asked(requests.prompts)
     if (endpoint := remote.endpoint()) is not None:
         document = _server(endpoint, loading.model, asked, options, remote)
+    elif steps.answer is not None:
+        document = _answers(loading, sampling, steps)
     elif steps.wanted:
         document = _steps(loading, sampling, steps, output.probes)
     else:
@@ -69,14 +72,19 @@ def command(
 
 def _check_modes(steps: StepFlags, remote: Remote, output: Output) -> None:
     """Raises UsageError for flags that cannot go together."""
-    named = (("--url", remote.url), ("--step", steps.step), ("--compare", output.compare))
+    named = (
+        ("--url", remote.url), ("--step", steps.step), ("--answer", steps.answer),
+        ("--compare", output.compare),
+    )  # fmt: skip
     modes = [name for name, given in named if given]
     if len(modes) > 1:
         raise UsageError(f"{modes[0]} and {modes[1]} are different measurements: choose one")
     if steps.rows is not None and modes not in ([], ["--step"]):
         raise UsageError(f"--rows measures in process: leave out {modes[0]}", "rows")
-    if steps.context is not None and not steps.wanted:
-        raise UsageError("--context goes with --step or --rows", "context")
+    if steps.context is not None and not steps.wanted and steps.answer is None:
+        raise UsageError("--context goes with --step, --rows or --answer", "context")
+    if steps.habits is not None and steps.answer is None:
+        raise UsageError("--habits goes with --answer", "habits")
     if remote.url is None and (remote.start or remote.ready):
         flag = "--start" if remote.start else "--ready"
         raise UsageError(f"{flag} needs --url: where the server is", "url")
@@ -136,6 +144,30 @@ def _steps(loading: Loading, sampling: Sampling, flags: StepFlags, probing: bool
     with _status() as tell:
         return step_document(
             session, options, ready=ready, params=merged, probes=_probes(session, probing), tell=tell
+        )
+
+
+def _answers(loading: Loading, sampling: Sampling, flags: StepFlags) -> dict[str, Any]:
+    """`--context`: what stands before the answer; `--steps` is how often each pass is measured."""
+    from ..bench.habits import read_habits
+
+    params = sampling.chosen()
+    repeats, preset = params.pop("max_denoising_steps", _STEPS), params.pop("preset", None)
+    if params:
+        raise UsageError(f"--answer compares presets as they are: leave out {next(iter(params))}")
+    lengths = numbers("--answer", flags.answer or "")
+    contexts = numbers("--context", flags.context or "128")
+    if len(contexts) > 1:
+        raise UsageError("--answer is measured at one --context", "context")
+    habits = read_habits(flags.habits)
+    if preset is not None:
+        habits = [habit for habit in habits if habit.preset in (preset, "quality")]
+    session, ready = _open(loading)
+    from ..bench.inprocess import answers_document
+
+    with _status() as tell:
+        return answers_document(
+            session, lengths, habits, ready=ready, context=contexts[0], repeats=repeats, tell=tell
         )
 
 

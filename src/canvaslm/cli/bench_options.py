@@ -109,6 +109,27 @@ class StepFlags:
         ),
     ] = None
 
+    answer: Annotated[
+        str | None,
+        typer.Option(
+            "--answer",
+            metavar="N,...",
+            rich_help_panel=_STEP,
+            help="Seconds that answers of these many tokens take by preset: what passes cost here, times how "
+            "many answers of that length took.",
+        ),
+    ] = None
+    habits: Annotated[
+        Path | None,
+        typer.Option(
+            "--habits",
+            metavar="FILE",
+            rich_help_panel=_STEP,
+            help="With --answer: how many passes answers take, as benchmarks/habits.py writes it. Without "
+            "it: what the demo model's answers took.",
+        ),
+    ] = None
+
     @property
     def wanted(self) -> bool:
         """Whether steps are to be measured instead of answers."""
