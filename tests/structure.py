@@ -63,7 +63,7 @@ IMPORTS: dict[str, tuple[str, ...]] = {
     "session": ("constrain", "decisions", "diffusion", "engine", "model", "ops", "text", "weights"),
     "server": ("constrain", "decisions", "diffusion", "engine", "session", "text", "weights"),
     "evals": ("client", "demo", "diffusion", "engine", "files", "session", "text"),
-    "bench": ("client", "demo", "engine", "files", "model", "ops", "session"),
+    "bench": ("client", "demo", "diffusion", "engine", "files", "model", "ops", "session"),
     "train": ("files", "model", "ops", "text", "weights"),
     "demo": ("files",),
     "cli": (
