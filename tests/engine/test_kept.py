@@ -205,7 +205,7 @@ def test_native_is_what_plain_is(native: Model, tmp_path_factory: pytest.TempPat
 def test_the_memory_of_a_canvas_is_counted(model: Model) -> None:
     engine = Engine(model)
     numbers = [engine.submit(asked(keep_steps=steps)) for steps in (0, 2)]
-    without, kept = (engine.scheduler.find(i).kv_bytes for i in numbers)  # type: ignore[union-attr]
+    without, kept = (engine.scheduler.find(i).kv_bytes for i in numbers)
     assert kept > without
     engine = Engine(model, kv_memory=without)
     engine.submit(asked(keep_steps=0))
