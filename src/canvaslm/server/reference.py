@@ -55,7 +55,8 @@ each content delta is the whole text so far, drafts included, and replaces what 
 `"stream_options": {"include_diffusion": true}` chunks with an empty delta carry a `diffusion` object after
 every step: `canvas`, `step`, `steps_max`, `state`, `temperature`, `text` (the canvas up to its first EOS),
 `pieces` (each place's text), `accepted` and `changed` (a 1 or 0 for each place), `entropy` (nats, for each
-place), `mean_entropy`, `stop_reason`.
+place), `mean_entropy`, `stop_reason`; behind a canvas also `reads` (passes of the causal reader) and
+`computed` (places, of all its steps).
 
 Beside the reason why an answer ended there may be `finish_details`, a list of `{"reason", "message"}`; the
 same are in `warnings`, with the reason as their code. `thinking_budget`: the thought was closed at the
