@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from canvaslm.bench.answers import Costs, answer_report, measure_costs, seconds
+from canvaslm.bench.compare import compare
 from canvaslm.bench.habits import Habit, as_document, habit_of, read_habits
 from canvaslm.diffusion.params import PRESETS
 from canvaslm.errors import NotFound, UsageError
@@ -111,6 +112,20 @@ def test_the_command(bench: Bench, tmp_path: Path) -> None:
     assert code == 0
     assert "seconds an answer" in out and "lean" in out and "causal" not in out.partition("a pass behind")[0]
     assert "A model of the time" in out
+
+
+def test_two_documents_are_compared_by_every_cost_and_answer(bench: Bench) -> None:
+    first = whole(bench("--answer", "5", "--context", "10", "--steps", "1", "--json", "-")[1])
+    second = json.loads(json.dumps(first))
+    for step in second["results"]["costs"]["steps"]:
+        step["seconds"] *= 2
+    left = second["results"]["answers"].pop()
+    rows, single = compare(first, second)
+    gains = {row.name: row.gain for row in rows}
+    places = first["model"]["canvas_length"]
+    assert gains[f"context 10: step of {places} places, ms"] == pytest.approx(0.5)
+    assert gains["context 10: a causal token, ms"] == gains["quality: 5 tokens, s"] == 1
+    assert single == [f"{left['preset']}: 5 tokens, s"]
 
 
 @pytest.mark.parametrize(

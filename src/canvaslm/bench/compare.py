@@ -48,6 +48,8 @@ def figures(content: Document) -> list[Figure]:
     found += [Figure(f"step at {run['rows']} rows, ms", run["step_ms"]) for run in results.get("rows", [])]
     for run in results.get("runs", []):
         found += _run_figures(run)
+    if "costs" in results:
+        found += _answer_figures(results)
     return [figure for figure in found if figure.value is not None]
 
 
@@ -83,6 +85,19 @@ def _run_figures(run: dict[str, Any]) -> Iterator[Figure]:
         summary = run["metrics"].get(name)
         for percent in _PERCENTILES if summary else ():
             yield Figure(f"{where}: {label}, {percent}", factor * summary[percent])
+
+
+def _answer_figures(results: dict[str, Any]) -> Iterator[Figure]:
+    costs, named = results["costs"], {"token": "a causal token", "commit": "a commit", "read": "a reading"}
+    where = f"context {costs['context']}"
+    for step in costs["steps"]:
+        yield Figure(f"{where}: step of {step['places']} places, ms", 1000 * step["seconds"])
+    for key, label in named.items():
+        if costs[key] is not None:
+            yield Figure(f"{where}: {label}, ms", 1000 * costs[key])
+    for one in results["answers"]:
+        if one["seconds"] is not None:
+            yield Figure(f"{one['preset']}: {one['tokens']} tokens, s", one["seconds"])
 
 
 def compare(a: Document, b: Document) -> tuple[list[Ratio], list[str]]:
