@@ -17,7 +17,6 @@ from ..model import Model
 from ..ops import noise
 from ..ops.predict import SAMPLE_TILE, Draw, Prediction, draws_of, predict
 from ..ops.targets import NO_TARGET
-from ..ops.token_logprobs import SMALLEST
 from .rules import RowRules, joined
 
 _READER = -1  # the step of the reader's random numbers: canvases count theirs from 0
@@ -77,7 +76,7 @@ def ask(model: Model, questions: Sequence[HeadQuery]) -> list[HeadAnswers]:
 def _ask_free(model: Model, questions: Sequence[HeadQuery]) -> Iterator[HeadAnswers]:
     """All places as rows of one place."""
     count = sum(map(len, questions))
-    spare = max(0, SMALLEST - count)
+    spare = max(0, model.fewest - count)
     states = torch.cat([q.states for q in questions])
     states = torch.cat((states, states.new_zeros(spare, states.shape[1])))
     draws = [one for q in questions for one in _draws(model, q)]
@@ -100,7 +99,7 @@ def _ask_free(model: Model, questions: Sequence[HeadQuery]) -> Iterator[HeadAnsw
 
 def _ask_ruled(model: Model, question: HeadQuery) -> HeadAnswers:
     """One row of n places: its rules are said once."""
-    spare = max(0, SMALLEST - len(question))
+    spare = max(0, model.fewest - len(question))
     states = torch.cat((question.states, question.states.new_zeros(spare, question.states.shape[1])))
     draws = [*_draws(model, question), _no_draw(model, spare)]
     whole = Draw(torch.cat([d.gumbel for d in draws]), torch.cat([d.uniform for d in draws]))

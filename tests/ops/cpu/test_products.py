@@ -69,6 +69,24 @@ def test_large_bytes_do_not_saturate(isa: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("format", "quants"),
+    [("Q4_0", (2, 18)), ("Q5_0", (2, 22)), ("Q4_K", (16, 144)), ("Q5_K", (16, 176)), ("Q6_K", (0, 192))],
+)
+@pytest.mark.parametrize("x", [1.0, -1.0])
+def test_the_largest_sums_do_not_overflow(isa: str, format: str, quants: tuple[int, int], x: float) -> None:
+    """All weights the largest of their format against activations of +-127: AVX2 adds up in int16."""
+    from canvaslm.ops.cpu.products import matmul
+    from canvaslm.ops.cpu.repacked import RepackedMatrix
+
+    raw = formats.quantise(format, torch.rand(32, 256) + 0.5).view(-1, formats.FORMATS[format].size)
+    raw[:, slice(*quants)] = 255
+    raw = raw.flatten()
+    got = matmul(RepackedMatrix.repack(format, raw, 32, 256), torch.full((3, 256), x))
+    want = formats.dequantise(format, raw, (32, 256)).double().sum(-1) * x
+    assert torch.allclose(got.double(), want.expand(3, -1), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
     ("kind", "k", "bound"), [("BF16", 300, 1e-6), ("F32", 100, 1e-6), ("INT8", 300, 0.02)]
 )
 def test_float_weights(isa: str, kind: str, k: int, bound: float) -> None:

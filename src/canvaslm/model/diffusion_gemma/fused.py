@@ -31,7 +31,7 @@ def fuse(model: Model) -> None:
             attention = for_format("attention", model.device, str(layer.self_attn.q_proj.format))
             assert attention is not None
             model.store = attention.make()
-    if all(isinstance(layer, FusedTextLayer) for layer in model.layers):
+    if all(isinstance(layer, FusedTextLayer) for layer in model.layers) and _repacked_head(model):
         model.fewest = 1  # these kernels add up a row the same way, however many there are
     assert isinstance(model.norm, RMSNorm) and isinstance(model.self_conditioning, SelfConditioning)
     model.add_module("norm", FusedNorm(model.norm))
@@ -45,6 +45,10 @@ def _can_fuse(layer: TextLayer) -> bool:
     projections = (attention.q_proj, attention.k_proj, attention.o_proj, attention.v_proj)
     large = (*(p for p in projections if p is not None), layer.mlp.fused, layer.experts)
     return all(map(_repacked, large))
+
+
+def _repacked_head(model: Model) -> bool:
+    return getattr(model.head, "predict_kernel", None) is not None
 
 
 def _repacked(module: nn.Module | None) -> bool:

@@ -88,6 +88,8 @@ _SIGNATURES: dict[str, tuple[object, list[object]]] = {
 def library() -> ctypes.CDLL:
     """The loaded library. Raises RuntimeError with the reason when there is none."""
     global _loaded, _problem
+    if _loaded is not None:  # set once, and for good
+        return _loaded
     with _lock:
         if _loaded is None and _problem is None:
             try:

@@ -1,8 +1,8 @@
 // The machine's ceiling for int8 products, measured with the kernels' own instructions on data in the
 // first-level cache.
 #pragma once
+#include "micro.h"
 #include "parallel.h"
-#include "simd.h"
 
 namespace CANVAS_ISA {
 
@@ -20,16 +20,7 @@ static double ceiling(int times) {
     for (int t = 0; t < 8 * times; t++) {
       const uint8_t* wp = w + t % 8 * 1024;
       const int8_t* ap = a + t % 8 * 32;
-#pragma GCC unroll 8
-      for (int j = 0; j < 8; j++) {
-        const B w0 = load_weight(wp + j * 128), w1 = load_weight(wp + j * 128 + 64);
-#pragma GCC unroll 16
-        for (int m = 0; m < kFlatRows; m++) {
-          const B b = broadcast4(ap + m * 256 + j * 4);
-          dot_byte(acc[m][0], w0, b);
-          dot_byte(acc[m][1], w1, b);
-        }
-      }
+      dot_bytes<kFlatRows>(acc, wp, ap);
     }
     F all = zero();
 #pragma GCC unroll 16

@@ -7,6 +7,8 @@ namespace CANVAS_ISA {
 // Rows handled at once: a panel of them (64 KiB) and four result tiles (128 KiB) stay in the second-level
 // cache.
 constexpr int kRowBlock = 256;
+// Up to so many rows weights are read in the order in which they lie.
+constexpr int kFewRows = 8;
 
 INL void any_record(int kind, const uint8_t* r, Unpacked& u, const Activations& a, int rows, float* c,
                     int groups, bool first, Ahead ahead) {
@@ -31,19 +33,27 @@ static void blocks_times_rows(const Matrix& w, int tile, int count, int from, in
                               int rows, float* c, Unpacked& u, const uint8_t* then) {
   const size_t stride = tile_bytes(w.kind, w.k), full = record_bytes(w.kind, 8);
   const uint8_t* base = w.data + (size_t)tile * stride;
+  const int most = w.kind == kInt8 ? kFlatRows : kGroupRows;
   if (!then) then = base + (size_t)count * stride + (size_t)from * full;
-  for (int b = from; b < to; b++) {
+  const auto one = [&](int t, int b, const uint8_t* next) {
     const int groups = groups_in(w.k, b);
     const size_t bytes = record_bytes(w.kind, groups), at = (size_t)(b - from) * (size_t)a.rows;
     Activations panel = {a.rows, a.q ? a.q + at * kBlock : nullptr, a.sums ? a.sums + at : nullptr,
                          a.x ? a.x + at * kBlock : nullptr};
-    for (int t = 0; t < count; t++) {
-      const uint8_t* r = base + (size_t)t * stride + (size_t)b * full;
-      const uint8_t* next = t + 1 < count ? r + stride : b + 1 < to ? base + (size_t)(b + 1) * full : then;
-      const Ahead ahead = {(const char*)next, (const char*)next + bytes};
-      any_record(w.kind, r, u, panel, rows, c + (size_t)t * (size_t)rows * kTile, groups, b == 0, ahead);
-    }
+    const uint8_t* r = base + (size_t)t * stride + (size_t)b * full;
+    const Ahead ahead = Ahead::of(next, bytes, groups, (rows + most - 1) / most);
+    any_record(w.kind, r, u, panel, rows, c + (size_t)t * (size_t)rows * kTile, groups, b == 0, ahead);
+  };
+  const auto record = [&](int t, int b) { return base + (size_t)t * stride + (size_t)b * full; };
+  if (rows <= kFewRows) {
+    for (int t = 0; t < count; t++)
+      for (int b = from; b < to; b++)
+        one(t, b, b + 1 < to ? record(t, b + 1) : t + 1 < count ? record(t + 1, from) : then);
+    return;
   }
+  for (int b = from; b < to; b++)
+    for (int t = 0; t < count; t++)
+      one(t, b, t + 1 < count ? record(t + 1, b) : b + 1 < to ? record(0, b + 1) : then);
 }
 
 INL void tiles_times_rows(const Matrix& w, int tile, int count, const Activations& a, int rows, float* c,

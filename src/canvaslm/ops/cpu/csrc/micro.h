@@ -11,17 +11,20 @@
 namespace CANVAS_ISA {
 
 // The record that comes next, fetched a few lines at a time between dot products (65 -> 50 ms per expert
-// layer).
+// layer), and whole by the time this one is done, however few rows there are: with four lines a group a
+// single row would leave two thirds of it to chance.
 struct Ahead {
   const char *at, *end;
+  int bytes;  // a time
+
+  static INL_MEMBER Ahead of(const uint8_t* next, size_t bytes, int groups, int row_blocks) {
+    const int times = groups * row_blocks, lines = (int)(bytes / 64);
+    return {(const char*)next, (const char*)next + bytes, 64 * max(4, (lines + times - 1) / times)};
+  }
   INL_MEMBER void fetch() {
-    if (at < end) {
-      prefetch(at);
-      prefetch(at + 64);
-      prefetch(at + 128);
-      prefetch(at + 192);
-      at += 256;
-    }
+    if (at >= end) return;
+    for (int i = 0; i < bytes; i += 64) prefetch(at + i);
+    at += bytes;
   }
 };
 
@@ -70,6 +73,92 @@ template <int MR, int KIND> INL void take_minima(F (&f)[MR][2], const Unpacked& 
     for (int h = 0; h < 2; h++) f[m][h] = fnma(to_float(a[m][h]), load(u.dmin + 16 * h), f[m][h]);
 }
 
+// Vectors (quad, half 0 and 1) of a group; FRESH: from the record, and left in u.w.
+template <int KIND, bool FRESH>
+INL void weights_of(B (&v)[2], const uint8_t* w, Unpacked& u, int g, int quad) {
+#pragma GCC unroll 2
+  for (int h = 0; h < 2; h++) {
+    const int at = g * 1024 + quad * 128 + h * 64;
+    if (FRESH) {
+      v[h] = fresh_weight<KIND>(w, g, quad, h);
+      store_bytes(u.w + at, v[h]);
+    } else {
+      v[h] = load_weight(w + at);
+    }
+  }
+}
+
+// acc += 32 unsigned bytes (see kByteOffset) . activations
+template <int MR> INL void dot_bytes(I (&acc)[MR][2], const uint8_t* w, const int8_t* a) {
+#pragma GCC unroll 8
+  for (int j = 0; j < 8; j++) {
+    const B w0 = load_weight(w + j * 128), w1 = load_weight(w + j * 128 + 64);
+#pragma GCC unroll 16
+    for (int m = 0; m < MR; m++) {
+      const B b = broadcast4(a + m * kBlock + j * 4);
+      dot_byte(acc[m][0], w0, b);
+      dot_byte(acc[m][1], w1, b);
+    }
+  }
+}
+
+// acc += weights . activations over one group of inputs, or its half `part` (Q6_K), for weights of 4 to 6
+// bits.
+#if !defined(CANVAS_SHORT_SUMS)
+template <int MR, int KIND, bool FRESH>
+INL void dot_bits(I (&acc)[MR][2], const uint8_t* w, Unpacked& u, const int8_t* a, int g, int part) {
+  constexpr int quads = KIND == kQ6K ? 4 : 8;
+#pragma GCC unroll 8
+  for (int j = 0; j < quads; j++) {
+    B v[2];
+    weights_of<KIND, FRESH>(v, w, u, g, part * quads + j);
+#pragma GCC unroll 16
+    for (int m = 0; m < MR; m++) {
+      const B b = broadcast4(a + m * kBlock + g * 32 + (part * quads + j) * 4);
+#pragma GCC unroll 2
+      for (int h = 0; h < 2; h++)
+        if (KIND == kQ4K && kKeepHighNibble)
+          dot_byte(acc[m][h], v[h], b);
+        else
+          dot_low(acc[m][h], v[h], b);
+    }
+  }
+}
+#else
+// As many products of weights of so many bits as fit into 16 bits: 8 x 2 x 15 x 127, 4 x 2 x 31 x 127,
+// 2 x 2 x 63 x 127.
+constexpr int short_sum_quads(int kind) {
+  return kind == kQ4K || kind == kQ40 ? 8 : kind == kQ5K || kind == kQ50 ? 4 : 2;
+}
+
+template <int MR, int KIND, bool FRESH>
+INL void dot_bits(I (&acc)[MR][2], const uint8_t* w, Unpacked& u, const int8_t* a, int g, int part) {
+  constexpr int quads = KIND == kQ6K ? 4 : 8, fit = short_sum_quads(KIND);
+#pragma GCC unroll 4
+  for (int first = part * quads; first < (part + 1) * quads; first += fit) {
+    I s[MR][2];
+#pragma GCC unroll 8
+    for (int j = 0; j < fit; j++) {
+      B v[2];
+      weights_of<KIND, FRESH>(v, w, u, g, first + j);
+#pragma GCC unroll 16
+      for (int m = 0; m < MR; m++) {
+        const B b = broadcast4(a + m * kBlock + g * 32 + (first + j) * 4);
+#pragma GCC unroll 2
+        for (int h = 0; h < 2; h++)
+          if (j)
+            add_short(s[m][h], v[h], b);
+          else
+            s[m][h] = pairs_of(v[h], b);
+      }
+    }
+#pragma GCC unroll 16
+    for (int m = 0; m < MR; m++)
+      for (int h = 0; h < 2; h++) add_pairs(acc[m][h], s[m][h]);
+  }
+}
+#endif
+
 // Formats with a scale per 32 (or 16) inputs. FRESH: weights come from the record and are left in u.w.
 template <int MR, int KIND, bool FRESH> INL void grouped_rows(const uint8_t* w, Unpacked& u, const int8_t* a,
                                                               const Sums* sums, float* c, int groups,
@@ -77,7 +166,7 @@ template <int MR, int KIND, bool FRESH> INL void grouped_rows(const uint8_t* w, 
   F f[MR][2];
 #pragma GCC unroll 16
   for (int m = 0; m < MR; m++) f[m][0] = f[m][1] = zero();
-  constexpr int parts = KIND == kQ6K ? 2 : 1, quads = 8 / parts;
+  constexpr int parts = KIND == kQ6K ? 2 : 1;
 #pragma GCC unroll 1
   for (int g = 0; g < groups; g++) {
     fetch_next_rows<MR>(a, c, g);
@@ -88,31 +177,10 @@ template <int MR, int KIND, bool FRESH> INL void grouped_rows(const uint8_t* w, 
 #pragma GCC unroll 16
       for (int m = 0; m < MR; m++)
         acc[m][0] = acc[m][1] = offset_of(KIND) ? set1_int(-offset_of(KIND) * sums[m].of32[g]) : zero_int();
-      const uint8_t* wp = w + g * 1024 + part * 512;
-      const int8_t* ap = a + g * 32 + part * 16;
-#pragma GCC unroll 8
-      for (int j = 0; j < quads; j++) {
-        B w0, w1;
-        if (FRESH) {
-          const int quad = part * quads + j;
-          w0 = fresh_weight<KIND>(w, g, quad, 0), w1 = fresh_weight<KIND>(w, g, quad, 1);
-          store_bytes(u.w + g * 1024 + quad * 128, w0);
-          store_bytes(u.w + g * 1024 + quad * 128 + 64, w1);
-        } else {
-          w0 = load_weight(wp + j * 128), w1 = load_weight(wp + j * 128 + 64);
-        }
-#pragma GCC unroll 16
-        for (int m = 0; m < MR; m++) {
-          B b = broadcast4(ap + m * kBlock + j * 4);
-          if (KIND == kQ80 || (KIND == kQ4K && kKeepHighNibble)) {
-            dot_byte(acc[m][0], w0, b);
-            dot_byte(acc[m][1], w1, b);
-          } else {
-            dot_low(acc[m][0], w0, b);
-            dot_low(acc[m][1], w1, b);
-          }
-        }
-      }
+      if constexpr (KIND == kQ80)
+        dot_bytes<MR>(acc, w + g * 1024, a + g * 32);
+      else
+        dot_bits<MR, KIND, FRESH>(acc, w, u, a, g, part);
       const float* s = u.scale + (g * parts + part) * kTile;
       F s0 = load(s), s1 = load(s + 16);
 #pragma GCC unroll 16
@@ -136,19 +204,7 @@ template <int MR> INL void flat_rows(const uint8_t* w, const float* d, const int
   for (int g = 0; g < groups; g++) {
     fetch_next_rows<MR>(a, c, g);
     ahead.fetch();
-    ahead.fetch();
-    const uint8_t* wp = w + g * 1024;
-    const int8_t* ap = a + g * 32;
-#pragma GCC unroll 8
-    for (int j = 0; j < 8; j++) {
-      B w0 = load_weight(wp + j * 128), w1 = load_weight(wp + j * 128 + 64);
-#pragma GCC unroll 16
-      for (int m = 0; m < MR; m++) {
-        B b = broadcast4(ap + m * kBlock + j * 4);
-        dot_byte(acc[m][0], w0, b);
-        dot_byte(acc[m][1], w1, b);
-      }
-    }
+    dot_bytes<MR>(acc, w + g * 1024, a + g * 32);
   }
   F f[MR][2], s0 = load(d), s1 = load(d + 16);
 #pragma GCC unroll 16

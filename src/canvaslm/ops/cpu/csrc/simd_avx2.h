@@ -12,6 +12,7 @@ struct I {
 };
 typedef I B;
 
+#define CANVAS_SHORT_SUMS       // there is no four-products-into-32-bits: see add_short
 constexpr int kByteOffset = 0;  // vpmaddubsw saturates above 127, so dot_byte works on `byte - 128` itself
 constexpr int kGroupRows = 2;
 constexpr int kFlatRows = 3;
@@ -138,30 +139,54 @@ INL B widen_u8(const uint8_t* p) {
   return {_mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i*)p)),
           _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i*)p + 1))};
 }
-INL B widen_s8_times(const int8_t* p, int16_t by) {
-  __m256i k = _mm256_set1_epi16(by);
-  return {_mm256_mullo_epi16(_mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i*)p)), k),
-          _mm256_mullo_epi16(_mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i*)p + 1)), k)};
+
+// (32 a, 32 b) of each of 16 signed bytes, as int16 pairs.
+INL __m256i pairs_of_8(const int8_t* a, const int8_t* b) {
+  const __m256i low = _mm256_slli_epi32(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)a)), 5);
+  const __m256i high = _mm256_slli_epi32(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)b)), 21);
+  return _mm256_blend_epi16(low, high, 0xAA);
+}
+INL B pairs_times_32(const int8_t* a, const int8_t* b) {
+  return {pairs_of_8(a, b), pairs_of_8(a + 8, b + 8)};
 }
 
 INL B broadcast4(const void* p) {
-  int32_t x;
-  memcpy(&x, p, 4);
-  return set1_int(x);
+  __m256i r;
+  asm volatile("vpbroadcastd %1,%0" : "=x"(r) : "m"(*(const int32_t*)p));
+  return {r, r};
 }
-INL B load_weight(const void* p) { return load_bytes(p); }
+INL __m256i load_half_weight(const void* p) {
+  __m256i r;
+  asm volatile("vmovdqa %1,%0" : "=x"(r) : "m"(*(const __m256i*)p));
+  return r;
+}
+INL B load_weight(const void* p) { return {load_half_weight(p), load_half_weight((const char*)p + 32)}; }
 INL B load_widened(const int8_t* p) {
   return {_mm256_cvtepi8_epi16(_mm_load_si128((const __m128i*)p)),
           _mm256_cvtepi8_epi16(_mm_load_si128((const __m128i*)p + 1))};
 }
-INL __m256i quad(__m256i acc, __m256i w, __m256i b) {
-  return _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(w, b), _mm256_set1_epi16(1)));
+// Pairs of products of unsigned bytes below 128 with signed ones, as int16. Sums of several that cannot
+// overflow are kept as int16 and widened once: two instructions for 32 products instead of three.
+INL I pairs_of(B w, B b) { return {_mm256_maddubs_epi16(w.a, b.a), _mm256_maddubs_epi16(w.b, b.b)}; }
+// Inline assembly, or GCC 12 reorders the sums into trees whose leaves do not fit into sixteen registers.
+INL void add_products(__m256i& sum, __m256i w, __m256i b) {
+  __m256i pairs;
+  asm volatile("vpmaddubsw %3,%2,%1\n\tvpaddw %1,%0,%0" : "+x"(sum), "=&x"(pairs) : "x"(w), "x"(b));
 }
-INL void dot_low(I& acc, B w, B b) { acc = {quad(acc.a, w.a, b.a), quad(acc.b, w.b, b.b)}; }
+INL void add_short(I& sum, B w, B b) {
+  add_products(sum.a, w.a, b.a);
+  add_products(sum.b, w.b, b.b);
+}
+INL void add_pairs(I& acc, I sums) {
+  const __m256i one = _mm256_set1_epi16(1);
+  acc = {_mm256_add_epi32(acc.a, _mm256_madd_epi16(sums.a, one)),
+         _mm256_add_epi32(acc.b, _mm256_madd_epi16(sums.b, one))};
+}
 // |w| * (b with w's sign): |w| <= 128 keeps the int16 pair sums from saturating (128 * 127 * 2 < 32768).
 INL __m256i signed_quad(__m256i acc, __m256i w, __m256i b) {
   w = _mm256_xor_si256(w, _mm256_set1_epi8((char)0x80));
-  return quad(acc, _mm256_abs_epi8(w), _mm256_sign_epi8(b, w));
+  const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(b, w));
+  return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
 INL void dot_byte(I& acc, B w, B b) { acc = {signed_quad(acc.a, w.a, b.a), signed_quad(acc.b, w.b, b.b)}; }
 INL void dot_pairs(I& acc, B w, B b) {

@@ -60,9 +60,12 @@ INL B or_bytes(B a, B b) { return _mm512_or_si512(a, b); }
 INL B shift_right(B a, int n) { return _mm512_srl_epi16(a, _mm_cvtsi32_si128(n)); }
 INL B shift_left(B a, int n) { return _mm512_sll_epi16(a, _mm_cvtsi32_si128(n)); }
 INL B widen_u8(const uint8_t* p) { return _mm512_cvtepu8_epi16(_mm256_loadu_si256((const __m256i*)p)); }
-INL B widen_s8_times(const int8_t* p, int16_t by) {
-  return _mm512_mullo_epi16(_mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i*)p)),
-                            _mm512_set1_epi16(by));
+
+// (32 a, 32 b) of each of 16 signed bytes, as int16 pairs.
+INL B pairs_times_32(const int8_t* a, const int8_t* b) {
+  const __m512i low = _mm512_slli_epi32(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)a)), 5);
+  const __m512i high = _mm512_slli_epi32(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)b)), 21);
+  return _mm512_mask_blend_epi16(0xAAAAAAAA, low, high);
 }
 
 // Inline assembly: GCC 12 copies and spills the accumulators around the intrinsics, 15-20 % of the speed;

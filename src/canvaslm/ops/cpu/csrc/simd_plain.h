@@ -101,14 +101,18 @@ INL B widen_u8(const uint8_t* p) {
   for (int i = 0; i < 32; i++) t[i] = p[i];
   return from_shorts(t);
 }
-INL B widen_s8_times(const int8_t* p, int16_t by) {
+INL B pairs_times_32(const int8_t* a, const int8_t* b) {
   int16_t t[32];
-  for (int i = 0; i < 32; i++) t[i] = (int16_t)(p[i] * by);
+  for (int i = 0; i < 32; i++) t[i] = (int16_t)(32 * (i & 1 ? b : a)[i / 2]);
   return from_shorts(t);
 }
 INL B broadcast4(const void* p) { B r; LANES(memcpy(r.v + 4 * i, p, 4)) return r; }
 INL B load_weight(const void* p) { return load_bytes(p); }
-INL B load_widened(const int8_t* p) { return widen_s8_times(p, 1); }
+INL B load_widened(const int8_t* p) {
+  int16_t t[32];
+  for (int i = 0; i < 32; i++) t[i] = p[i];
+  return from_shorts(t);
+}
 #if defined(__ARM_FEATURE_DOTPROD)
 INL void dot_low(I& acc, B w, B b) {
   for (int i = 0; i < 4; i++)

@@ -72,10 +72,8 @@ static inline void unpack_q6k_scales(const uint8_t* r, Unpacked& u) {
   }
   // Offset: 32 * scale of groups 2p and 2p + 1, interleaved per row as the sums of 16 are.
   for (int p = 0; p < 8; p++)
-    for (int n = 0; n < kTile; n++) {
-      u.mins[p * 64 + 2 * n] = (int16_t)(32 * s[2 * p * 32 + n]);
-      u.mins[p * 64 + 2 * n + 1] = (int16_t)(32 * s[(2 * p + 1) * 32 + n]);
-    }
+    for (int n = 0; n < kTile; n += 16)
+      store_bytes(u.mins + p * 64 + 2 * n, pairs_times_32(s + 2 * p * 32 + n, s + (2 * p + 1) * 32 + n));
 }
 
 INL void unpack_half_scales(const uint8_t* from, int groups, Unpacked& u) {
