@@ -128,6 +128,14 @@ class Note:
 
 
 @dataclass(frozen=True)
+class AdapterUse:
+    """An adapter that an answer is written with (`model.adapters.Adapter`), and a factor of its scale."""
+
+    adapter: Any
+    scale: float = 1.0
+
+
+@dataclass(frozen=True)
 class Request:
     """One prompt for the engine, as token ids.
 
@@ -171,6 +179,7 @@ class Request:
     prompt_logprobs: int | None = None
     prompt_first: int = 0
     prompt_only: bool = False  # nothing is to be written
+    adapters: tuple[AdapterUse, ...] = ()
 
 
 @dataclass(frozen=True)

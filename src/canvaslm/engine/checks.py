@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from ..errors import CanvasError, EngineFailure, OutOfMemory, UsageError
-from ..model import ModelConfig
+from ..model import Model, ModelConfig
+from ..model.adapters import check_adapter
 from ..model.masks import block_of
 from ..types import Constraint, Request
 from .rules import check_watched
 
 MAX_TOP_LOGPROBS = 20
+
+
+def adapt_for(request: Request, model: Model) -> None:
+    """Makes the model heed adapters, if the request has any. Raises UsageError where one does not fit the
+    model, or its scale is no number."""
+    for use in request.adapters:
+        if not math.isfinite(use.scale):
+            raise UsageError(f"an adapter's scale must be a finite number, not {use.scale}", "adapter")
+        shapes = model.adaptable()
+        for name, delta in (*use.adapter.encode.items(), *use.adapter.denoise.items()):
+            if shapes.get(name) != delta.shape:
+                check_adapter(use.adapter, shapes)
+        model.adapt()
 
 
 def check_tokens(request: Request, config: ModelConfig) -> None:
@@ -82,4 +98,12 @@ def known_error(error: Exception) -> CanvasError:
     return EngineFailure(f"{type(error).__name__}: {error}")
 
 
-__all__ = ["MAX_TOP_LOGPROBS", "check_memory", "check_places", "check_room", "check_tokens", "known_error"]
+__all__ = [
+    "MAX_TOP_LOGPROBS",
+    "adapt_for",
+    "check_memory",
+    "check_places",
+    "check_room",
+    "check_tokens",
+    "known_error",
+]

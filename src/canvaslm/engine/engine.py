@@ -28,7 +28,15 @@ from ..types import (
     TokenRead,
 )
 from .canvases import answer_places, canvas_params, expected_tokens, next_canvas, prompt_end
-from .checks import MAX_TOP_LOGPROBS, check_memory, check_places, check_room, check_tokens, known_error
+from .checks import (
+    MAX_TOP_LOGPROBS,
+    adapt_for,
+    check_memory,
+    check_places,
+    check_room,
+    check_tokens,
+    known_error,
+)  # fmt: skip
 from .commit import committed_event, draft_event, rest
 from .guards import Standing, check_marks, guarded, holds_back, keep, note, standing
 from .masking import canvas_rules, check_mask
@@ -122,6 +130,7 @@ class Engine:
         check_rules(request, params.min_new_tokens, self.config)
         check_marks(request, self.config.vocab_size)
         check_mask(request, params)
+        adapt_for(request, self.runner.model)
         lead = len(request.tokens) % self.block
         places = answer_places(len(request.tokens), lead, params, self.max_context)
         check_places(request, places)
@@ -161,12 +170,9 @@ class Engine:
         """Gives an admitted sequence its cache, with as much of its prompt as is remembered."""
         sequence.clock.mark("admitted")
         tokens = sequence.request.tokens
-        identity, expected = sequence.request.identity, expected_tokens(sequence)
-        live = [
-            (s.encoded, s.cache)
-            for s in self.scheduler.running
-            if s.cache is not None and s.request.identity == identity
-        ]
+        identity, expected = sequence.identity, expected_tokens(sequence)
+        others = [s for s in self.scheduler.running if s.identity == identity]
+        live = [(s.encoded, s.cache) for s in others if s.cache is not None]
         symbols, whole = sequence.symbols, len(tokens) - sequence.lead
         if self.block > 1:  # its canvas may begin without anything to encode: the last block is taken, too
             symbols = (*symbols[:whole], symbols[-1])
@@ -428,7 +434,7 @@ class Engine:
     def _release(self, sequence: Sequence) -> None:
         """Hands the encoded context to the prefix cache."""
         if sequence.cache is not None and sequence.encoded:
-            self.prefixes.put(tuple(sequence.encoded), sequence.cache, sequence.request.identity)
+            self.prefixes.put(tuple(sequence.encoded), sequence.cache, sequence.identity)
         sequence.cache = sequence.canvas = sequence.own = None
 
     def _fail(self, sequence: Sequence, error: Exception) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,8 +13,10 @@ from torch import Tensor
 from ..cache import CanvasKeys, DenoiseContext, EncodeContext, KVCache, storage_type
 from ..diffusion import Canvas, temperature, top_k
 from ..model import Model, RowsContext
+from ..model.adapting import AdaptedSpan
 from ..ops.predict import Prediction, draws_of, predict
 from ..ops.token_logprobs import token_logprobs
+from ..types import AdapterUse
 from .asking import ask
 from .live import LiveRows
 from .reader import Heard, questions
@@ -122,7 +125,10 @@ class Runner:
             [one for live in groups for one in _contexts(live)],
         )
         read, lengths = any(row.read for row in encode), [len(chunk) for chunk in chunks]
-        hidden = self.model(tokens[None], positions[None], context, sum(lengths), _soft(groups), states=read)
+        with self._adapted(encode, lengths, groups):
+            hidden = self.model(
+                tokens[None], positions[None], context, sum(lengths), _soft(groups), states=read
+            )
         sizes = [sum(live.counts) for live in groups]
         heard = []
         if read:
@@ -133,6 +139,25 @@ class Runner:
         parts = hidden[0].split(sizes)
         said = [self._said(*one) for one in zip(groups, parts, strict=True)]
         return Pass(said, heard)
+
+    def _adapted(
+        self, encode: list[Row], lengths: list[int], groups: list[LiveRows]
+    ) -> AbstractContextManager[None]:
+        """Inside, each row's tokens go through the adapters of its request: chunks as encoded ones, canvases
+        as denoised ones."""
+        if self.model.switch is None:
+            return nullcontext()
+        canvases = [one for live in groups for one in zip(live.rows, live.counts, strict=True)]
+        counts = [*lengths, *(count for _, count in canvases)]
+        ends = list(itertools.accumulate(counts))
+        changes = [
+            *(tuple((use.adapter.encode, use.scale) for use in _uses(row)) for row in encode),
+            *(tuple((use.adapter.denoise, use.scale) for use in _uses(row)) for row, _ in canvases),
+        ]
+        spans = [
+            AdaptedSpan(end - count, end, its) for end, count, its in zip(ends, counts, changes, strict=True)
+        ]
+        return self.model.switch.using(spans)
 
     def _heard(self, rows: list[Row], states: list[Tensor]) -> list[tuple[Row, Heard]]:
         """What the causal reader says of the tokens of the rows that are read. states: of each row's."""
@@ -262,6 +287,10 @@ def _soft(groups: list[LiveRows]) -> Tensor | None:
         for live in groups
     )
     return torch.cat(list(parts))[None]
+
+
+def _uses(row: Row) -> tuple[AdapterUse, ...]:
+    return tuple(use for use in row.sequence.request.adapters if use.scale)
 
 
 def _cache(row: Row) -> KVCache:

@@ -108,7 +108,7 @@ def _encodes_for(other: Sequence, sequence: Sequence) -> bool:
     return (
         other.is_before_shared
         and other.shared == sequence.shared
-        and other.request.identity == sequence.request.identity
+        and other.identity == sequence.identity
         and other.symbols[: other.shared] == sequence.symbols[: other.shared]
     )
 

@@ -76,6 +76,13 @@ class Sequence:
     clock: Clock = field(default_factory=lambda: Clock())
 
     @property
+    def identity(self) -> str:
+        """Of what its context hangs on besides its tokens: keys and values are shared within one only."""
+        uses = ((use.adapter.encode_digest, use.scale) for use in self.request.adapters)
+        adapters = [f"{digest}*{scale!r}" for digest, scale in uses if digest]
+        return "|".join((self.request.identity, *adapters)) if adapters else self.request.identity
+
+    @property
     def seed(self) -> int:
         assert self.params.seed is not None
         return self.params.seed

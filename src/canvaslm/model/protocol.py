@@ -13,8 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..errors import UsageError
 from ..ops.linear import Linear
 from ..ops.predict import Table
+from .adapting import Switch
 from .config import ModelConfig
 from .context import Context
 
@@ -63,6 +65,20 @@ class Model(nn.Module):
     # Fewest tokens of a pass of its own that give each the same bits as many do. Below 16 rows the matrix
     # library of plain torch picks other kernels (and attention below 4 queries), whose sums differ.
     fewest: int = 16
+
+    # Tells adapted modules which tokens go through which adapter; None: the model is not adapted.
+    switch: Switch | None = None
+
+    def adapt(self) -> Switch:
+        """Makes the model heed adapters (`model.adapting`), once; returns what says which are in use.
+
+        Without any in use it gives the bits that it gave before. Raises UsageError for families that cannot.
+        """
+        raise UsageError(f"{type(self).__name__} models cannot take adapters yet", param="adapter")
+
+    def adaptable(self) -> dict[str, tuple[int, ...]]:
+        """Names and shapes [out, in] or [E, out, in] of the matrices that an adapter may change."""
+        return {}
 
     def fuse(self) -> None:
         """Once the weights are there: puts faster twins in the place of layers whose weights

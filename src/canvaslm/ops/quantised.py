@@ -52,14 +52,20 @@ class QuantExperts(nn.Module):
         out = torch.zeros(x.shape[0], self.down.shape[1], device=x.device)
         for expert in index.unique().tolist():
             rows, choice = (index == expert).nonzero(as_tuple=True)
-            inputs = x[rows].float()
-            parts = [F.linear(inputs, weight[expert].dequantise()) for weight in self.gate_up]
-            gate, up = torch.cat(parts, dim=-1).chunk(2, dim=-1)
+            gate, up = self.gate_up_product(expert, x[rows]).chunk(2, dim=-1)
             hidden = F.gelu(gate, approximate="tanh") * up
-            out.index_add_(
-                0, rows, F.linear(hidden, self.down[expert].dequantise()) * weights[rows, choice, None]
-            )
+            out.index_add_(0, rows, self.down_product(expert, hidden) * weights[rows, choice, None])
         return out.to(x.dtype)
+
+    def gate_up_product(self, expert: int, x: Tensor) -> Tensor:
+        """x [N, H] -> fp32 [N, 2I], of one expert."""
+        return torch.cat(
+            [F.linear(x.float(), weight[expert].dequantise()) for weight in self.gate_up], dim=-1
+        )
+
+    def down_product(self, expert: int, x: Tensor) -> Tensor:
+        """x [N, I] -> fp32 [N, H], of one expert."""
+        return F.linear(x.float(), self.down[expert].dequantise())
 
     def extra_repr(self) -> str:
         formats = "+".join(weight.format for weight in (*self.gate_up, self.down))

@@ -11,6 +11,7 @@ from ...ops.cpu import elementwise
 from ...ops.cpu.backend import NAME
 from ...ops.cpu.repacked import RepackedMatrix
 from ...ops.norm import RMSNorm
+from ..adapting import AdaptedSpan, Switch
 from ..context import Context, attend_context
 from ..protocol import Model, RouterLog
 from .text import SelfConditioning, TextLayer
@@ -60,6 +61,7 @@ class FusedTextLayer(nn.Module):
     """Same arithmetic as the TextLayer it wraps, in a dozen calls; fp32 activations, CPU, inference only."""
 
     half_rope = True
+    switch: Switch | None = None  # once adapted
 
     def __init__(self, layer: TextLayer) -> None:
         super().__init__()
@@ -120,6 +122,15 @@ class FusedTextLayer(nn.Module):
         elementwise.norm_rope(heads, weight, self.eps, table)
         return heads.view(*x.shape[:2], -1, width).transpose(1, 2)
 
+    def _route_adapted(self, tokens: Tensor, index: Tensor, weights: Tensor) -> None:
+        """Writes over the choices of tokens for which an adapter changes the router."""
+        assert self.switch is not None
+        proj = self.plain.router.proj
+        for part, span in self.switch.wanted(str(proj.name)):
+            rows = slice(None) if part is None else part
+            with self.switch.using([AdaptedSpan(0, None, span.changes)]):
+                _, weights[rows], index[rows] = self.plain.router(tokens[rows])
+
     def _feed_forward(self, x: Tensor, encoded: int) -> Tensor:
         """`encoded` counts tokens of all rows."""
         layer, tokens = self.plain, x.flatten(0, 1)
@@ -132,6 +143,8 @@ class FusedTextLayer(nn.Module):
             layer.router.top_k,
             self.eps,
         )
+        if self.switch is not None:
+            self._route_adapted(tokens, index, weights)
         normed = elementwise.rms_norm(tokens, layer.pre_feedforward_layernorm_2.weight, self.eps)
         routed = self.experts(normed, index, weights)
         out = torch.empty_like(tokens)

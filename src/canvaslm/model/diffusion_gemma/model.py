@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -10,8 +11,10 @@ from torch import Tensor, nn
 from ...ops.linear import Linear
 from ...ops.norm import RMSNorm
 from ...ops.rotary import rotary_frequencies, rotary_table
+from ..adapting import Switch
 from ..context import Context
 from ..protocol import Model, RouterLog
+from .adapting import adapt, adaptable_shapes
 from .config import DiffusionGemmaConfig
 from .fused import fuse
 from .text import SelfConditioning, TextLayer
@@ -93,23 +96,41 @@ class DiffusionGemma(Model):
         # What is encoded owes the last layer its keys and values, and no more, unless its states are read.
         if encoded and not states:
             old, new = slice(encoded), slice(encoded, None)
-            last.append_keys_values(x[:, old], positions[:, old], _cut(rope, old), context)
+            with self._part(0, encoded):
+                last.append_keys_values(x[:, old], positions[:, old], _cut(rope, old), context)
             x, positions, rope = x[:, new], positions[:, new], _cut(rope, new)
         if x.shape[1] == 0:
             return x
         its_encoded = encoded if states else 0
-        return self.norm(last(x, positions, rope, context, encoded=its_encoded, router_log=router_log))
+        with self._part(encoded - its_encoded, tokens.shape[1]):
+            return self.norm(last(x, positions, rope, context, encoded=its_encoded, router_log=router_log))
 
     def fuse(self) -> None:
         """See `Model.fuse`."""
         fuse(self)
+
+    def adapt(self) -> Switch:
+        """See `Model.adapt`."""
+        if self.switch is None:
+            self.switch = adapt(self)
+        return self.switch
+
+    def adaptable(self) -> dict[str, tuple[int, ...]]:
+        """See `Model.adaptable`."""
+        assert isinstance(self.config, DiffusionGemmaConfig)
+        return adaptable_shapes(self.config)
+
+    def _part(self, start: int, stop: int) -> AbstractContextManager[None]:
+        """Inside, only these tokens of the pass go through adapted modules."""
+        return nullcontext() if self.switch is None else self.switch.part(start, stop)
 
     def _enter(self, tokens: Tensor, encoded: int, soft: Tensor | None) -> Tensor:
         """Embeddings [B, L, H]; those of canvases mixed with the last step's prediction."""
         x = self.embed(tokens)
         if encoded == tokens.shape[1]:
             return x
-        canvases = self.self_conditioning(x[:, encoded:], soft)
+        with self._part(encoded, tokens.shape[1]):
+            canvases = self.self_conditioning(x[:, encoded:], soft)
         return torch.cat((x[:, :encoded], canvases), dim=1) if encoded else canvases
 
     def _ropes(self, positions: Tensor) -> list[Rope]:

@@ -111,6 +111,14 @@ class Experts(nn.Module):
     def forward(self, x: Tensor, index: Tensor, weights: Tensor) -> Tensor:
         return self.compute(x, index, weights, self.gate_up_proj, self.down_proj)
 
+    def gate_up_product(self, expert: int, x: Tensor) -> Tensor:
+        """x [N, H] -> [N, 2I], of one expert."""
+        return F.linear(x, self.gate_up_proj[expert])
+
+    def down_product(self, expert: int, x: Tensor) -> Tensor:
+        """x [N, I] -> [N, H], of one expert."""
+        return F.linear(x, self.down_proj[expert])
+
 
 class TextLayer(nn.Module):
     """Attention, then a dense MLP and the experts side by side.

@@ -15,7 +15,7 @@ from ..quantised import QuantVocabulary
 from . import products
 from .head import SoftTable
 from .predict import predict_repacked
-from .repacked import RowTable, dense_kind
+from .repacked import RepackedExperts, RowTable, dense_kind
 from .repacker import Repacker
 
 
@@ -38,7 +38,22 @@ class RepackedLinear(nn.Module):
         return f"{self.in_features} -> {self.out_features}, {self.weight.kind}"
 
 
-class RepackedExpertsLayer(nn.Module):
+class _Gated(nn.Module):
+    """What experts and gated MLPs share: their two products one by one, for what comes between them."""
+
+    gate_up: RepackedExperts
+    down: RepackedExperts
+
+    def gate_up_product(self, expert: int, x: Tensor) -> Tensor:
+        """x [N, H] -> [N, 2I], of one expert."""
+        return products.matmul(self.gate_up.expert(expert), x)
+
+    def down_product(self, expert: int, x: Tensor) -> Tensor:
+        """x [N, I] -> [N, H], of one expert."""
+        return products.matmul(self.down.expert(expert), x)
+
+
+class RepackedExpertsLayer(_Gated):
     """`QuantExperts` on native kernels: one call a layer."""
 
     backend = "cpu"
@@ -57,7 +72,7 @@ class RepackedExpertsLayer(nn.Module):
         return f"{self.down.experts} experts, {self.gate_up.kind}+{self.down.kind}"
 
 
-class RepackedMLP(nn.Module):
+class RepackedMLP(_Gated):
     """down(gelu(gate x) * up x) in one call."""
 
     backend = "cpu"

@@ -245,7 +245,11 @@ class RepackedExperts:
         other."""
         if not 0 <= expert < self.experts:
             raise ValueError(f"expert {expert} of {self.experts}")
-        _ExpertSlice(self, expert).fill(row, format, raw, rows)
+        self.expert(expert).fill(row, format, raw, rows)
+
+    def expert(self, expert: int) -> RepackedMatrix:
+        """One expert's matrix, in the same memory."""
+        return _ExpertSlice(self, expert)
 
 
 class _ExpertSlice(RepackedMatrix):
