@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypedDict
 
 from .diffusion.options import SamplingOptions
+
+# An adapter by its name, or several, each by its name or with a factor of its scale.
+AdapterOption = str | Sequence[str | tuple[str, float]] | None
 
 
 class GenerateOptions(SamplingOptions, total=False):
@@ -31,6 +35,7 @@ class GenerateOptions(SamplingOptions, total=False):
     choice: Sequence[str] | None  # the answer is one of these texts
     grammar: str | None  # the answer is of this grammar, in GBNF or Lark
     bad_words: Sequence[str] | None  # texts that the answer does not have
+    adapter: AdapterOption
 
 
 class AnswerOptions(GenerateOptions, total=False):
@@ -56,6 +61,7 @@ class FillOptions(SamplingOptions, total=False):
     stop: str | Sequence[str] | None  # texts before which a hole's text ends
     draft: str | Sequence[str | None] | None  # a guess of each hole
     draft_noise: float  # share of a draft's places that are noise
+    adapter: AdapterOption
 
 
 class ScoreOptions(TypedDict, total=False):
@@ -64,6 +70,7 @@ class ScoreOptions(TypedDict, total=False):
     system: str | None
     thinking: bool
     raw: bool  # the prompt is not put through the chat template
+    adapter: AdapterOption
 
 
 class DecideOptions(TypedDict, total=False):
@@ -76,6 +83,7 @@ class DecideOptions(TypedDict, total=False):
     labels: str | Sequence[str] | None  # "letters", "values", or labels of one token each
     reader: str  # "canvas" or "causal": whose next-token distribution is read, without a canvas
     instructions: str | None  # what is said before the state
+    adapter: AdapterOption
 
 
 class LoadingOptions(TypedDict, total=False):
@@ -92,9 +100,12 @@ class LoadingOptions(TypedDict, total=False):
     deterministic: bool
     kv_type: str | None
     self_conditioning: str
+    adapters: Mapping[str, str | os.PathLike[str]] | None  # folders by the names that adapters get
+    adapter_memory: int | None
 
 
 __all__ = [
+    "AdapterOption",
     "AnswerOptions",
     "DecideOptions",
     "FillOptions",

@@ -16,6 +16,7 @@ import typer
 from ..errors import CanvasError, UsageError
 from ..files import check_output, write_text
 from ..types import Message, Reply
+from .adapter_options import Adapting
 from .given_text import argument_text
 from .lines import Reader, line_reader, read_entry
 from .options import Display, Doubt, Loading, Sampling, Talk, grouped
@@ -36,6 +37,7 @@ def command(
     doubt: Doubt = False,
     talk: Talk = Talk(),
     loading: Loading = Loading(),
+    adapting: Adapting = Adapting(),
     sampling: Sampling = Sampling(),
     display: Display = Display(),
 ) -> None:
@@ -50,12 +52,13 @@ def command(
       printf 'capital of France\\ncapital of Peru\\n' | canvaslm chat
     """
     display.checked()
-    chosen = sampling.chosen()
+    chosen, adapter = sampling.chosen(), adapting.chosen().get("adapter", [])
     prompt = None if prompt is None else argument_text(prompt, "--prompt")
     system = talk.message()
-    session = loading.open(display.quiet)
+    session = loading.open(display.quiet, **adapting.loading())
     notes(session, display, chosen)
     chat = Chat(session, display, chosen, system, talk.thinking, doubt)
+    chat.adapter, chat.adapter_scale = adapter, adapting.scale
     interactive = sys.stdin.isatty()
     if interactive:
         log(f"{session.name}: type a message; /help lists commands, Ctrl-D leaves")
@@ -80,6 +83,8 @@ class Chat:
     asked: str | None = None
     retries: int = 0
     saved: set[Path] = field(default_factory=set)
+    adapter: list[tuple[str, float]] = field(default_factory=list)
+    adapter_scale: float = 1.0  # of what is chosen next
 
     def ask(self, text: str) -> Reply:
         """Sends a message and remembers the answer. A message that got none leaves
@@ -106,6 +111,7 @@ class Chat:
             system=self.system,
             thinking=self.thinking,
             **({"doubt": True} if self.doubt else {}),
+            **({"adapter": self.adapter} if self.adapter else {}),
             **chosen,
         )
         self.history += [question, Message("assistant", reply.text, reply.tool_calls)]
@@ -224,6 +230,17 @@ def _doubt(chat: Chat, rest: str) -> None:
     log(f"doubt: {'on' if chat.doubt else 'off'}")
 
 
+def _adapter(chat: Chat, rest: str) -> None:
+    adapters = chat.session.adapters
+    if rest == "off":
+        chat.adapter = []
+    elif rest:
+        adapters.use(rest)  # raises for one that there is not
+        chat.adapter = [(rest, chat.adapter_scale)]
+    told = ", ".join(name for name, _ in chat.adapter) or "off"
+    log(f"adapter: {told} (there are: {', '.join(adapters.names) or 'none'})")
+
+
 def _live(chat: Chat, rest: str) -> None:
     _check_switch("live", rest)
     if rest:
@@ -260,6 +277,7 @@ COMMANDS = {
     "system": ChatCommand("[TEXT]", "show or set the system message; none removes it", _system),
     "thinking": ChatCommand("[on|off]", "whether the model thinks first", _thinking),
     "doubt": ChatCommand("[on|off]", "whether doubtful parts are marked", _doubt),
+    "adapter": ChatCommand("[NAME|off]", "show or set the adapter that answers are written with", _adapter),
     "live": ChatCommand("[on|off]", "whether the canvas is drawn", _live),
     "save": ChatCommand("FILE", "write the conversation to a file: .json, else Markdown", _save),
     "exit": ChatCommand("", "leave, as Ctrl-D does", _exit),
@@ -271,7 +289,8 @@ def as_document(chat: Chat) -> str:
     """The conversation as JSON: the messages in the form that every chat API takes."""
     turns = [{"role": "system", "content": chat.system}] if chat.system else []
     turns += [{"role": message.role, "content": message.content} for message in chat.history]
-    document = {"model": chat.session.name, "options": chat.chosen, "messages": turns}
+    options = {**chat.chosen, **({"adapter": chat.adapter} if chat.adapter else {})}
+    document = {"model": chat.session.name, "options": options, "messages": turns}
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
 

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..errors import UsageError
 from ..files import write_text
+from .adapter_options import Adapting
 from .eval_options import Asked, ScoreFiles
 from .options import Truncation, grouped
 from .output import log
@@ -42,6 +44,7 @@ def command(
     asked: Asked = Asked(),
     files: ScoreFiles = ScoreFiles(),
     address: Address = Address(),
+    adapting: Adapting = Adapting(),
     truncation: Truncation = Truncation(),
 ) -> None:
     """Measure a model, here or on a server: exact match with its interval, steps, tokens a step and a second.
@@ -54,6 +57,7 @@ def command(
       canvaslm eval sudoku,sort -m model.gguf --json scores.json
       canvaslm eval sort,json -n 20 --seeds 2 --sweep steps=1,2,4,48 --plot curve.svg
       canvaslm eval lists -m model.gguf --sweep steps=4,16,48 --sweep sampler=entropy_bound,ancestral
+      canvaslm eval sort,json -n 20 --adapter runs/terse
       canvaslm eval lists:copy,lists:shuffle --url http://127.0.0.1:8080 -c 4
       canvaslm eval json --schema -n 20
       canvaslm eval sort,json -n 20 --table verify
@@ -62,14 +66,18 @@ def command(
     """
     from ..evals.run import Evaluation
 
-    endpoint = address.endpoint()
+    endpoint, adapter = address.endpoint(), adapting.chosen()
+    if endpoint is not None and adapter:
+        raise UsageError(
+            "--adapter is of a model here: a server's is asked for by its name, with -m", "adapter"
+        )
     options = asked.options(tasks, truncation.chosen(), holes=endpoint is None)
     evaluation = Evaluation(options)  # what cannot work is an error before a model is loaded
     files.check(options)
     if left := options.left_out():
         log(f"note: left out: {', '.join(left)}; name one to be told why")
     if endpoint is None:
-        answerer, settings = _here(model, asked.rows, evaluation)
+        answerer, settings = _here(model, asked.rows, evaluation, adapting)
     else:
         answerer, settings = _there(endpoint, model, asked.rows)
     sweeps = {sweep.name: list(sweep.values) for sweep in options.sweeps}
@@ -80,18 +88,20 @@ def command(
         raise KeyboardInterrupt
 
 
-def _here(model: str | None, rows: int, evaluation: Evaluation) -> tuple[Answerer, dict[str, Any]]:
+def _here(
+    model: str | None, rows: int, evaluation: Evaluation, adapting: Adapting
+) -> tuple[Answerer, dict[str, Any]]:
     """A model of this process. Raises UsageError for points that its defaults do not go with."""
     from ..evals.session_answers import SessionAnswerer
     from ..session import load
 
-    session = load(model)
+    session, adapter = load(model, **adapting.loading()), adapting.chosen()
     for note in session.notes:
         log(f"note: {note}")
     for point in evaluation.points:
         session.merge(None, evaluation.options.params(point))
-    settings = {"model": session.name, "sampling_defaults": asdict(session.params)}
-    return SessionAnswerer(session, rows), settings
+    settings = {"model": session.name, "sampling_defaults": asdict(session.params), **adapter}
+    return SessionAnswerer(session, rows, **adapter), settings
 
 
 def _there(endpoint: Endpoint, model: str | None, rows: int) -> tuple[Answerer, dict[str, Any]]:

@@ -115,11 +115,12 @@ class Loading:
         ),
     ] = False  # fmt: skip
 
-    def open(self, quiet: bool = False) -> Session:
-        """Loads the model; unless `quiet`, with a progress line on standard error if that is a terminal."""
+    def open(self, quiet: bool = False, **more: Any) -> Session:
+        """Loads the model; unless `quiet`, with a progress line on standard error if that is a terminal.
+        `more`: further options of `canvaslm.load`."""
         from .loading import open_session
 
-        return open_session(self, quiet)
+        return open_session(self, quiet, **more)
 
 
 def flag(about: Parameter) -> Any:

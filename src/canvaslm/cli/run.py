@@ -18,6 +18,7 @@ from ..errors import CanvasError, UsageError
 from ..text.doubt import doubt_level
 from ..text.transcript import ReplyBuilder
 from ..types import Reply
+from .adapter_options import Adapting
 from .doubt import legend, painted
 from .given_text import argument_text, file_text, input_text
 from .options import BestOf, Display, Doubt, Loading, RetryDoubtful, Sampling, Talk, grouped
@@ -51,6 +52,7 @@ def command(
     best_of: BestOf = None,
     retry_doubtful: RetryDoubtful = False,
     loading: Loading = Loading(),
+    adapting: Adapting = Adapting(),
     form: AnswerForm = AnswerForm(),
     sampling: Sampling = Sampling(),
     display: Display = Display(),
@@ -58,29 +60,30 @@ def command(
 ) -> None:
     """Write one answer. Without a model and a prompt, the demo model solves a Sudoku.
 
-    On a terminal the canvas is drawn while it denoises: plain text is accepted, italic text will be drawn
-    anew, underlined text has just changed, and the fainter it is, the less certain. Piped, standard output
-    holds the answer alone; figures and notes go to standard error.
+      On a terminal the canvas is drawn while it denoises: plain text is accepted, italic text will be drawn
+      anew, underlined text has just changed, and the fainter it is, the less certain. Piped, standard output
+      holds the answer alone; figures and notes go to standard error.
 
-    Examples:
-      canvaslm run
-      canvaslm run -p "Reverse the word: canvas" --seed 7
-      canvaslm run -m model.gguf -p "Why is the sky blue?" -n 512 --preset quality
-      git diff | canvaslm run -m org/name -p - --system "Write a commit message." > message.txt
-      canvaslm run -m model.gguf -p "Three primes?" --json | jq .steps
-      canvaslm run -p "JSON: name=Ada, age=36" --schema person.json
+      Examples:
+        canvaslm run
+        canvaslm run -p "Reverse the word: canvas" --seed 7
+        canvaslm run -m model.gguf -p "Why is the sky blue?" -n 512 --preset quality
+        git diff | canvaslm run -m org/name -p - --system "Write a commit message." > message.txt
+        canvaslm run -m model.gguf -p "Three primes?" --json | jq .steps
+        canvaslm run -p "JSON: name=Ada, age=36" --schema person.json
+    canvaslm run -m org/name --adapter runs/terse -p "Why is the sky blue?"
     """
     display.checked()
-    chosen, structure = sampling.chosen(), form.chosen()
+    chosen, structure, adapter = sampling.chosen(), form.chosen(), adapting.chosen()
     asked, system = read_prompt(prompt, file), talk.message()
     puzzle = None
     if asked is None:
         refuse_without_prompt(loading.model is not None or raw or bool(structure))
         puzzle = show_puzzle(chosen.get("seed"), display)
         asked, display = puzzle.prompt, paced(display)
-    session = loading.open(display.quiet)
+    session = loading.open(display.quiet, **adapting.loading())
     notes(session, display, chosen)
-    options = {"system": system, "thinking": talk.thinking, "raw": raw, **structure, **chosen}
+    options = {"system": system, "thinking": talk.thinking, "raw": raw, **structure, **adapter, **chosen}
     second = {"doubt": doubt, "best_of": best_of, "retry_doubtful": retry_doubtful}
     options |= {name: value for name, value in second.items() if value}
     reply = answer(session, asked, display, as_object, **options)

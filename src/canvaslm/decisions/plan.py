@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from ..errors import UsageError
 from ..text.tokenizer import Tokenizer
 from ..text.transcript import ReplyBuilder
-from ..types import MAX_WATCHED, Committed, Event, Params, Request, Timings, Usage
+from ..types import MAX_WATCHED, AdapterUse, Committed, Event, Params, Request, Timings, Usage
 from . import labels as labelling
 from .answers import Decision, Decisions, LabelReading, decided, mass_of
 from .calibration import LETTERS, VALUES, Calibration
@@ -71,6 +71,7 @@ class DecisionTask:
     labels: str | tuple[str, ...] = LETTERS
     calibration: Calibration = field(default_factory=Calibration)
     has_state: bool = True
+    adapters: tuple[AdapterUse, ...] = ()
 
 
 @dataclass
@@ -323,6 +324,7 @@ class DecisionPlan:
             shared=len(shared),
             identity=f"decisions:{_digest(shared).hex()}",
             watched=watched,
+            adapters=self._task.adapters,
         )
 
     def _causal_request(self, prompt: tuple[int, ...], tokens: tuple[int, ...]) -> Request:
@@ -335,7 +337,7 @@ class DecisionPlan:
         )  # fmt: skip
         return Request(
             prompt, params, shared=len(shared), identity=f"decisions:{_digest(shared).hex()}",
-            watched={0: tokens},
+            watched={0: tokens}, adapters=self._task.adapters,
         )  # fmt: skip
 
     def _usage(self, outcomes: Sequence[RowOutcome]) -> Usage:

@@ -7,6 +7,7 @@ from contextlib import closing
 from typing import Any
 
 from ..engine import Driver, Engine
+from ..options import AdapterOption
 from ..session import Session
 from ..text.transcript import ReplyBuilder, Transcript
 from ..types import Finished, Reply
@@ -19,8 +20,9 @@ class SessionAnswerer:
     Every answer has its own seed, so it does not depend on what else is in the batch.
     """
 
-    def __init__(self, session: Session, rows: int = 32) -> None:
-        self.session, self._rows = session, rows
+    def __init__(self, session: Session, rows: int = 32, adapter: AdapterOption = None) -> None:
+        """adapter: as in `Session.generate`."""
+        self.session, self._rows, self._adapter = session, rows, adapter
         self.engine = Engine(session.engine.runner.model, max_rows=rows, prefix_memory=0)
         self._driver = Driver(self.engine, session.threads.in_use)
 
@@ -36,7 +38,10 @@ class SessionAnswerer:
         """Raises the engine's error when a request fails: an eval with holes is none."""
         given = [None] * len(seeds) if pieces is None else [self._given(each) for each in pieces]
         requests = (
-            self.session.prepare(conversation, **{**params, **structure, "seed": seed, "given": places})
+            self.session.prepare(
+                conversation,
+                **{**params, **structure, "seed": seed, "given": places, "adapter": self._adapter},
+            )
             for conversation, seed, places, structure in zip(
                 conversations, seeds, given, structures or [{}] * len(seeds), strict=True
             )

@@ -54,6 +54,7 @@ def plan_decide(session: Session, state: Any, questions: Questions, options: Dec
         labels=labels,
         calibration=session.calibration,
         has_state=bool(text),
+        adapters=session.adapters.uses(options.get("adapter")),
     )
     return DecisionPlan(_machine_of(session), task)
 

@@ -315,6 +315,7 @@ class FillPlan:
             allowed=layout.allowed,
             draft_noise=self._task.draft_noise,
             drafts=self._task.drafts,
+            adapters=self._task.adapters,
         )
 
     def _draft(self, layout: PlacedHoles) -> dict[int, int]:

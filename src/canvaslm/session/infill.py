@@ -84,6 +84,7 @@ def plan_fill(
         stop=options.get("stop"),
         draft_noise=share_of_noise(options.get("draft_noise")),
         drafts=drafts,
+        adapters=session.adapters.uses(options.get("adapter")),
     )
     return FillPlan(machine_of(session, params), task)
 

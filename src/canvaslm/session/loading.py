@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Unpack
@@ -28,6 +29,7 @@ from ..weights.loading.empty import meta_model
 from ..weights.loading.load import load_model
 from ..weights.loading.loaded import Loaded
 from ..weights.resolve import DEMO, Checkpoint, read_config, resolve
+from .adapters import load_all
 from .options import check_names
 from .session import Session
 
@@ -48,7 +50,9 @@ def load(source: str | Path | None = None, **options: Unpack[LoadingOptions]) ->
     `prefix_memory`: bytes for the keys and values of running sequences (None: no limit) and of remembered
     ones (0: none are). `deterministic`: sums in one order, whatever else runs. `kv_type` is "float32",
     "bfloat16" or "int8"; `self_conditioning` "exact" lets native kernels leave nothing out of the soft
-    embedding ("auto" is the default).
+    embedding ("auto" is the default). `adapters`: folders of LoRA adapters as PEFT writes them, by the names
+    that the option `adapter` calls them by, as {"terse": "runs/terse"}; `adapter_memory`: bytes for all
+    adapters (None: no limit).
 
     Raises NotFound, Offline, BadModelFile, OutOfMemory, UsageError.
 
@@ -74,6 +78,8 @@ def _load(
     deterministic: bool = False,
     kv_type: str | None = None,
     self_conditioning: str = "auto",
+    adapters: Mapping[str, str | os.PathLike[str]] | None = None,
+    adapter_memory: int | None = None,
 ) -> Session:
     if threads is not None and not 1 <= threads <= 1024:
         raise UsageError(f"threads = {threads} is out of range: 1 to 1024", "threads")
@@ -87,7 +93,7 @@ def _load(
     tokenizer, template = text.result()
     given, origins = sampling_defaults(loaded.generation, source_of(checkpoint.kind))
     is_demo = checkpoint.source == DEMO
-    return Session(
+    session = Session(
         Engine(
             loaded.model,
             max_rows=max_rows,
@@ -110,6 +116,8 @@ def _load(
         threads=_threads(threads, checkpoint),
         calibration=read_calibration(checkpoint.path(FILE_NAME)),
     )
+    load_all(session.adapters, adapters, adapter_memory)
+    return session
 
 
 def _threads(count: int | None, checkpoint: Checkpoint) -> Threads:

@@ -9,7 +9,7 @@ from ..constrain.holes import PlacedHoles
 from ..constrain.infill import Named
 from ..text.tokenizer import Tokenizer
 from ..text.transcript import ReplyBuilder
-from ..types import DRAFT_NOISE, Committed, Event, Params, Request
+from ..types import DRAFT_NOISE, AdapterUse, Committed, Event, Params, Request
 from .seams import Seams
 from .template import Template
 
@@ -47,6 +47,7 @@ class FillTask:
     stop: str | Sequence[str] | None = None
     draft_noise: float = DRAFT_NOISE
     drafts: bool = False
+    adapters: tuple[AdapterUse, ...] = ()
 
 
 @dataclass(frozen=True)

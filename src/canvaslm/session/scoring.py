@@ -59,6 +59,7 @@ def plan_score(
     # The state of the last token of the prompt is asked about, so that token is encoded with each text.
     shared = max(0, len(prompt) - 1)
     identity = f"score:{_digest(prompt)}" if shared else ""
+    adapters = session.adapters.uses(options.get("adapter"))
     requests = [
         Request(
             (*prompt, *_tokens(session, text)),
@@ -68,6 +69,7 @@ def plan_score(
             prompt_only=True,
             shared=shared,
             identity=identity,
+            adapters=adapters,
         )
         for text in asked
     ]

@@ -23,10 +23,7 @@ from ..ops.threads import Threads
 from ..options import AnswerOptions, DecideOptions, FillOptions, GenerateOptions, ScoreOptions, StreamOptions
 from ..text.chat import ChatTemplate
 from ..text.scores import Scored
-from ..text.token_rules import rules_of
 from ..text.tokenizer import Tokenizer
-from ..text.tool_choice import forbids_calls
-from ..text.toolcalls import tool_names
 from ..text.transcript import ReplyBuilder, Transcript
 from ..text.turn_marks import turn_marks
 from ..types import (
@@ -44,14 +41,16 @@ from ..types import (
     TokenRules,
     TurnMarks,
 )
+from .adapters import Adapters
+from .asking import request_of
 from .deciding import Questions, plan_decide, run_plans
 from .filling import FillPlan
 from .infill import Spans, edit_prompt, edit_template, filled_by, plan_fill, run_fill
-from .options import best_wanted, check_names, given_places, is_on, numbered, share_of_noise, turns_of
+from .options import check_names, numbered, turns_of
 from .ranking import run_generate
 from .scoring import run_score
 from .seams import Seams
-from .structures import compiler_for, parsed, structure_of
+from .structures import compiler_for, parsed
 from .template import Template, check_text, infill_template, parse
 
 
@@ -61,6 +60,8 @@ class Session:
 
     `params` are the checkpoint's sampling defaults, `origins` says where each came from. `format` is what its
     weights are stored as ("BF16", "Q4_K_M"), whatever they were unpacked to; empty if that is not known.
+    `adapters` has the LoRA adapters that answers may be written with: `session.adapters.load(name, folder)`,
+    then `session.generate("Hello", adapter=name)`.
 
     >>> with canvaslm.load() as session:
     ...     session.generate("capital of France", seed=0).text
@@ -81,9 +82,11 @@ class Session:
     calibration: Calibration = field(default_factory=Calibration)
     driver: Driver = field(init=False, repr=False)
     compiler: Compiler = field(init=False, repr=False)
+    adapters: Adapters = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         self.driver = Driver(self.engine, self.threads.in_use)
+        self.adapters = Adapters(self.engine.runner.model, reserved=(self.name,))
         self._closed = False
         self._marks: TurnMarks | None = None
         config = self.engine.config
@@ -132,8 +135,9 @@ class Session:
         (no others come); `draft` (a guess of the answer, which its canvases begin with, but for the share
         `draft_noise` of the places, 0.8); one of `schema` (a JSON schema, pydantic model or TypedDict),
         `regex`, `choice` (texts) and `grammar` (GBNF or Lark), which the answer then is for sure, or
-        `bad_words` (texts that it does not have); `drafts`; `preset`; and every field of `Params`. Raises
-        UsageError naming the option at fault.
+        `bad_words` (texts that it does not have); `adapter` (a name in `adapters`, or a list of names and of
+        pairs of name and scale, which add up); `drafts`; `preset`; and every field of `Params`. Raises
+        UsageError naming the option at fault, NotFound for an adapter.
 
         >>> for event in session.stream("capital of France", seed=0):
         ...     print(type(event).__name__, repr(event.text))
@@ -351,39 +355,7 @@ class Session:
         """The engine's request, and what turns its events into text."""
         if self._closed:
             raise UsageError("the session is closed: load the model again")
-        check_names(options, StreamOptions.__annotations__)
-        params = {name: options.get(name) for name in PARAMETERS}
-        best = best_wanted(options.get("logprobs"), is_on(options, "doubt"))
-        tools, forbidden = options.get("tools"), forbids_calls(options.get("tool_choice"))
-        transcript = Transcript(
-            self.tokenizer,
-            stop=options.get("stop"),
-            logprobs=best is not None,
-            tools=frozenset() if forbidden else None if tools is None else tool_names(tools),
-        )
-        tokens = self.encode(
-            messages,
-            system=options.get("system"),
-            thinking=options.get("thinking", False),
-            tools=None if forbidden else tools,
-            raw=options.get("raw", False),
-        )
-        rules = rules_of(options.get("logit_bias"), options.get("allowed_token_ids"))
-        request = Request(
-            tuple(tokens),
-            self.merge(options.get("preset"), params),
-            self.eos_token_ids,
-            draft=self.draft_places(options.get("draft")),
-            draft_noise=share_of_noise(options.get("draft_noise")),
-            given=given_places(options.get("given")),
-            drafts=options.get("drafts", False),
-            top_logprobs=best,
-            reads=is_on(options, "doubt"),
-            rules=self.without_calls(rules) if forbidden else rules,
-            marks=None if options.get("raw") else self.marks,
-            constraint=self.constraint_of(structure_of(options), thinking=options.get("thinking", False)),
-        )
-        return request, transcript
+        return request_of(self, messages, options)
 
     def encode(
         self,

@@ -1,0 +1,80 @@
+"""Flags about adapters, in groups (see `options`)."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..errors import UsageError
+
+_PANEL = "Adapters"
+
+
+@dataclass(frozen=True)
+class AdapterFiles:
+    """Which adapters there are."""
+
+    adapter: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--adapter", metavar="[NAME=]FOLDER", rich_help_panel=_PANEL,
+            help="A LoRA adapter as PEFT writes it, and the name it gets, its folder's without one; several "
+            "times for several.",
+        ),
+    ] = None  # fmt: skip
+
+    def paths(self) -> dict[str, str]:
+        """Folders by names, in the order given. Raises UsageError for a name given twice, or none."""
+        found: dict[str, str] = {}
+        for text in self.adapter or ():
+            name, path = _named(text)
+            if name in found:
+                raise UsageError(f"--adapter {text}: there is an adapter {name!r} already", "adapter")
+            found[name] = path
+        return found
+
+    def loading(self) -> dict[str, Any]:
+        """What `canvaslm.load` takes of it."""
+        paths = self.paths()
+        return {"adapters": paths} if paths else {}
+
+
+@dataclass(frozen=True)
+class Adapting(AdapterFiles):
+    """Which adapters there are, of which the first is used."""
+
+    adapter_scale: Annotated[
+        float | None,
+        typer.Option(
+            "--adapter-scale", metavar="X", rich_help_panel=_PANEL,
+            help="A factor of the first adapter's scale: 0 is the model without it. Without it: 1.",
+        ),
+    ] = None  # fmt: skip
+
+    @property
+    def scale(self) -> float:
+        return 1.0 if self.adapter_scale is None else self.adapter_scale
+
+    def chosen(self) -> dict[str, Any]:
+        """The option `adapter` of answers, if there is one. Raises UsageError."""
+        first = next(iter(self.paths()), None)
+        if first is None and self.adapter_scale is not None:
+            raise UsageError("--adapter-scale needs an --adapter", "adapter_scale")
+        return {} if first is None else {"adapter": [(first, self.scale)]}
+
+
+def _named(text: str) -> tuple[str, str]:
+    """`name=folder`, or a folder whose last part is the name."""
+    name, equals, path = text.partition("=")
+    if not equals or os.sep in name:
+        name, path = Path(os.path.abspath(text)).name, text
+    if not name.strip() or not path.strip():
+        raise UsageError(f"--adapter {text}: give a folder, as name=folder", "adapter")
+    return name.strip(), path
+
+
+__all__ = ["AdapterFiles", "Adapting"]

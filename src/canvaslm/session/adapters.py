@@ -1,0 +1,250 @@
+"""The adapters of a session, by name: read, checked, moved to where the model is, dropped when memory ends.
+
+    adapters.load("terse", "runs/terse")            # a folder as PEFT writes it
+    session.generate("Hello", adapter="terse")
+
+What is being written keeps its adapters, whatever happens to their names meanwhile: requests hold them.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+from ..errors import NotFound, UsageError
+from ..model.adapters import Adapter, check_adapter
+from ..options import AdapterOption
+from ..types import AdapterUse
+from ..weights.adapters.peft import read_peft
+
+if TYPE_CHECKING:
+    from ..model import Model
+
+MOST_USED = 16  # adapters of one request
+MOST_NAME = 128  # characters
+_FORM = 'a name, or a list of names and of pairs of name and scale, as [("terse", 0.5)]'
+
+
+@dataclass
+class ShelvedAdapter:
+    """`nbytes`: what it takes in memory, `loaded` or not; `path`: where it came from, None if it was added;
+    `pinned`: it is not dropped for others."""
+
+    name: str
+    path: Path | None
+    nbytes: int
+    pinned: bool
+    adapter: Adapter | None
+    used: int = 0  # grows with every use
+
+    @property
+    def loaded(self) -> bool:
+        """Whether it is in memory."""
+        return self.adapter is not None
+
+
+class Adapters:
+    """The adapters of one model. Safe to share between threads.
+
+    `limit`: bytes for all in memory, None for no limit. What does not fit drops those from files that nobody
+    has asked for the longest, unless pinned. They keep their names, and are read again when asked for.
+    """
+
+    def __init__(self, model: Model, *, reserved: Sequence[str] = (), limit: int | None = None) -> None:
+        """reserved: names that are no adapter's."""
+        self.limit = limit
+        self._model, self._reserved = model, reserved
+        self._shelf: dict[str, ShelvedAdapter] = {}
+        self._clock = 0
+        self._lock = Lock()  # of the table; reading, which takes its time, has its own
+        self._reading = Lock()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All, in the order in which they came."""
+        with self._lock:
+            return tuple(self._shelf)
+
+    @property
+    def shelf(self) -> tuple[ShelvedAdapter, ...]:
+        """What is known of each."""
+        with self._lock:
+            return tuple(self._shelf.values())
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of those in memory. One that was dropped while answers are written with it counts no more."""
+        with self._lock:
+            return self._held()
+
+    def load(self, name: str, path: str | os.PathLike[str], *, pinned: bool = False) -> None:
+        """Reads an adapter from its folder. Raises NotFound, BadModelFile, and UsageError for a name that is
+        taken, what does not fit the model, and what does not fit in memory."""
+        with self._reading:
+            self._check_name(name)
+            found = Path(path).expanduser().resolve()
+            self._put(ShelvedAdapter(name, found, 0, pinned, self._read(name, found)))
+
+    def add(self, name: str, adapter: Adapter) -> None:
+        """Takes one that is in memory already, which stays there. Raises UsageError as `load` does."""
+        with self._reading:
+            self._check_name(name)
+            self._put(ShelvedAdapter(name, None, 0, True, self._moved(name, adapter)))
+
+    def unload(self, name: str) -> None:
+        """Forgets one. Raises NotFound."""
+        with self._lock:
+            self._known(name)
+            del self._shelf[name]
+
+    def use(self, name: str, scale: float = 1.0) -> AdapterUse:
+        """One for a request, read again where it was dropped. Raises NotFound that names the known ones,
+        UsageError for a scale that is no number."""
+        if isinstance(scale, bool) or not isinstance(scale, int | float) or not math.isfinite(scale):
+            raise UsageError(f"an adapter's scale should be a finite number, found {scale!r}", "adapter")
+        found = self._touched(name)
+        if found is None:
+            with self._reading:
+                found = self._touched(name) or self._again(name)
+        return AdapterUse(found, float(scale))
+
+    def uses(self, given: AdapterOption) -> tuple[AdapterUse, ...]:
+        """The option `adapter`: a name, or several with their scales. Raises as `use` does."""
+        if given is None:
+            return ()
+        several: Any = [given] if isinstance(given, str) else given
+        if not isinstance(several, Sequence) or isinstance(several, bytes):
+            raise UsageError(f"adapter should be {_FORM}, found {given!r}", "adapter")
+        if len(several) > MOST_USED:
+            raise UsageError(f"adapter names {len(several)}: use {MOST_USED} at most", "adapter")
+        return tuple(self.use(*_pair(one)) for one in several)
+
+    # -- within ----------------------------------------------------------------------------------------------
+
+    def _touched(self, name: str) -> Adapter | None:
+        """What is in memory under a name; it is then the last to go."""
+        with self._lock:
+            found = self._known(name)
+            self._clock += 1
+            found.used = self._clock
+            return found.adapter
+
+    def _again(self, name: str) -> Adapter:
+        with self._lock:
+            before = self._known(name)
+        assert before.path is not None, "what has no file is not dropped"
+        # A folder that is a link now may lead out of where it was allowed to be.
+        if before.path.resolve() != before.path:
+            raise NotFound(f"{before.path}: is a link now: load the adapter {name!r} again")
+        adapter = self._read(name, before.path)
+        with self._lock:
+            self._fit(name, _size(adapter), but=name)
+            if self._shelf.get(name) is before:  # not unloaded meanwhile
+                before.adapter, before.nbytes = adapter, _size(adapter)
+        return adapter
+
+    def _put(self, made: ShelvedAdapter) -> None:
+        assert made.adapter is not None
+        made.nbytes = _size(made.adapter)
+        with self._lock:
+            self._fit(made.name, made.nbytes)
+            self._clock += 1
+            made.used = self._clock
+            self._shelf[made.name] = made
+
+    def _fit(self, name: str, size: int, but: str = "") -> None:
+        """Drops others until there is room. Raises UsageError, with nothing dropped, where there is none."""
+        if self.limit is None:
+            return
+        others = [one for one in self._shelf.values() if one.name != but and one.loaded]
+        kept = sum(one.nbytes for one in others if one.pinned)
+        if kept + size > self.limit:
+            raise UsageError(
+                f"the adapter {name!r} takes {_mib(size)}, and of the {_mib(self.limit)} for adapters "
+                f"{_mib(kept)} are taken for good: allow more (adapter_memory), or unload one",
+                "adapter",
+            )
+        for one in sorted((one for one in others if not one.pinned), key=lambda one: one.used):
+            if self._held() + size <= self.limit:
+                return
+            one.adapter = None
+
+    def _held(self) -> int:
+        return sum(one.nbytes for one in self._shelf.values() if one.loaded)
+
+    def _known(self, name: str) -> ShelvedAdapter:
+        found = self._shelf.get(name) if isinstance(name, str) else None
+        if found is None:
+            raise NotFound(f"there is no adapter {str(name)[:MOST_NAME]!r}: {known(tuple(self._shelf))}")
+        return found
+
+    def _check_name(self, name: str) -> None:
+        if not isinstance(name, str) or not 0 < len(name) <= MOST_NAME or not name.isprintable():
+            raise UsageError(
+                f"an adapter's name should be a printable text of 1 to {MOST_NAME} characters, found "
+                f"{str(name)[:MOST_NAME]!r}",
+                "adapter",
+            )
+        if name in self._reserved:
+            raise UsageError(f"{name!r} is the model's own name: call the adapter otherwise", "adapter")
+        with self._lock:
+            if name in self._shelf:
+                raise UsageError(
+                    f"there is an adapter {name!r} already: unload it, or take another name", "adapter"
+                )
+
+    def _read(self, name: str, path: Path) -> Adapter:
+        return self._moved(name, read_peft(path, self._model.config))
+
+    def _moved(self, name: str, adapter: Adapter) -> Adapter:
+        check_adapter(adapter, self._model.adaptable(), name)
+        moved = adapter.without_zeros().to(self._model.device, self._model.dtype)
+        # What engines ask of it takes its time with a large one: here, and not between two of their steps.
+        _ = moved.encode_digest, moved.denoise_digest
+        return moved
+
+
+def known(names: Sequence[str]) -> str:
+    """What there is, for those who ask for what there is not."""
+    return f"known are {', '.join(names)}" if names else "none is loaded"
+
+
+def load_all(
+    adapters: Adapters, paths: Mapping[str, str | os.PathLike[str]] | None, limit: int | None = None
+) -> None:
+    """Those that are there from the start, and stay; `limit` as in `Adapters`. Raises as `Adapters.load`."""
+    if paths is not None and not isinstance(paths, Mapping):
+        raise UsageError(
+            'adapters should be a table of names and folders, as {"terse": "runs/terse"}', "adapters"
+        )
+    if limit is not None and limit < 0:
+        raise UsageError(f"adapter_memory = {limit} is out of range: 0 and more", "adapter_memory")
+    adapters.limit = limit
+    for name, path in (paths or {}).items():
+        adapters.load(name, path, pinned=True)
+
+
+def _pair(one: Any) -> tuple[Any, Any]:
+    if isinstance(one, str):
+        return one, 1.0
+    if not isinstance(one, Sequence) or len(one) != 2 or not isinstance(one[0], str):
+        raise UsageError(f"adapter should be {_FORM}, found {one!r} in it", "adapter")
+    return one[0], one[1]
+
+
+def _size(adapter: Adapter) -> int:
+    sides = (*adapter.encode.values(), *adapter.denoise.values())
+    tensors = {id(t): t.numel() * t.element_size() for delta in sides for t in (delta.a, delta.b)}
+    return sum(tensors.values())
+
+
+def _mib(count: int) -> str:
+    return f"{count / 2**20:.2f} MiB"
+
+
+__all__ = ["MOST_NAME", "MOST_USED", "Adapters", "ShelvedAdapter", "known", "load_all"]
