@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from random import Random
+from typing import Any
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from canvaslm.session import Session
 from canvaslm.text.chat import ChatTemplate
 from canvaslm.text.tokenizer import Tokenizer
 from canvaslm.types import Params
+from tests.adapters import random_adapter
 
 
 @pytest.fixture(scope="module")
@@ -93,3 +95,17 @@ def test_prompts_are_those_of_training(session: Session) -> None:
     for index in range(300):
         example = example_at(2, index)
         assert session.encode(example.messages, thinking=bool(example.thought)) == encoder.prompt(example)
+
+
+def test_an_adapter_is_used_for_every_answer(session: Session) -> None:
+    session.adapters.add("one", random_adapter(session.engine.runner.model, seed=1))
+    asked = [item.messages for item in heldout_items(TASKS["json"], 2, 0)]
+
+    def texts(adapter: str | None) -> list[str]:
+        found = dict(SessionAnswerer(session, 2, adapter)(asked, [1, 2], max_new_tokens=16))
+        return [found[i].text for i in range(2)]
+
+    options: Any = {"max_new_tokens": 16, "adapter": "one"}
+    alone = [session.generate(one, seed=i, **options).text for i, one in enumerate(asked, 1)]
+    assert texts("one") == alone != texts(None)
+    session.adapters.unload("one")

@@ -55,6 +55,11 @@ class Adapting(AdapterFiles):
         ),
     ] = None  # fmt: skip
 
+    def loading(self) -> dict[str, Any]:
+        if self.adapter_scale is not None and not self.adapter:
+            raise UsageError("--adapter-scale needs an --adapter", "adapter_scale")
+        return super().loading()
+
     @property
     def scale(self) -> float:
         return 1.0 if self.adapter_scale is None else self.adapter_scale
@@ -62,8 +67,6 @@ class Adapting(AdapterFiles):
     def chosen(self) -> dict[str, Any]:
         """The option `adapter` of answers, if there is one. Raises UsageError."""
         first = next(iter(self.paths()), None)
-        if first is None and self.adapter_scale is not None:
-            raise UsageError("--adapter-scale needs an --adapter", "adapter_scale")
         return {} if first is None else {"adapter": [(first, self.scale)]}
 
 

@@ -102,6 +102,10 @@ class Chat:
         seed = self.chosen.get("seed", -1)
         return self._answer(self.asked, {**self.chosen, "seed": seed if seed == -1 else seed + self.retries})
 
+    def adapted(self) -> dict[str, Any]:
+        """The option `adapter`, if there is one."""
+        return {"adapter": self.adapter} if self.adapter else {}
+
     def _answer(self, text: str, chosen: dict[str, Any]) -> Reply:
         question = Message("user", text)
         reply = answer(
@@ -111,7 +115,7 @@ class Chat:
             system=self.system,
             thinking=self.thinking,
             **({"doubt": True} if self.doubt else {}),
-            **({"adapter": self.adapter} if self.adapter else {}),
+            **self.adapted(),
             **chosen,
         )
         self.history += [question, Message("assistant", reply.text, reply.tool_calls)]
@@ -289,8 +293,7 @@ def as_document(chat: Chat) -> str:
     """The conversation as JSON: the messages in the form that every chat API takes."""
     turns = [{"role": "system", "content": chat.system}] if chat.system else []
     turns += [{"role": message.role, "content": message.content} for message in chat.history]
-    options = {**chat.chosen, **({"adapter": chat.adapter} if chat.adapter else {})}
-    document = {"model": chat.session.name, "options": options, "messages": turns}
+    document = {"model": chat.session.name, "options": {**chat.chosen, **chat.adapted()}, "messages": turns}
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
 

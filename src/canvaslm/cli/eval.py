@@ -68,9 +68,7 @@ def command(
 
     endpoint, adapter = address.endpoint(), adapting.chosen()
     if endpoint is not None and adapter:
-        raise UsageError(
-            "--adapter is of a model here: a server's is asked for by its name, with -m", "adapter"
-        )
+        raise UsageError("--adapter is of a model here: with --url, -m names a server's", "adapter")
     options = asked.options(tasks, truncation.chosen(), holes=endpoint is None)
     evaluation = Evaluation(options)  # what cannot work is an error before a model is loaded
     files.check(options)

@@ -60,21 +60,19 @@ def command(
 ) -> None:
     """Write one answer. Without a model and a prompt, the demo model solves a Sudoku.
 
-      On a terminal the canvas is drawn while it denoises: plain text is accepted, italic text will be drawn
-      anew, underlined text has just changed, and the fainter it is, the less certain. Piped, standard output
-      holds the answer alone; figures and notes go to standard error.
+    On a terminal the canvas is drawn while it denoises: plain text is accepted, italic will be drawn anew,
+    underlined has just changed, faint is uncertain. Piped, standard output holds the answer alone.
 
-      Examples:
-        canvaslm run
-        canvaslm run -p "Reverse the word: canvas" --seed 7
-        canvaslm run -m model.gguf -p "Why is the sky blue?" -n 512 --preset quality
-        git diff | canvaslm run -m org/name -p - --system "Write a commit message." > message.txt
-        canvaslm run -m model.gguf -p "Three primes?" --json | jq .steps
-        canvaslm run -p "JSON: name=Ada, age=36" --schema person.json
-    canvaslm run -m org/name --adapter runs/terse -p "Why is the sky blue?"
+    Examples:
+      canvaslm run
+      canvaslm run -p "Reverse the word: canvas" --seed 7
+      canvaslm run -m model.gguf -p "Why is the sky blue?" -n 512 --preset quality
+      git diff | canvaslm run -m org/name -p - --system "Write a commit message." > message.txt
+      canvaslm run -m model.gguf -p "Three primes?" --json | jq .steps
+      canvaslm run -p "JSON: name=Ada, age=36" --schema person.json
     """
     display.checked()
-    chosen, structure, adapter = sampling.chosen(), form.chosen(), adapting.chosen()
+    chosen, structure = sampling.chosen(), form.chosen()
     asked, system = read_prompt(prompt, file), talk.message()
     puzzle = None
     if asked is None:
@@ -83,8 +81,8 @@ def command(
         asked, display = puzzle.prompt, paced(display)
     session = loading.open(display.quiet, **adapting.loading())
     notes(session, display, chosen)
-    options = {"system": system, "thinking": talk.thinking, "raw": raw, **structure, **adapter, **chosen}
-    second = {"doubt": doubt, "best_of": best_of, "retry_doubtful": retry_doubtful}
+    options = {"system": system, "thinking": talk.thinking, "raw": raw, **structure, **chosen}
+    second = {"doubt": doubt, "best_of": best_of, "retry_doubtful": retry_doubtful, **adapting.chosen()}
     options |= {name: value for name, value in second.items() if value}
     reply = answer(session, asked, display, as_object, **options)
     if as_object:

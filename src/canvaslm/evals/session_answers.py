@@ -36,11 +36,12 @@ class SessionAnswerer:
         **params: Any,
     ) -> Iterator[tuple[int, Answer]]:
         """Raises the engine's error when a request fails: an eval with holes is none."""
+        alike = {**params, "adapter": self._adapter}
         given = [None] * len(seeds) if pieces is None else [self._given(each) for each in pieces]
         requests = (
             self.session.prepare(
                 conversation,
-                **{**params, **structure, "seed": seed, "given": places, "adapter": self._adapter},
+                **{**alike, **structure, "seed": seed, "given": places},
             )
             for conversation, seed, places, structure in zip(
                 conversations, seeds, given, structures or [{}] * len(seeds), strict=True
