@@ -22,7 +22,7 @@ from ..waiting import HUNG, wait_for
 NEEDS = (
     "model.gguf", "org/name", "--url", "questions.txt", "recipe.toml", "a.json b.json", "person.json",
     "template.txt", "config.json",
-    "app.py", "notes.md", "essay.txt", "labelled.jsonl",
+    "app.py", "my-adapter", "notes.md", "essay.txt", "labelled.jsonl",
 )  # fmt: skip
 QUICK = ("run", "show", "quantize")
 
@@ -47,8 +47,8 @@ def environment(folder: Path) -> Mapping[str, str]:
     return {**own, "PATH": f"{program.parent}{os.pathsep}{own['PATH']}"}
 
 
-# `calibrate` is of no use without questions whose answers are known.
-@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "calibrate"])
+# `calibrate` is of no use without questions whose answers are known, `adapter` without one.
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name not in ("calibrate", "adapter")])
 def test_each_command_has_an_example_that_needs_nothing(name: str) -> None:
     assert ready(examples(name)), examples(name)
 

@@ -11,15 +11,20 @@ import pytest
 from canvaslm.cli.main import main
 from canvaslm.demo.config import MODEL_FOLDER
 from canvaslm.ops import cpu
+from canvaslm.weights.adapters.peft_write import write_peft
 from canvaslm.weights.synth import plan_synth, write_synth
 from tests.full_disk import full_disk
 from tests.tiny import tiny_config
+from tests.weights.adapters.made import adapter_of
 
 COMMANDS = {
     "quantize": ["quantize", "{model}", "{out}.gguf", "Q4_0", "--force"],
     "convert to gguf": ["convert", str(MODEL_FOLDER), "{out}.gguf", "--force"],
     "convert to folder": ["convert", "{model}", "{out}", "--force"],
     "synth": ["synth", "{out}.gguf", "--layers", "1", "--force"],
+    "adapter merge": ["adapter", "merge", "{adapter}", "{out}.gguf", "-m", "{model}", "--force"],
+    "adapter convert to gguf": ["adapter", "convert", "{adapter}", "{out}.gguf", "-m", "{model}", "--force"],
+    "adapter convert to folder": ["adapter", "convert", "{adapter}", "{out}", "-m", "{model}", "--force"],
     "pack": ["pack", "{model}", "-o", "{out}.gguf", "--force"],
 }
 
@@ -28,6 +33,7 @@ COMMANDS = {
 def model(tmp_path: Path) -> Path:
     config = tiny_config(vocab_size=640, hidden_size=256, eos_token_ids=(1, 106))
     (tmp_path / "model").mkdir()
+    write_peft(adapter_of(config), tmp_path / "model" / "adapter", config)
     return write_synth(plan_synth(config, "Q8_0"), tmp_path / "model" / "model.gguf")
 
 
@@ -42,18 +48,19 @@ def test_a_full_disk_leaves_what_was_there_and_nothing_else(
     folder.mkdir()
     if there:
         old = folder / "out.gguf"
-        if command == "convert to folder":
+        if command.endswith("to folder"):
             (folder / "out").mkdir()
-            old = folder / "out" / "config.json"
+            old = folder / "out" / ("adapter_config.json" if command.startswith("adapter") else "config.json")
         old.write_text("old")
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    arguments = [word.format(model=model, out=folder / "out") for word in COMMANDS[command]]
+    places = {"model": model, "adapter": model.parent / "adapter", "out": folder / "out"}
+    arguments = [word.format(**places) for word in COMMANDS[command]]
     capsys.readouterr()
     with full_disk():
         code = main(arguments)
     said = capsys.readouterr().err
     assert code == 1, said
-    name = "out" if command == "convert to folder" else "out.gguf"
+    name = "out" if command.endswith("to folder") else "out.gguf"
     assert said.startswith(f"canvaslm: error: {folder / name}: cannot be written (File too large); raise the")
     assert said.count("\n") == 1
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before

@@ -11,12 +11,15 @@ import pytest
 
 from canvaslm.cli.main import main
 from canvaslm.demo.config import MODEL_FOLDER
+from canvaslm.weights.adapters.peft_write import write_peft
 from canvaslm.weights.safetensors_.export import save_folder
 from canvaslm.weights.synth import plan_synth, write_synth
 from tests.tiny import tiny_config, tiny_model
+from tests.weights.adapters.made import adapter_of
 
 from .conftest import Program
 
+CONFIG = tiny_config(vocab_size=640, hidden_size=256, eos_token_ids=(1, 106))
 Arguments = Callable[[Path, Path], list[str]]
 
 
@@ -28,6 +31,14 @@ def recipe(place: Path, folder: Path) -> str:
         '[data]\nsource = "canvaslm.demo.stream:DemoStream"\n'
     )
     return str(path)
+
+
+def adapting(action: str, model: Path, out: Path) -> list[str]:
+    """With an adapter of the model, beside it."""
+    adapter = model.parent / "adapter"
+    if not adapter.exists():
+        write_peft(adapter_of(CONFIG), adapter, CONFIG)
+    return ["adapter", action, str(adapter), str(out), "-m", str(model)]
 
 
 # The arguments for a model file and an output.
@@ -43,14 +54,15 @@ COMMANDS: dict[str, Arguments] = {
     "eval": lambda model, out: ["eval", "demo", "-n", "1", "--json", str(out)],
     "bench": lambda model, out: ["bench", "--json", str(out)],
     "train": lambda model, out: ["train", recipe(out.parent, out)],
+    "adapter merge": lambda model, out: adapting("merge", model, out),
+    "adapter convert --force": lambda model, out: [*adapting("convert", model, out), "--force"],
 }  # fmt: skip
 
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    config = tiny_config(vocab_size=640, hidden_size=256, eos_token_ids=(1, 106))
     (tmp_path / "model").mkdir()
-    return write_synth(plan_synth(config, "Q8_0"), tmp_path / "model" / "model.gguf")
+    return write_synth(plan_synth(CONFIG, "Q8_0"), tmp_path / "model" / "model.gguf")
 
 
 @pytest.mark.parametrize("kind", ["fifo", "link to a fifo"])

@@ -46,6 +46,7 @@ COMMANDS = {
     "train": Entry("canvaslm.cli.train", "command", "Train or fine-tune a model from a TOML file."),
     "eval": Entry("canvaslm.cli.eval", "command", "Measure a model on an eval."),
     "convert": Entry("canvaslm.cli.convert", "command", "Convert a checkpoint between safetensors and GGUF."),
+    "adapter": Entry("canvaslm.cli.adapter", "command", "Show, merge or convert an adapter (LoRA)."),
     "quantize": Entry("canvaslm.cli.quantize", "command", "Make a checkpoint smaller."),
     "synth": Entry(
         "canvaslm.cli.synth", "command", "Write a checkpoint of random weights for tests and benches."

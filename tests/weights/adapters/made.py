@@ -10,8 +10,10 @@ from torch import Tensor
 
 from canvaslm.model import PlainContext
 from canvaslm.model.adapters import Adapter, WeightDelta
-from canvaslm.model.diffusion_gemma import DiffusionGemma
+from canvaslm.model.diffusion_gemma import DiffusionGemma, DiffusionGemmaConfig
 from canvaslm.weights.adapters.modules import modules_of
+from canvaslm.weights.adapters.sides import both_sides
+from tests.adapters import random_delta
 from tests.tiny import tiny_config
 
 CONFIG = tiny_config()
@@ -34,6 +36,18 @@ def some(words: Iterable[str]) -> list[str]:
 
 def deltas(*words: str, seed: int = 0, rank: int = 2, scale: float = 1.5) -> dict[str, WeightDelta]:
     return {name: delta(name, rank, scale, seed) for name in some(words)}
+
+
+def adapter_of(config: DiffusionGemmaConfig, *words: str) -> Adapter:
+    """Of equal sides, for a model of these sizes; of the modules whose names contain one of the words, or
+    all."""
+    modules = modules_of(config)
+    changes = {
+        name: random_delta(shape, 2, seed)
+        for seed, (name, shape) in enumerate(modules.shapes.items())
+        if not words or any(word in name for word in words)
+    }
+    return both_sides(changes, modules)
 
 
 def same(one: Mapping[str, WeightDelta], other: Mapping[str, WeightDelta], tolerance: float = 0.0) -> bool:
@@ -74,4 +88,4 @@ def logits(model: DiffusionGemma, adapter: Adapter, prompt: Tensor, canvas: Tens
     return found
 
 
-__all__ = ["CONFIG", "MODULES", "added", "delta", "deltas", "logits", "same", "some"]
+__all__ = ["CONFIG", "MODULES", "adapter_of", "added", "delta", "deltas", "logits", "same", "some"]

@@ -208,3 +208,11 @@ ENTRY = st.fixed_dictionaries(
 )
 def test_fuzz_structure(tmp_path: Path, header: dict[str, Any]) -> None:
     _read_or_refuse(write(tmp_path / "m.safetensors", header, bytes(16)))
+
+
+def test_a_header_as_long_as_a_pickles_first_bytes_is_none(tmp_path: Path) -> None:
+    """640 is 80 02 in bytes, as a pickle begins."""
+    raw = json.dumps({"w": entry()}).encode()
+    path = write(tmp_path / "model.safetensors", raw + b" " * (640 - len(raw)))
+    assert path.read_bytes().startswith(b"\x80\x02")
+    assert list(read_header(path).tensors) == ["w"]

@@ -25,6 +25,7 @@ from ..safetensors_.header import shown
 from .experts import DOWN, GATE_UP, readings, unpack
 from .modules import Modules, modules_of
 from .peft_config import PeftConfig, read_peft_config
+from .sides import shared
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 
@@ -84,7 +85,7 @@ def read_peft(path: str | os.PathLike[str], config: ModelConfig) -> Adapter:
         found.problems.append("it holds no adapter tensors")
     if found.problems:
         raise BadModelFile(_report(tensors_path, found.problems))
-    return _shared(Adapter(found.sides["encode"], found.sides["denoise"]))
+    return shared(Adapter(found.sides["encode"], found.sides["denoise"]))
 
 
 def _tensors_path(folder: Path) -> Path:
@@ -252,24 +253,6 @@ def _layout(pairs: list[set[tuple[str, str]]], settings: PeftConfig, found: _Fou
     else:
         found.problems.append("some experts' tensors are in the layout of PEFT up to 0.18, some in the later")
     return ""
-
-
-def _shared(adapter: Adapter) -> Adapter:
-    """Changes that both sides have alike, held once."""
-    encode = {
-        name: adapter.denoise[name] if _same(delta, adapter.denoise.get(name)) else delta
-        for name, delta in adapter.encode.items()
-    }
-    return Adapter(encode, adapter.denoise)
-
-
-def _same(one: WeightDelta, other: WeightDelta | None) -> bool:
-    return (
-        other is not None
-        and (one.scale, one.a.dtype, one.b.dtype) == (other.scale, other.a.dtype, other.b.dtype)
-        and torch.equal(one.a, other.a)
-        and torch.equal(one.b, other.b)
-    )
 
 
 def _report(path: Path, problems: list[str]) -> str:

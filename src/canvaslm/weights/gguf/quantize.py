@@ -26,6 +26,7 @@ __all__ = [
     "TensorSource",
     "Written",
     "choose_formats",
+    "pack_gguf",
     "write_gguf",
 ]
 
@@ -178,14 +179,30 @@ def write_gguf(
     that holds NaN, infinities or values its format cannot hold; then no file is left behind.
     """
     formats = choose_formats(source.shapes, kind)
-    plan = [PlannedTensor(name, shape, formats[name]) for name, shape in source.shapes.items()]
-    metadata = source.metadata | {
+    metadata = {
         "general.file_type": u32(FILE_TYPES[kind].file_type),
         "general.quantization_version": u32(2),
     }
+    return pack_gguf(source, out, formats, kind, metadata=metadata, force=force, progress=progress)
+
+
+def pack_gguf(
+    source: TensorSource,
+    out: Path,
+    formats: Mapping[str, str],
+    kind: str,
+    *,
+    metadata: Mapping[str, bytes] | None = None,
+    force: bool = False,
+    progress: OnTensor | None = None,
+) -> Written:
+    """As `write_gguf`, with each tensor in the format that `formats` has for it; `kind` is what the file is
+    called, `metadata` goes over the source's."""
+    plan = [PlannedTensor(name, shape, formats[name]) for name, shape in source.shapes.items()]
+    joined = source.metadata | dict(metadata or {})
     total, done = sum(tensor.nbytes for tensor in plan), 0
     reports = []
-    with GGUFWriter(out, metadata, plan, force=force, sources=source.paths) as writer:
+    with GGUFWriter(out, joined, plan, force=force, sources=source.paths) as writer:
         for tensor in plan:
 
             def on_bytes(count: int, name: str = tensor.name) -> None:

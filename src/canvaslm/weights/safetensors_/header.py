@@ -134,7 +134,9 @@ def _refuse_other_formats(path: Path, start: bytes) -> None:
         raise BadModelFile(
             f"{path}: is a Git LFS pointer, not the weights themselves; run `git lfs pull` beside it"
         )
-    if start.startswith(b"PK\x03\x04") or start.startswith(b"\x80\x02"):
+    # A header of 640 bytes, too, makes a file begin with 80 02; a pickle's first bytes are no such length.
+    pickled = start.startswith(b"\x80\x02") and int.from_bytes(start, "little") > MAX_HEADER_BYTES
+    if start.startswith(b"PK\x03\x04") or pickled:
         raise BadModelFile(
             f"{path}: is a pickle or zip archive under another name; canvaslm never loads pickle, "
             "ask for safetensors"
