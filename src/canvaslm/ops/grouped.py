@@ -78,11 +78,11 @@ def _keep(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> No
     ctx.save_for_backward(*inputs)
 
 
-def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None]:
     x, weight, ends = ctx.saved_tensors
     grad = grad.contiguous()
     back = grouped_linear(grad, weight.transpose(1, 2).contiguous(), ends)
-    return back, grouped_outer(grad, x, ends), None
+    return back, grouped_outer(grad, x, ends) if ctx.needs_input_grad[1] else None, None
 
 
 grouped_linear.register_autograd(_backward, setup_context=_keep)

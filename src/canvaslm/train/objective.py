@@ -12,6 +12,8 @@ trainer for the same model.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -142,6 +144,9 @@ class Objective:
     def __init__(self, model: Model, settings: ObjectiveSettings) -> None:
         self.model, self.settings = model, settings
         self.token_losses, self.soft_guess = token_losses, soft_guess  # `train.fast` compiles these
+        # What passes of a phase ("encode", "denoise") run inside of, and whether the encoder has a loss.
+        self.phase: Callable[[str], AbstractContextManager[None]] = lambda name: nullcontext()
+        self.trains_encoder = True
         for layer in model.layers:
             experts: Any = layer.experts
             experts.compute = experts_sorted
@@ -160,8 +165,9 @@ class Objective:
     def terms(self, batch: Batch, draws: Draws) -> Terms:
         """Sums over the micro-batch; see `Terms`."""
         encoder, aux_encoder, context = self._encode(batch)
-        soft = self._soft(batch, draws, context)
-        canvas, aux_canvas, wrong = self._denoise(batch, draws.canvas, soft, context)
+        with self.phase("denoise"):
+            soft = self._soft(batch, draws, context)
+            canvas, aux_canvas, wrong = self._denoise(batch, draws.canvas, soft, context)
         return Terms(canvas, encoder, (aux_encoder + aux_canvas) / 2, wrong)
 
     def _log(self) -> list[Any] | None:
@@ -170,8 +176,13 @@ class Objective:
     def _encode(self, batch: Batch) -> tuple[Tensor, Tensor, TrainingContext]:
         """(sum of next-token cross-entropy, auxiliary loss, context)."""
         context, log = TrainingContext(self.model.config), self._log()
-        hidden = self.model.encode(batch.tokens, batch.positions, context, hidden=True, router_log=log)
-        assert hidden is not None
+        with self.phase("encode"):
+            hidden = self.model.encode(
+                batch.tokens, batch.positions, context, hidden=self.trains_encoder, router_log=log
+            )
+        if hidden is None:
+            nothing = torch.zeros((), device=batch.tokens.device)
+            return nothing, nothing, context
         places = batch.encoder_places[..., None].expand(-1, -1, hidden.shape[-1])
         losses, _ = self.token_losses(self.model, hidden.gather(1, places), batch.encoder_targets)
         return losses.sum(), _balance(log, (batch.positions >= 0).flatten()), context

@@ -89,6 +89,17 @@ class OptimSettings:
 
 
 @dataclass(frozen=True)
+class LoraSettings:
+    """Low-rank changes instead of all weights, if `rank` > 0; `run.folder/export` is then an adapter."""
+
+    rank: int = 0
+    alpha: float = 32.0
+    rslora: bool = False  # scale alpha / sqrt(rank) instead of alpha / rank
+    targets: list[str] = field(default_factory=lambda: ["attention", "mlp"])
+    phases: str = "both"  # or "denoise": canvases only
+
+
+@dataclass(frozen=True)
 class ExportSettings:
     """The folder in Hugging Face layout written at every checkpoint and at the end."""
 
@@ -105,6 +116,7 @@ class Settings:
     data: DataSettings = field(default_factory=DataSettings)
     objective: ObjectiveSettings = field(default_factory=ObjectiveSettings)
     optim: OptimSettings = field(default_factory=OptimSettings)
+    lora: LoraSettings = field(default_factory=LoraSettings)
     export: ExportSettings = field(default_factory=ExportSettings)
 
 
@@ -218,11 +230,14 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("optim.decay", 0, 1),
     ("optim.final", 0, 1),
     ("optim.ema", 0, 0.999999),
+    ("lora.rank", 0, 4096),
+    ("lora.alpha", 0, 1e6),
 )
 _CHOICES: dict[str, tuple[str, ...]] = {
     "run.autocast": ("none", "bf16"),
     "optim.schedule": ("cosine", "linear"),
     "export.dtype": ("bf16", "fp32"),
+    "lora.phases": ("both", "denoise"),
 }
 
 
@@ -262,6 +277,8 @@ def _check_together(s: Settings) -> None:
             f"data.micro_batch: {s.data.micro_batch} does not divide data.batch = {s.data.batch}",
             param="data.micro_batch",
         )
+    if s.lora.rank and s.run.compile:
+        raise UsageError("run.compile: not together with lora.rank", param="run.compile")
     if len(s.optim.betas) != 2 or not all(0 <= b < 1 for b in s.optim.betas):
         raise UsageError(
             "optim.betas: two numbers in [0, 1) are needed, as in [0.95, 0.99]", param="optim.betas"
@@ -276,6 +293,7 @@ def settings_to_dict(settings: Settings) -> dict[str, Any]:
 __all__ = [
     "DataSettings",
     "ExportSettings",
+    "LoraSettings",
     "ModelSettings",
     "ObjectiveSettings",
     "OptimSettings",

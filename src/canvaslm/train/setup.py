@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from ..errors import UsageError
 from ..model import registry
@@ -87,7 +88,8 @@ def _export(settings: Settings, folder: Path) -> Export:
     files = {name: folder / name for name in TOKENIZER_FILES if (folder / name).is_file()}
     dtype = torch.bfloat16 if settings.export.dtype == "bf16" else torch.float32
 
-    def export(model: Model) -> None:
+    def export(model: nn.Module) -> None:
+        assert isinstance(model, Model)
         save_folder(
             model, config, Path(settings.run.folder) / "export",
             dtype=dtype, generation=generation or None, files=files, overwrite=True,

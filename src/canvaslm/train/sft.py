@@ -16,18 +16,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from ..errors import UsageError
 from ..model.protocol import Model
 from .checkpoint import RunProgress, checkpoints, load_checkpoint, save_checkpoint
 from .data import Batch, Batcher, Source
 from .fast import compile_objective
+from .lora import Lora
 from .objective import Objective
 from .optim import Average, Optimizers, factor
 from .report import Reporter, TrainingMetrics
 from .settings import Settings, settings_to_dict
 
-Export = Callable[[Model], None]
+Export = Callable[[nn.Module], None]
 
 
 @dataclass
@@ -54,8 +56,8 @@ class Tally:
 
 
 class Trainer:
-    """One run. `model` holds fp32 master weights; `export` is called with the weights to
-    ship at every checkpoint."""
+    """One run. `model` holds fp32 master weights; `export` is called with what is to be shipped, the model or
+    the `Lora`, at every checkpoint. `trained`: what holds the weights that are trained."""
 
     def __init__(
         self, model: Model, source: Source, settings: Settings, *, export: Export | None = None
@@ -71,15 +73,23 @@ class Trainer:
         self.objective = Objective(model, settings.objective)
         if run.compile:
             compile_objective(self.objective)
+        self.trained: nn.Module = self._lora() if settings.lora.rank else model
         self.optimizers = Optimizers(
-            model.named_parameters(), settings.optim, low_precision=run.autocast == "bf16"
+            self.trained.named_parameters(), settings.optim, low_precision=run.autocast == "bf16"
         )
-        self.average = Average(model, settings.optim.ema) if settings.optim.ema else None
+        self.average = Average(self.trained, settings.optim.ema) if settings.optim.ema else None
         self.batcher = Batcher(
             source, run.seed, data.batch, data.micro_batch, model.config.canvas_length,
             model.config.eos_token_ids[0], data.max_length, data.length_multiple, data.encode_fill,
         )  # fmt: skip
         self.step, self._before, self._started, self._stop = 0, 0.0, time.monotonic(), ""
+
+    def _lora(self) -> Lora:
+        """Low-rank changes of the model, which is frozen."""
+        lora = Lora(self.model, self.settings.lora, self.settings.run.seed)
+        self.objective.phase = lora.phase
+        self.objective.trains_encoder = self.settings.lora.phases == "both"
+        return lora
 
     @property
     def seconds(self) -> float:
@@ -106,7 +116,7 @@ class Trainer:
         norm = float(self.optimizers.clip())
         self.optimizers.step(rate)
         if self.average is not None:
-            self.average.update(self.model)
+            self.average.update(self.trained)
         self.step += 1
         canvas, encoder = float(totals[0]) / canvas_count, float(totals[1]) / max(encoder_count, 1)
         figures = {
@@ -140,7 +150,7 @@ class Trainer:
         found = [path] if path else checkpoints(self.folder)[-1:]
         if not found:
             return False
-        state = load_checkpoint(found[0], self.model, self.optimizers, self.average)
+        state = load_checkpoint(found[0], self.trained, self.optimizers, self.average)
         self.step, self._before, self._started = state.step, state.seconds, time.monotonic()
         return True
 
@@ -148,26 +158,26 @@ class Trainer:
         """Writes a checkpoint and the export."""
         progress = RunProgress(self.step, self.seconds, settings_to_dict(self.settings))
         path = save_checkpoint(
-            self.folder, self.model, self.optimizers, self.average, progress, self.settings.run.keep
+            self.folder, self.trained, self.optimizers, self.average, progress, self.settings.run.keep
         )
         if self.export is not None:
-            with self.shipped():
-                self.export(self.model)
+            with self.shipped() as shipped:
+                self.export(shipped)
         return path
 
     @contextlib.contextmanager
-    def shipped(self) -> Iterator[Model]:
-        """The model with the weights to ship: the average, if one is kept. Training
+    def shipped(self) -> Iterator[nn.Module]:
+        """What is trained, with the weights to ship: the average, if one is kept. Training
         weights come back after."""
         if self.average is None:
-            yield self.model
+            yield self.trained
             return
-        kept = {name: value.clone() for name, value in self.model.state_dict().items()}
-        self.model.load_state_dict(self.average.tensors)
+        kept = {name: value.clone() for name, value in self.trained.state_dict().items()}
+        self.trained.load_state_dict(self.average.tensors)
         try:
-            yield self.model
+            yield self.trained
         finally:
-            self.model.load_state_dict(kept)
+            self.trained.load_state_dict(kept)
 
     def run(self, reporter: Reporter, *, steps: int | None = None) -> str:
         """Trains to the end (or for `steps` more steps); returns why it ended. Ctrl-C
