@@ -44,6 +44,7 @@ COMMANDS = {
     "chat": Entry("canvaslm.cli.chat", "command", "Talk with a model."),
     "show": Entry("canvaslm.cli.show", "command", "Show a model's architecture, sizes and defaults."),
     "train": Entry("canvaslm.cli.train", "command", "Train or fine-tune a model from a TOML file."),
+    "finetune": Entry("canvaslm.cli.finetune", "command", "Train an adapter (LoRA) on chats."),
     "eval": Entry("canvaslm.cli.eval", "command", "Measure a model on an eval."),
     "convert": Entry("canvaslm.cli.convert", "command", "Convert a checkpoint between safetensors and GGUF."),
     "adapter": Entry("canvaslm.cli.adapter", "command", "Show, merge or convert an adapter (LoRA)."),

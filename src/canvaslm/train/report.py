@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -53,8 +54,14 @@ class Reporter:
     Raises UsageError where `file` is something else than a file, WriteFailed where the disk is full.
     """
 
-    def __init__(self, file: Path | None, stream: TextIO | None = None) -> None:
-        self.stream = stream or sys.stderr
+    def __init__(
+        self,
+        file: Path | None,
+        stream: TextIO | None = None,
+        log: Callable[[dict[str, float], int], None] | None = None,
+    ) -> None:
+        """log: takes the figures of a step besides."""
+        self.stream, self.log = stream or sys.stderr, log
         self._path = file
         if file is not None:
             check_output(file, force=True, param="run.folder")
@@ -85,6 +92,8 @@ class Reporter:
         if self._file is not None and self._path is not None:
             with written_as(self._path):
                 self._file.write(json.dumps(asdict(m)).encode() + b"\n")
+        if self.log is not None:
+            self.log(asdict(m), m.step)
         if self._bar is not None:
             text = f"step {m.step}  loss {m.loss:.3f} (canvas {m.canvas:.3f}, encoder {m.encoder:.3f})  "
             text += f"{m.tokens_per_second:.0f} tok/s  {clock(m.left)} left"

@@ -30,6 +30,7 @@ from .report import Reporter, TrainingMetrics
 from .settings import Settings, settings_to_dict
 
 Export = Callable[[nn.Module], None]
+After = Callable[["Trainer", Reporter], str | None]
 
 
 @dataclass
@@ -179,14 +180,16 @@ class Trainer:
         finally:
             self.trained.load_state_dict(kept)
 
-    def run(self, reporter: Reporter, *, steps: int | None = None) -> str:
-        """Trains to the end (or for `steps` more steps); returns why it ended. Ctrl-C
-        and SIGTERM end it cleanly."""
+    def run(self, reporter: Reporter, *, steps: int | None = None, after: After | None = None) -> str:
+        """Trains to the end (or for `steps` more steps); returns why it ended. Ctrl-C and SIGTERM end it
+        cleanly. `after` is called after every step, and may say why the run should end."""
         last = None if steps is None else self.step + steps
         tally, saved = Tally(), (self.step, time.monotonic())
         with self._signals():
             while self.progress < 1 and self.step != last and not self._stop:
                 tally.add(*self.train_step())
+                if after is not None and (reason := after(self, reporter)):
+                    self._stop = reason
                 if self.step % self.settings.run.log_every == 0:
                     reporter.metrics(self._metrics(tally), self.progress)
                     tally = Tally()
@@ -245,4 +248,4 @@ class Trainer:
                 signal.signal(name, handler)
 
 
-__all__ = ["Export", "Tally", "Trainer"]
+__all__ = ["After", "Export", "Tally", "Trainer"]

@@ -1,0 +1,250 @@
+"""A fine-tuning run from a table of data to an adapter: reads the data, plans the run, and carries it out.
+
+DIR/adapter is the best adapter by the held-out loss, or the last where nothing is held out; DIR/last is the
+last, DIR/checkpoints what a run goes on from, DIR/metrics.jsonl its figures.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ..errors import UsageError
+from ..model.protocol import Model
+from ..weights.adapters.peft_write import write_peft
+from ..weights.loading.memory import available_memory, gigabytes
+from .data import Shuffled, TrainingExample
+from .formats import Examples, Renderer, held_out, make_examples
+from .lora import Lora
+from .report import Reporter, clock
+from .settings import Settings
+from .sft import Trainer
+from .tables import has_split, read_table
+from .trackers import trackers
+from .validate import Watch
+
+_BYTES_OF_ADAM = 16  # of a trained parameter: weight, gradient and two moments in fp32
+
+
+@dataclass(frozen=True)
+class DataChoice:
+    """What is read. valid: another table, a share as "5%", or nothing."""
+
+    data: str
+    valid: str = ""
+    columns: Mapping[str, str] = field(default_factory=dict)
+    max_length: int = 4096
+
+
+@dataclass(frozen=True)
+class TuningData:
+    """Examples for training and held-out ones, with what was read."""
+
+    train: list[TrainingExample]
+    valid: list[TrainingExample]
+    made: Examples
+
+
+def read_data(choice: DataChoice, renderer: Renderer) -> TuningData:
+    """Raises NotFound and UsageError, with file and line."""
+
+    def examples(source: str, split: str) -> Examples:
+        rows = read_table(source, split=split)
+        return make_examples(rows, renderer, columns=choice.columns, max_length=choice.max_length)
+
+    made = examples(choice.data, "train")
+    if made.pairs:
+        raise UsageError(
+            "data: preferences (prompt, chosen, rejected) cannot be trained on yet; "
+            "name the better answer as completion: --columns completion=chosen",
+            param="data",
+        )
+    valid = choice.valid or ("valid" if has_split(choice.data, "valid") else "")
+    if valid == "valid":
+        return TuningData(made.examples, examples(choice.data, "valid").examples, made)
+    if not valid:
+        return TuningData(made.examples, [], made)
+    if valid.endswith("%"):
+        train, apart = held_out(made, _share(valid))
+        if not train or not apart:
+            raise UsageError(
+                f"valid: {valid} of {len(made.examples)} examples leaves {len(train)} for training and "
+                f"{len(apart)} held out; name another share, or a file",
+                param="valid",
+            )
+        return TuningData(train, apart, made)
+    return TuningData(made.examples, examples(valid, "valid").examples, made)
+
+
+def _share(text: str) -> float:
+    try:
+        share = float(text.removesuffix("%")) / 100
+    except ValueError:
+        share = -1.0
+    if not 0 < share < 1:
+        raise UsageError(f"valid: {text!r} is no share between 0% and 100%", param="valid")
+    return share
+
+
+@dataclass(frozen=True)
+class Shown:
+    """An example as text, what is trained apart from what is only read."""
+
+    prompt: str
+    answer: str
+
+
+def shown(examples: Sequence[TrainingExample], tokenizer: Any, count: int = 3) -> list[Shown]:
+    """The first few, as the model reads them."""
+    return [
+        Shown(*(tokenizer.decode(ids, skip_special=False) for ids in (one.prompt, one.response)))
+        for one in examples[:count]
+    ]
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Bytes that a run takes, by arithmetic: see `plan_memory`."""
+
+    weights: int
+    trained: int
+    activations: int
+    available: int | None
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.trained + self.activations
+
+    def text(self) -> str:
+        parts = ", ".join(
+            f"{name} {gigabytes(size)}"
+            for name, size in (
+                ("weights", self.weights),
+                ("what is trained", self.trained),
+                ("activations", self.activations),
+            )
+        )
+        free = "" if self.available is None else f"; {gigabytes(self.available)} free"
+        return f"memory: about {gigabytes(self.total)} ({parts}{free})"
+
+
+def plan_memory(trainer: Trainer, longest: int) -> MemoryPlan:
+    """Weights as they lie; 16 bytes a trained parameter; activations of a micro-batch as the graph keeps
+    them: of each layer and token about 30 states and 8 inner states of the MLPs, and the logits of canvas
+    and answer three times."""
+    config: Any = trainer.model.config
+    data = trainer.settings.data
+    tokens = min(data.micro_batch, data.batch) * (
+        min(longest + config.canvas_length, data.max_length) + config.canvas_length
+    )
+    inner = getattr(config, "intermediate_size", 0) + getattr(config, "moe_intermediate_size", 0) * getattr(
+        config, "top_k_experts", 0
+    )
+    a_token = 4 * config.num_layers * (30 * config.hidden_size + 8 * inner) + 12 * config.vocab_size
+    weights = sum(p.nbytes for p in (*trainer.model.parameters(), *trainer.model.buffers()))
+    trained = sum(p.numel() for p in trainer.trained.parameters() if p.requires_grad)
+    device = trainer.settings.run.device
+    return MemoryPlan(weights, _BYTES_OF_ADAM * trained, tokens * a_token, available_memory(device))
+
+
+def steps_of(examples: int, batch: int, epochs: float) -> int:
+    return max(1, math.ceil(examples * epochs / batch))
+
+
+@dataclass
+class FineTuning:
+    """A run that is ready to begin."""
+
+    trainer: Trainer
+    data: TuningData
+    out: Path
+    name: str  # of the base model, for the adapter's config
+    report: tuple[str, ...] = ()
+    every: int = 0
+    patience: int = 0
+    samples: Callable[[Reporter], None] | None = None
+
+    @classmethod
+    def of(cls, model: Model, data: TuningData, settings: Settings, out: Path, name: str) -> FineTuning:
+        trainer = Trainer(model, Shuffled(data.train), settings)
+        made = cls(trainer, data, out, name)
+        trainer.export = made.save_last
+        return made
+
+    def save_last(self, lora: nn.Module) -> None:
+        self._save(lora, self.out / "last")
+        if not self.data.valid:
+            self._save(lora, self.out / "adapter")
+
+    def keep_best(self) -> None:
+        with self.trainer.shipped() as lora:
+            self._save(lora, self.out / "adapter")
+
+    def _save(self, lora: nn.Module, folder: Path) -> None:
+        assert isinstance(lora, Lora)
+        write_peft(lora.adapter(), folder, self.trainer.model.config, base=self.name, force=True)
+
+    def plan(self) -> list[str]:
+        """What the run will do, in lines for the reader."""
+        trainer, settings = self.trainer, self.trainer.settings
+        lora, run, data = settings.lora, settings.run, settings.data
+        trained = sum(p.numel() for p in trainer.trained.parameters())
+        every = sum(p.numel() for p in trainer.model.parameters()) - trained
+        lines = [
+            f"data: {self.data.made.report.text()}",
+            f"{len(self.data.train):,} examples to train on, {len(self.data.valid):,} held out",
+            f"{trained:,} parameters trained (rank {lora.rank} on {', '.join(lora.targets)}; "
+            f"{'canvases alone' if lora.phases == 'denoise' else 'both phases'}) beside {every:,}",
+            plan_memory(trainer, self.data.made.report.longest).text(),
+        ]
+        if run.steps:
+            passes = run.steps * data.batch / len(self.data.train)
+            lines.append(f"{run.steps:,} steps of {data.batch} examples, {passes:.1f} passes over the data")
+        else:
+            lines.append(f"{run.max_minutes:g} minutes, {data.batch} examples a step")
+        return lines
+
+    def pace(self, steps: int = 2) -> str:
+        """Trains a few steps to tell how long all will take: for a run that is not carried out."""
+        self.trainer.train_step()
+        begin = time.monotonic()
+        for _ in range(steps):
+            self.trainer.train_step()
+        seconds, run = (time.monotonic() - begin) / steps, self.trainer.settings.run
+        whole = min(run.steps * seconds if run.steps else math.inf, 60 * run.max_minutes or math.inf)
+        end = datetime.now() + timedelta(seconds=whole)
+        return f"{seconds:.2f} s a step: {clock(whole)} in all, until {end:%H:%M}"
+
+    def run(self, *, resume: bool) -> str:
+        """Trains; returns why it ended. The first Ctrl-C finishes the step and writes a checkpoint."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        log = trackers(self.report, self.out, {"model": self.name})
+        watch = Watch(
+            self.data.valid, every=self.every, patience=self.patience, file=self.out / "best.json",
+            keep=self.keep_best, samples=self.samples, log=log,
+        )  # fmt: skip
+        if resume:
+            if not self.trainer.resume():
+                raise UsageError(f"{self.out}: no checkpoint to resume from; run without --resume", "resume")
+            watch.resume()
+        with Reporter(self.out / "metrics.jsonl", log=log) as reporter:
+            reason = self.trainer.run(reporter, after=watch)
+            if self.data.valid and not (self.out / "adapter").is_dir():
+                self.keep_best()  # it ended before the first measurement
+            reporter.say(f"{reason} after {self.trainer.step} steps, {clock(self.trainer.seconds)}")
+            if watch.best.step >= 0:
+                reporter.say(f"best at step {watch.best.step}: held-out loss {watch.best.loss:.4f}")
+        return reason
+
+
+__all__ = [
+    "DataChoice", "FineTuning", "MemoryPlan", "Shown", "TuningData", "plan_memory", "read_data", "shown",
+    "steps_of",
+]  # fmt: skip
