@@ -7,7 +7,6 @@ import io
 import json
 import os
 import signal
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,13 +16,12 @@ import torch
 
 from canvaslm.engine.reference import generate
 from canvaslm.errors import BadModelFile, UsageError, WriteFailed
-from canvaslm.model import Model
 from canvaslm.train.checkpoint import checkpoints
 from canvaslm.train.data import Source
 from canvaslm.train.report import Reporter
 from canvaslm.train.settings import Settings, settings_from_dict
 from canvaslm.train.setup import initialise
-from canvaslm.train.sft import Trainer
+from canvaslm.train.sft import Export, Trainer
 from canvaslm.types import Params
 from canvaslm.weights.loading.load import load_model
 from tests.full_disk import full_disk
@@ -56,7 +54,7 @@ def settings(folder: Path, **changes: Any) -> Settings:
 
 
 def trainer(
-    folder: Path, export: Callable[[Model], None] | None = None, source: Source | None = None, **changes: Any
+    folder: Path, export: Export | None = None, source: Source | None = None, **changes: Any
 ) -> Trainer:
     model = tiny_model(1)
     initialise(model)

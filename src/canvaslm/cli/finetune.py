@@ -178,7 +178,6 @@ def _tuning(
 
 def _sampler(session: Session, tuning: FineTuning, count: int) -> Callable[[Reporter], None]:
     """Shows what the model answers to held-out prompts (or, without any, to those it learns from)."""
-    from ..engine import Engine
     from ..train.lora import Lora
     from ..types import AdapterUse, Committed, Params, Request
 
@@ -188,15 +187,11 @@ def _sampler(session: Session, tuning: FineTuning, count: int) -> Callable[[Repo
         with tuning.trainer.shipped() as lora:
             assert isinstance(lora, Lora)
             use = AdapterUse(lora.adapter().to(tuning.trainer.model.device))
-        engine = Engine(session.engine.runner.model, prefix_memory=0)
-        most = session.engine.config.canvas_length
         for one in prompts:
-            params = Params(seed=0, max_new_tokens=most)
-            engine.submit(Request(one.prompt, params, session.eos_token_ids, adapters=(use,)))
-            tokens: list[int] = []
-            while engine.has_work:
-                for event in engine.step():
-                    tokens += event.tokens if isinstance(event, Committed) else ()
+            params = Params(seed=0, max_new_tokens=session.engine.config.canvas_length)
+            request = Request(one.prompt, params, session.eos_token_ids, adapters=(use,))
+            events = session.driver.events(request)
+            tokens = [t for event in events if isinstance(event, Committed) for t in event.tokens]
             asked = session.tokenizer.decode(one.prompt).strip().splitlines()[-2:]
             reporter.say(f"  sample: {' / '.join(asked)} -> {session.tokenizer.decode(tokens)!r}")
 

@@ -94,23 +94,23 @@ def _share(text: str) -> float:
 
 
 @dataclass(frozen=True)
-class Shown:
+class ShownExample:
     """An example as text, what is trained apart from what is only read."""
 
     prompt: str
     answer: str
 
 
-def shown(examples: Sequence[TrainingExample], tokenizer: Any, count: int = 3) -> list[Shown]:
+def shown(examples: Sequence[TrainingExample], tokenizer: Any, count: int = 3) -> list[ShownExample]:
     """The first few, as the model reads them."""
     return [
-        Shown(*(tokenizer.decode(ids, skip_special=False) for ids in (one.prompt, one.response)))
+        ShownExample(*(tokenizer.decode(ids, skip_special=False) for ids in (one.prompt, one.response)))
         for one in examples[:count]
     ]
 
 
 @dataclass(frozen=True)
-class MemoryPlan:
+class TuningMemory:
     """Bytes that a run takes, by arithmetic: see `plan_memory`."""
 
     weights: int
@@ -135,7 +135,7 @@ class MemoryPlan:
         return f"memory: about {gigabytes(self.total)} ({parts}{free})"
 
 
-def plan_memory(trainer: Trainer, longest: int) -> MemoryPlan:
+def plan_memory(trainer: Trainer, longest: int) -> TuningMemory:
     """Weights as they lie; 16 bytes a trained parameter; activations of a micro-batch as the graph keeps
     them: of each layer and token about 30 states and 8 inner states of the MLPs, and the logits of canvas
     and answer three times."""
@@ -151,7 +151,7 @@ def plan_memory(trainer: Trainer, longest: int) -> MemoryPlan:
     weights = sum(p.nbytes for p in (*trainer.model.parameters(), *trainer.model.buffers()))
     trained = sum(p.numel() for p in trainer.trained.parameters() if p.requires_grad)
     device = trainer.settings.run.device
-    return MemoryPlan(weights, _BYTES_OF_ADAM * trained, tokens * a_token, available_memory(device))
+    return TuningMemory(weights, _BYTES_OF_ADAM * trained, tokens * a_token, available_memory(device))
 
 
 def steps_of(examples: int, batch: int, epochs: float) -> int:
@@ -245,6 +245,13 @@ class FineTuning:
 
 
 __all__ = [
-    "DataChoice", "FineTuning", "MemoryPlan", "Shown", "TuningData", "plan_memory", "read_data", "shown",
+    "DataChoice",
+    "FineTuning",
+    "ShownExample",
+    "TuningData",
+    "TuningMemory",
+    "plan_memory",
+    "read_data",
+    "shown",
     "steps_of",
 ]  # fmt: skip

@@ -39,7 +39,7 @@ _THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 
 
 @dataclass(frozen=True)
-class Conversation:
+class DataRow:
     """Messages of one row, and its tools. `rejected`: the answer that is worse than the last message."""
 
     where: str
@@ -98,7 +98,7 @@ def form_of(row: TableRow, columns: Mapping[str, str]) -> tuple[str, dict[str, A
     )
 
 
-def conversation(row: TableRow, columns: Mapping[str, str] | None = None) -> Conversation:
+def conversation(row: TableRow, columns: Mapping[str, str] | None = None) -> DataRow:
     """Raises UsageError with the row for what is malformed."""
     form, values = form_of(row, columns or {})
     rejected = None
@@ -126,7 +126,7 @@ def conversation(row: TableRow, columns: Mapping[str, str] | None = None) -> Con
         raise UsageError(
             f"data: {row.where}: no turn of the assistant, which is what is trained", param="data"
         )
-    return Conversation(row.where, tuple(messages), tuple(tools), rejected)
+    return DataRow(row.where, tuple(messages), tuple(tools), rejected)
 
 
 def _messages(found: Any, row: TableRow) -> list[dict[str, Any]]:
@@ -194,20 +194,20 @@ class Renderer:
     keep_thinking: bool = True
     every_turn: bool = False
 
-    def examples(self, talk: Conversation) -> Iterator[TrainingExample]:
+    def examples(self, talk: DataRow) -> Iterator[TrainingExample]:
         """One for the last turn of the assistant, or one for each."""
         turns = [i for i, message in enumerate(talk.messages) if message["role"] == "assistant"]
         for at in turns if self.every_turn else turns[-1:]:
             yield self.example(talk, talk.messages[:at], talk.messages[at])
 
-    def pair(self, talk: Conversation) -> Pair:
+    def pair(self, talk: DataRow) -> Pair:
         """Both answers of a preference."""
         assert talk.rejected is not None
         before = talk.messages[:-1]
         return Pair(self.example(talk, before, talk.messages[-1]), self.example(talk, before, talk.rejected))
 
     def example(
-        self, talk: Conversation, before: tuple[dict[str, Any], ...], answer: dict[str, Any]
+        self, talk: DataRow, before: tuple[dict[str, Any], ...], answer: dict[str, Any]
     ) -> TrainingExample:
         """Raises UsageError naming the row where the template writes the turns before an answer differently
         once it is there."""
@@ -222,7 +222,7 @@ class Renderer:
             response = [*self.tokenizer.encode(_plain(answer["content"], talk)), self.turn_end]
         return TrainingExample(tuple(self.tokenizer.encode_pieces(prompt)), tuple(response))
 
-    def _behind(self, prompt: list[str], whole: list[str], talk: Conversation) -> list[int]:
+    def _behind(self, prompt: list[str], whole: list[str], talk: DataRow) -> list[int]:
         """Ids of what the whole has behind the prompt, up to the end of the turn."""
         start, rest, seen = len("".join(prompt)), list[str](), 0
         if not "".join(whole).startswith("".join(prompt)):
@@ -247,7 +247,7 @@ class Renderer:
         return {name: value for name, value in message.items() if name not in _THOUGHTS}
 
 
-def _plain(content: Any, talk: Conversation) -> str:
+def _plain(content: Any, talk: DataRow) -> str:
     if isinstance(content, str):
         return content
     if isinstance(content, list) and all(isinstance(p, dict) and p.get("type") == "text" for p in content):
@@ -325,6 +325,14 @@ def held_out(made: Examples, share: float) -> tuple[list[TrainingExample], list[
 
 
 __all__ = [
-    "FORMS", "Conversation", "DataReport", "Examples", "Pair", "Renderer", "conversation", "form_of",
-    "held_out", "make_examples",
+    "FORMS",
+    "DataReport",
+    "DataRow",
+    "Examples",
+    "Pair",
+    "Renderer",
+    "conversation",
+    "form_of",
+    "held_out",
+    "make_examples",
 ]  # fmt: skip
