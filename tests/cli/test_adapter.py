@@ -136,7 +136,20 @@ def test_what_is_wrong_is_said_in_one_line(
     # The demo model's sizes are others.
     said = refused(program("adapter", "show", str(adapter)), 6)
     assert "adapter_model.safetensors: the adapter does not fit this model" in said
+    assert said.endswith("own with -m, for instance -m org/name, which it says it was trained for\n")
     (adapter / "adapter_config.json").write_text('{"lora_alpha": 2, "use_dora": true}')
     said = refused(program("adapter", "show", str(adapter), *base), 6)
     assert "use_dora: DoRA is not supported" in said
     assert len(said.splitlines()) == 1
+
+
+def test_an_adapter_in_a_models_place_is_told(
+    program: Program, gguf: Path, adapter: Path, tmp_path: Path
+) -> None:
+    said = refused(program("show", str(adapter)))
+    assert "adapter: holds an adapter, not a model" in said
+    well(program("adapter", "convert", str(adapter), str(tmp_path / "a.gguf"), "-m", str(gguf)))
+    said = refused(program("show", str(tmp_path / "a.gguf")), 6)
+    assert "a.gguf: is an adapter, not a model" in said
+    said = refused(program("adapter", "show", str(gguf), "-m", str(gguf)), 6)
+    assert "it is a model, not an adapter" in said

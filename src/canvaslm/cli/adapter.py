@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import UsageError
+from ..errors import BadConfig, BadModelFile, UsageError
 
 if TYPE_CHECKING:
     from ..model.adapters import Adapter, Deltas
@@ -80,10 +80,23 @@ def command(
 
 def _read(path: Path, checkpoint: Checkpoint, config: ModelConfig) -> Adapter:
     from ..weights.adapters.base import expert_scales
+    from ..weights.adapters.peft import stored_base
     from ..weights.adapters.read import adapter_kind, read_adapter
+    from ..weights.resolve import DEMO
 
-    kind, _ = adapter_kind(path)
-    return read_adapter(path, config, expert_scales(checkpoint, config) if kind == "gguf" else None)
+    kind, place = adapter_kind(path)
+    try:
+        return read_adapter(path, config, expert_scales(checkpoint, config) if kind == "gguf" else None)
+    except BadConfig:
+        raise
+    except BadModelFile as error:
+        if checkpoint.source != DEMO:
+            raise
+        base = stored_base(place) if kind == "peft" else None
+        hint = f", for instance -m {_plain(base)}, which it says it was trained for" if base else ""
+        raise BadModelFile(
+            f"{error}\n  this is of the demo model; name the adapter's own with -m{hint}"
+        ) from error
 
 
 def _show(path: Path, adapter: Adapter, config: ModelConfig, as_json: bool) -> None:

@@ -215,6 +215,12 @@ def _without_safetensors(text: str, folder: Path, names: list[str]) -> Checkpoin
         raise UsageError(
             f"{text}: holds several GGUF files, name one of them: {', '.join(ggufs[:8])}", param="model"
         )
+    if "adapter_config.json" in names:
+        raise UsageError(
+            f"{text}: holds an adapter, not a model: name its model, and this with --adapter (or "
+            "`canvaslm adapter merge` makes one of both)",
+            param="model",
+        )
     pickles = [name for name in names if name.endswith(_PICKLES)]
     if pickles:
         raise BadModelFile(f"{text}: holds no safetensors, only {', '.join(pickles[:3])}; {_PICKLE_REMEDY}")

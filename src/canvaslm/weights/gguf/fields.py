@@ -78,6 +78,10 @@ def _architecture_of(file: GGUFFile) -> tuple[str, Family]:
         raise BadModelFile(
             f"{file.path}: key 'general.architecture' is missing, so what model it is cannot be told"
         )
+    if file.text("general.type", None) == "adapter":
+        raise BadModelFile(
+            f"{file.path}: is an adapter, not a model: name its model, and this as its adapter"
+        )
     family = family_of_architecture(name)
     if family is not None:
         return name, family
