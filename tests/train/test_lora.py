@@ -56,6 +56,7 @@ def test_only_targets_move_and_all_of_them_do(tmp_path: Path, phases: str) -> No
     assert isinstance(made.trained, Lora)
     assert set(made.trained.adapter().denoise) == set(made.model.adaptable())
     assert bool(made.trained.adapter().encode) == (phases == "both")
+    assert made.trained.adapter().has_equal_sides == (phases == "both")
 
 
 def test_the_first_step_is_the_base_s(tmp_path: Path) -> None:

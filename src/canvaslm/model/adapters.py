@@ -74,8 +74,11 @@ class Adapter:
 
     @cached_property
     def has_equal_sides(self) -> bool:
-        """Whether one set of merged weights serves both phases."""
-        return self.encode_digest == self.denoise_digest
+        """Whether one set of merged weights serves both phases. What encoding never meets (the mixer of soft
+        embeddings) needs no equal."""
+        common = {name: delta for name, delta in self.denoise.items() if not denoises_only(name)}
+        encode = {name: delta for name, delta in self.encode.items() if not denoises_only(name)}
+        return _digest(encode) == _digest(common)
 
     @property
     def parameter_count(self) -> int:
@@ -107,6 +110,11 @@ class Adapter:
             return {name: moved[id(delta)] for name, delta in deltas.items()}
 
         return Adapter(side(self.encode), side(self.denoise))
+
+
+def denoises_only(name: str) -> bool:
+    """Whether a matrix is met by canvases alone."""
+    return name.startswith("self_conditioning.")
 
 
 def check_adapter(adapter: Adapter, shapes: Mapping[str, tuple[int, ...]], name: str = "adapter") -> None:
@@ -150,4 +158,4 @@ def _digest(side: Deltas) -> str:
     return found.hexdigest()[:16]
 
 
-__all__ = ["Adapter", "Deltas", "WeightDelta", "check_adapter"]
+__all__ = ["Adapter", "Deltas", "WeightDelta", "check_adapter", "denoises_only"]

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UsageError
-from ..model.adapters import Adapter, WeightDelta
+from ..model.adapters import Adapter, WeightDelta, denoises_only
 from ..model.adapting import AdaptedSpan
 from ..model.protocol import Model
 from .settings import LoraSettings
@@ -82,7 +82,9 @@ class Lora(nn.Module):
     def adapter(self) -> Adapter:
         """What is trained, as it is now."""
         deltas = self._deltas(lambda p: p.detach().float().cpu().clone())
-        return Adapter({} if self.settings.phases == "denoise" else deltas, deltas)
+        if self.settings.phases == "denoise":
+            return Adapter({}, deltas)
+        return Adapter({name: d for name, d in deltas.items() if not denoises_only(name)}, deltas)
 
     def start_from(self, adapter: Adapter) -> None:
         """Goes on from an adapter of the same matrices and rank. Raises UsageError for another."""
