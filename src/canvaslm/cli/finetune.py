@@ -39,9 +39,13 @@ def command(
     ] = None,
     device: Annotated[str, typer.Option("--device", metavar="DEVICE", help="cpu, cuda, cuda:1 ...")] = "cpu",
     dtype: Annotated[
-        str,
-        typer.Option("--dtype", metavar="TYPE", help="float32 or bfloat16: the base's type."),
-    ] = "float32",
+        str | None,
+        typer.Option(
+            "--dtype",
+            metavar="TYPE",
+            help="float32 or bfloat16: unpacks the base. Without it: as stored.",
+        ),
+    ] = None,
     threads: Annotated[
         int | None, typer.Option("--threads", "-t", min=1, metavar="N", help="CPU threads. Without it: all.")
     ] = None,
@@ -102,13 +106,16 @@ def _check(data: DataFlags, out: Path, *, resume: bool, dry_run: bool) -> None:
     check_output_folder(out, force=True)
 
 
-def _open(model: str | None, device: str, dtype: str) -> tuple[Session, str]:
+def _open(model: str | None, device: str, dtype: str | None) -> tuple[Session, str]:
+    """A quantised base stays quantised, in layers through which gradients flow: plain PyTorch's."""
+    from ..ops import backend, plain
     from .loading import progress_line
 
     with progress_line(model or "the demo model") as progress:
         from ..session import load
 
-        session = load(model, device=device, dtype=dtype, progress=progress)
+        with backend.only(plain.BACKEND):
+            session = load(model, device=device, dtype=dtype, progress=progress)
     return session, model or "demo"
 
 

@@ -80,6 +80,17 @@ def registered(backend: Backend) -> Iterator[None]:
         BACKENDS.remove(backend)
 
 
+@contextmanager
+def only(backend: Backend) -> Iterator[None]:
+    """Has no other backend asked, for a while: plain PyTorch's modules are differentiable."""
+    before = list(BACKENDS)
+    BACKENDS[:] = [backend]
+    try:
+        yield
+    finally:
+        BACKENDS[:] = before
+
+
 def quantised_formats() -> tuple[str, ...]:
     """Formats whose values share blocks: those that the table is for."""
     return tuple(name for name, format in FORMATS.items() if format.block > 1)
@@ -101,6 +112,7 @@ __all__ = [
     "find",
     "for_format",
     "kernel_table",
+    "only",
     "quantised_formats",
     "registered",
     "repacks",

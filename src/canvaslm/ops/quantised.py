@@ -1,8 +1,8 @@
 """Layers whose weights stay in their quantised format, in plain torch: unpacked a slice at a
 time, where they are used.
 
-They run anywhere and hold no second copy of a weight. `ops.cpu.layers` has the fast ones
-with the same signatures.
+They run anywhere, hold no second copy of a weight, and are differentiable in their inputs. `ops.cpu.layers`
+has the fast ones with the same signatures.
 """
 
 from __future__ import annotations
@@ -15,9 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .formats.quant_tensor import QuantTensor
-
-# Values unpacked at once: 16 MiB in fp32.
-SLICE_VALUES = 4 << 20
+from .frozen import frozen_product
 
 
 class QuantLinear(nn.Module):
@@ -30,11 +28,7 @@ class QuantLinear(nn.Module):
         self.out_features, self.in_features = weight.shape
 
     def forward(self, x: Tensor) -> Tensor:
-        step = max(1, SLICE_VALUES // self.in_features)
-        slices = (
-            self.weight.rows(i, min(i + step, self.out_features)) for i in range(0, self.out_features, step)
-        )
-        return torch.cat([F.linear(x.float(), piece.dequantise()) for piece in slices], dim=-1).to(x.dtype)
+        return frozen_product(x, self.weight).to(x.dtype)
 
     def extra_repr(self) -> str:
         return f"{self.in_features} -> {self.out_features}, {self.weight.format}"
@@ -65,7 +59,7 @@ class QuantExperts(nn.Module):
 
     def down_product(self, expert: int, x: Tensor) -> Tensor:
         """x [N, I] -> fp32 [N, H], of one expert."""
-        return F.linear(x.float(), self.down[expert].dequantise())
+        return frozen_product(x, self.down[expert])
 
     def extra_repr(self) -> str:
         formats = "+".join(weight.format for weight in (*self.gate_up, self.down))
@@ -109,4 +103,4 @@ class QuantVocabulary(nn.Module):
         return self.table.rows(start, min(stop, self.table.row_count)).dequantise()
 
 
-__all__ = ["SLICE_VALUES", "QuantExperts", "QuantLinear", "QuantVocabulary"]
+__all__ = ["QuantExperts", "QuantLinear", "QuantVocabulary"]

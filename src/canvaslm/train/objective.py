@@ -24,6 +24,8 @@ from torch.nn import functional as F
 from ..model.context import PlainContext
 from ..model.protocol import Model
 from ..ops.grouped import experts_sorted
+from ..ops.head_loss import Rows, expected_rows, head_loss
+from ..ops.predict import Table
 from .data import IGNORE, Batch
 from .settings import ObjectiveSettings
 
@@ -97,11 +99,19 @@ def draw(
     return Draws(t, canvas, coin)
 
 
+# Logits of fewer tokens are made at once.
+MANY_TOKENS = 32_768
+
+
 def token_losses(model: Model, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Cross-entropy [N] in fp32 (0 where the target is IGNORE) and the most probable token [N].
 
     hidden [B, L, H], targets [B, L] int64; N = B * L.
     """
+    if head_in_tiles(model):
+        states, cap = hidden.flatten(0, 1), model.config.softcap or 0.0
+        rows, vocabulary = _rows(model.head), model.config.vocab_size
+        return head_loss(states, targets.flatten(), rows, vocabulary, cap=cap, ignore=IGNORE)
     logits = model.logits(hidden).flatten(0, 1)
     losses = F.cross_entropy(logits, targets.flatten(), ignore_index=IGNORE, reduction="none")
     return losses, logits.argmax(-1)
@@ -109,7 +119,24 @@ def token_losses(model: Model, hidden: Tensor, targets: Tensor) -> tuple[Tensor,
 
 def soft_guess(model: Model, hidden: Tensor) -> Tensor:
     """The soft embedding [B, C, H] of the prediction from hidden [B, C, H] at T = 1."""
+    if head_in_tiles(model):
+        head, table, vocabulary = _rows(model.head), _rows(model.embedding), model.config.vocab_size
+        states = hidden.flatten(0, 1).float()
+        soft = expected_rows(states, head, table, vocabulary, model.config.softcap or 0.0)
+        return (soft * model.embedding_scale.to(soft.device)).view_as(hidden).to(hidden.dtype)
     return model.soft_embedding(model.logits(hidden).softmax(-1))
+
+
+def head_in_tiles(model: Model) -> bool:
+    """Whether logits are made a tile at a time: of a frozen head that is quantised, or large."""
+    head = model.head
+    if not isinstance(head, Tensor):
+        return True
+    return not head.requires_grad and model.config.vocab_size >= MANY_TOKENS
+
+
+def _rows(table: Table) -> Rows:
+    return table if isinstance(table, Tensor) else table.tile
 
 
 def subset(context: TrainingContext, rows: Tensor) -> TrainingContext:
@@ -202,8 +229,9 @@ class Objective:
         """Soft embeddings: of pass 1 where the coin says so, zero elsewhere. Only those rows are computed."""
         if self.settings.self_conditioning == 0:
             return None
-        weight, rows = self.model.embedding, draws.coin.nonzero()[:, 0]
-        soft = torch.zeros(*batch.clean.shape, weight.shape[1], device=weight.device, dtype=weight.dtype)
+        model, rows = self.model, draws.coin.nonzero()[:, 0]
+        width = model.config.hidden_size
+        soft = torch.zeros(*batch.clean.shape, width, device=batch.clean.device, dtype=model.dtype)
         if len(rows):
             with torch.no_grad():
                 part = subset(context, rows)
