@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,23 @@ def test_gradients_of_changes_and_of_routing_weights() -> None:
         return adapted_experts(x, index, weights, product(gate_up), product(down), [(a, b, 1.5)], [])
 
     assert torch.autograd.gradcheck(run, tensors)
+
+
+@pytest.mark.parametrize("rank", [3, 0])
+def test_recomputing_layers_changes_no_bit_of_a_gradient(tmp_path: Path, rank: int) -> None:
+    gradients = []
+    for recompute in (False, True):
+        chosen = settings(tmp_path, rank=rank, targets=EVERY)
+        chosen = replace(chosen, run=replace(chosen.run, recompute=recompute))
+        made = Trainer(tiny_model(1), Shuffled(EXAMPLES), chosen)
+        batch = made.batcher.step(0)[0]
+        terms = made.objective.terms(batch, made.objective.draw(batch, 0, 0, 0))
+        made.objective.loss(terms, batch.canvas_count, batch.encoder_count).backward()
+        named = made.trained.named_parameters()
+        gradients.append({name: p.grad for name, p in named if p.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys() != set()
+    for name, gradient in gradients[0].items():
+        assert torch.equal(gradient, gradients[1][name]), name
 
 
 def test_what_cannot_be_trained_is_refused() -> None:

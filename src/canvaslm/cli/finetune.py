@@ -151,7 +151,7 @@ def _settings(
             "run": {
                 "folder": str(out / "checkpoints"), "seed": run.seed, "steps": steps,
                 "max_minutes": float(run.minutes or 0), "log_every": watch.log_every, "device": device,
-                "autocast": run.autocast,
+                "autocast": run.autocast, "recompute": run.recompute,
             },
             "model": {"base": name},
             "data": {

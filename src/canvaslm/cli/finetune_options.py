@@ -131,6 +131,13 @@ class RunFlags:
             help="Examples at once; gradients of a batch are added up. Without it: all of a step.",
         ),
     ] = None  # fmt: skip
+    recompute: Annotated[
+        bool,
+        typer.Option(
+            "--recompute", rich_help_panel=_RUN,
+            help="Layers keep their inputs alone: a third more time, a fraction of the activations.",
+        ),
+    ] = False  # fmt: skip
     seed: Annotated[
         int, typer.Option("--seed", metavar="N", rich_help_panel=_RUN, help="Fixes all that is drawn.")
     ] = 0

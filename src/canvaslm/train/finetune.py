@@ -18,11 +18,14 @@ from torch import nn
 
 from ..errors import UsageError
 from ..model.protocol import Model
+from ..ops.formats.quant_tensor import QuantTensor
+from ..ops.head_loss import TILE
 from ..weights.adapters.peft_write import write_peft
 from ..weights.loading.memory import available_memory, gigabytes
 from .data import Shuffled, TrainingExample
 from .formats import Examples, Renderer, held_out, make_examples
 from .lora import Lora
+from .objective import head_in_tiles
 from .report import Reporter, clock
 from .settings import Settings
 from .sft import Trainer
@@ -137,21 +140,30 @@ class TuningMemory:
 
 def plan_memory(trainer: Trainer, longest: int) -> TuningMemory:
     """Weights as they lie; 16 bytes a trained parameter; activations of a micro-batch as the graph keeps
-    them: of each layer and token about 30 states and 8 inner states of the MLPs, and the logits of canvas
-    and answer three times."""
+    them: of each layer and token about 30 states and 8 inner states of the MLPs (with `run.recompute` 6
+    states, and one layer whole), and the logits of canvas and answer three times where they exist whole."""
     config: Any = trainer.model.config
-    data = trainer.settings.data
+    data, run = trainer.settings.data, trainer.settings.run
     tokens = min(data.micro_batch, data.batch) * (
         min(longest + config.canvas_length, data.max_length) + config.canvas_length
     )
-    inner = getattr(config, "intermediate_size", 0) + getattr(config, "moe_intermediate_size", 0) * getattr(
-        config, "top_k_experts", 0
-    )
-    a_token = 4 * config.num_layers * (30 * config.hidden_size + 8 * inner) + 12 * config.vocab_size
-    weights = sum(p.nbytes for p in (*trainer.model.parameters(), *trainer.model.buffers()))
+    experts = getattr(config, "moe_intermediate_size", 0) * getattr(config, "top_k_experts", 0)
+    whole = 30 * config.hidden_size + 8 * (getattr(config, "intermediate_size", 0) + experts)
+    kept = config.num_layers * 6 * config.hidden_size + whole if run.recompute else config.num_layers * whole
+    logits = 3 * (TILE if head_in_tiles(trainer.model) else config.vocab_size)
     trained = sum(p.numel() for p in trainer.trained.parameters() if p.requires_grad)
-    device = trainer.settings.run.device
-    return TuningMemory(weights, _BYTES_OF_ADAM * trained, tokens * a_token, available_memory(device))
+    return TuningMemory(
+        _weight_bytes(trainer.model), _BYTES_OF_ADAM * trained, 4 * tokens * (kept + logits),
+        available_memory(run.device),
+    )  # fmt: skip
+
+
+def _weight_bytes(model: Model) -> int:
+    """Floats, and what stays quantised."""
+    floats = sum(p.nbytes for p in (*model.parameters(), *model.buffers()))
+    values = (value for module in model.modules() for value in vars(module).values())
+    packed = (part for v in values for part in (v if isinstance(v, tuple) else (v,)))
+    return floats + sum({id(p): p.nbytes for p in packed if isinstance(p, QuantTensor)}.values())
 
 
 def steps_of(examples: int, batch: int, epochs: float) -> int:

@@ -32,6 +32,7 @@ class RunSettings:
     threads: int = 0  # torch's; 0 leaves it alone
     autocast: str = "none"  # or "bf16"
     compile: bool = False
+    recompute: bool = False  # layers keep their inputs alone, and are computed once more on the way back
     device: str = "cpu"
 
 
@@ -277,6 +278,8 @@ def _check_together(s: Settings) -> None:
             f"data.micro_batch: {s.data.micro_batch} does not divide data.batch = {s.data.batch}",
             param="data.micro_batch",
         )
+    if s.run.recompute and s.run.compile:
+        raise UsageError("run.compile: not together with run.recompute", param="run.compile")
     if s.lora.rank and s.run.compile:
         raise UsageError("run.compile: not together with lora.rank", param="run.compile")
     if len(s.optim.betas) != 2 or not all(0 <= b < 1 for b in s.optim.betas):

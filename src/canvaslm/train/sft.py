@@ -26,6 +26,7 @@ from .fast import compile_objective
 from .lora import Lora
 from .objective import Objective
 from .optim import Average, Optimizers, factor
+from .recompute import recompute_layers
 from .report import Reporter, TrainingMetrics
 from .settings import Settings, settings_to_dict
 
@@ -74,6 +75,8 @@ class Trainer:
         self.objective = Objective(model, settings.objective)
         if run.compile:
             compile_objective(self.objective)
+        if run.recompute:
+            recompute_layers(model)
         self.trained: nn.Module = self._lora() if settings.lora.rank else model
         self.optimizers = Optimizers(
             self.trained.named_parameters(), settings.optim, low_precision=run.autocast == "bf16"
