@@ -124,7 +124,7 @@ def test_drafts_of_the_hole_are_streamed(client: httpx.Client) -> None:
 
 def test_the_openai_sdk_fills_in(demo: Running) -> None:
     with openai.OpenAI(base_url=f"{demo.url}/v1", api_key="none") as sdk:
-        answer = sdk.completions.create(model="x", prompt=BEFORE, suffix=BEHIND, seed=3, max_tokens=30)
+        answer = sdk.completions.create(model="demo", prompt=BEFORE, suffix=BEHIND, seed=3, max_tokens=30)
     assert answer.choices[0].text == _wanted() and answer.usage
 
 

@@ -31,7 +31,7 @@ def sdk(known: Running) -> openai.OpenAI:
 
 def chat(sdk: Any, **options: Any) -> Any:
     return sdk.chat.completions.create(
-        **{"model": "any", "messages": HELLO, "seed": 0, "max_tokens": 100, **options}
+        **{"model": "tiny", "messages": HELLO, "seed": 0, "max_tokens": 100, **options}
     )
 
 
@@ -52,7 +52,7 @@ def test_a_stream(sdk: openai.OpenAI) -> None:
 
 def test_the_helper_that_adds_up_a_stream(sdk: openai.OpenAI) -> None:
     options: dict[str, Any] = {
-        "model": "any",
+        "model": "tiny",
         "messages": HELLO,
         "seed": 1,
         "max_tokens": 100,
@@ -88,13 +88,13 @@ def test_n_and_logprobs(sdk: openai.OpenAI) -> None:
 
 
 def test_completions(sdk: openai.OpenAI) -> None:
-    answer = sdk.completions.create(model="any", prompt=[[2, 5], [2, 6]], seed=0, max_tokens=100, logprobs=1)
+    answer = sdk.completions.create(model="tiny", prompt=[[2, 5], [2, 6]], seed=0, max_tokens=100, logprobs=1)
     assert [choice.text for choice in answer.choices] == [WORDS, WORDS]
     assert answer.choices[0].logprobs.tokens
 
 
 def test_responses(sdk: openai.OpenAI) -> None:
-    options: Any = {"model": "any", "input": "Hello", "max_output_tokens": 100}
+    options: Any = {"model": "tiny", "input": "Hello", "max_output_tokens": 100}
     assert sdk.responses.create(**options, extra_body={"seed": 0}).output_text == WORDS
     tool: Any = {"type": "function", "name": "add", "parameters": {"type": "object"}, "strict": False}
     whole = sdk.responses.create(**options, tools=[tool], extra_body={"seed": 1})
@@ -166,7 +166,7 @@ def test_many_at_once_without_waiting(known: Running) -> None:
 def test_langchain(known: Running) -> None:
     key: Any = "sk-test"
     model: Any = ChatOpenAI(
-        base_url=f"{known.url}/v1", api_key=key, model="any", seed=0, max_retries=0, temperature=0.7,
+        base_url=f"{known.url}/v1", api_key=key, model="tiny", seed=0, max_retries=0, temperature=0.7,
     )  # fmt: skip
     assert model.invoke("Hello").content == WORDS
     assert "".join(part.content for part in model.stream("Hello")) == WORDS

@@ -50,7 +50,7 @@ def server() -> Iterator[Running]:
 
 def chat(server: Running, seed: int = 0, **body: Any) -> Any:
     client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, timeout=HUNG)
-    given = {"model": "any", "messages": HELLO, "tools": TOOLS, "max_tokens": ROOM, "seed": seed, **body}
+    given = {"model": "tiny", "messages": HELLO, "tools": TOOLS, "max_tokens": ROOM, "seed": seed, **body}
     return client.chat.completions.create(**given)
 
 
@@ -99,7 +99,7 @@ def test_a_call_comes_before_the_context_is_full(server: Running) -> None:
 def test_responses(server: Running) -> None:
     client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, timeout=HUNG)
     for choice in ("required", {"type": "function", "name": "weather"}):
-        body: Any = {"model": "any", "input": "Hello", "tools": FLAT, "tool_choice": choice}
+        body: Any = {"model": "tiny", "input": "Hello", "tools": FLAT, "tool_choice": choice}
         answer = client.responses.create(**body, max_output_tokens=ROOM, extra_body={"seed": 1})
         calls = [item for item in answer.output if item.type == "function_call"]
         assert calls
@@ -113,7 +113,7 @@ def test_responses(server: Running) -> None:
 def test_anthropic(server: Running, choice: Any) -> None:
     client = anthropic.Anthropic(base_url=server.url, api_key="none", max_retries=0, timeout=HUNG)
     body: Any = {
-        "model": "any",
+        "model": "tiny",
         "messages": HELLO,
         "max_tokens": ROOM,
         "tools": CUSTOM,
@@ -134,7 +134,7 @@ def test_anthropic(server: Running, choice: Any) -> None:
 def test_anthropic_one_call_at_most(server: Running) -> None:
     client = anthropic.Anthropic(base_url=server.url, api_key="none", max_retries=0, timeout=HUNG)
     for seed in range(4):
-        body: Any = {"model": "any", "messages": HELLO, "max_tokens": ROOM, "tools": CUSTOM}
+        body: Any = {"model": "tiny", "messages": HELLO, "max_tokens": ROOM, "tools": CUSTOM}
         body |= {"tool_choice": {"type": "any", "disable_parallel_tool_use": True}}
         answer = client.messages.create(**body, extra_body={"seed": seed})
         assert len([block for block in answer.content if block.type == "tool_use"]) == 1

@@ -11,7 +11,7 @@ import typer
 
 from ..errors import UsageError
 
-_PANEL = "Adapters"
+PANEL = "Adapters"
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class AdapterFiles:
     adapter: Annotated[
         list[str] | None,
         typer.Option(
-            "--adapter", metavar="[NAME=]FOLDER", rich_help_panel=_PANEL,
+            "--adapter", metavar="[NAME=]FOLDER", rich_help_panel=PANEL,
             help="A LoRA adapter as PEFT writes it, and the name it gets, its folder's without one; several "
             "times for several.",
         ),
@@ -50,7 +50,7 @@ class Adapting(AdapterFiles):
     adapter_scale: Annotated[
         float | None,
         typer.Option(
-            "--adapter-scale", metavar="X", rich_help_panel=_PANEL,
+            "--adapter-scale", metavar="X", rich_help_panel=PANEL,
             help="A factor of the first adapter's scale: 0 is the model without it. Without it: 1.",
         ),
     ] = None  # fmt: skip
@@ -80,4 +80,4 @@ def _named(text: str) -> tuple[str, str]:
     return name.strip(), path
 
 
-__all__ = ["AdapterFiles", "Adapting"]
+__all__ = ["PANEL", "AdapterFiles", "Adapting"]

@@ -18,7 +18,7 @@ from ..errors import NotFound, UsageError
 from .loading import open_session
 from .options import Loading, Truncation, grouped
 from .output import log
-from .serve_options import MIB, Access, Budget, Listening
+from .serve_options import MIB, Access, Budget, Listening, Served
 
 if TYPE_CHECKING:
     import uvicorn
@@ -35,6 +35,7 @@ def command(
     listening: Listening = Listening(),
     access: Access = Access(),
     budget: Budget = Budget(),
+    served: Served = Served(),
     truncation: Truncation = Truncation(),
 ) -> None:
     """Serve a model over HTTP, to the clients of OpenAI, Anthropic, Ollama and llama-server.
@@ -44,6 +45,7 @@ def command(
 
     Examples:
       canvaslm serve
+      canvaslm serve org/name --adapter terse=runs/terse --adapter-dir runs
       canvaslm serve model.gguf --host 0.0.0.0 --api-key-file key.txt
     """
     require_packages()
@@ -52,7 +54,8 @@ def command(
     check_exposure(host, keys)
     if source is not None and loading.model is not None:
         raise UsageError("MODEL is given twice: as an argument and with --model", "model")
-    opening = Opening(replace(loading, model=source or loading.model), budget, truncation.chosen())
+    adapters = served.loading()
+    opening = Opening(replace(loading, model=source or loading.model), budget, truncation.chosen(), adapters)
     opening.listener = listen(host, listening.port)
     log(f"canvaslm listens at {opening.address}" + (" (a key is needed)" if keys else ""))
     run(
@@ -63,6 +66,7 @@ def command(
         allowed_origins=split(access.allowed_origins),
         max_queue=budget.max_queue,
         max_body=budget.max_body * MIB,
+        **served.serving(),
     )
 
 
@@ -143,14 +147,22 @@ def listen(host: str, port: int) -> socket.socket:
 class Opening:
     """Loads the session, on the engine's thread, and says on standard error what is served.
 
-    `sampling`: fields of `Params` for requests that do not set them themselves.
+    `sampling`: fields of `Params` for requests that do not set them themselves; `adapters`: further options
+    of `canvaslm.load`.
     """
 
     listener: socket.socket
     server: uvicorn.Server | None = None
 
-    def __init__(self, loading: Loading, budget: Budget, sampling: Mapping[str, Any] | None = None) -> None:
-        self.loading, self.budget, self.sampling = loading, budget, sampling or {}
+    def __init__(
+        self,
+        loading: Loading,
+        budget: Budget,
+        sampling: Mapping[str, Any] | None = None,
+        adapters: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.loading, self.budget = loading, budget
+        self.sampling, self.adapters = sampling or {}, adapters or {}
         self.failure: BaseException | None = None
 
     @property
@@ -161,7 +173,7 @@ class Opening:
 
     def __call__(self) -> Session:
         try:
-            session = open_session(self.loading, **self.budget.engine())
+            session = open_session(self.loading, **self.budget.engine(), **self.adapters)
             session.params = session.merge(None, {**self.budget.params(), **self.sampling})
         except BaseException as error:
             self.failure = error
@@ -187,8 +199,14 @@ def banner(session: Session, address: str, max_queue: int) -> list[str]:
         f"{engine.max_context} tokens of context, "
         f"{session.params.max_new_tokens} of an answer unless the client says",
         f"  ready    OPENAI_BASE_URL={address}/v1   reference: {address}/docs",
+        *_adapters(session),
         *(f"  note     {note}" for note in session.notes),
     ]
+
+
+def _adapters(session: Session) -> list[str]:
+    names, size = session.adapters.names, _size(session.adapters.nbytes)
+    return [f"  adapters {', '.join(names)} ({size})"] if names else []
 
 
 def _size(count: int) -> str:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from ..diffusion.params import PARAMETERS
+from .adapter_options import PANEL, AdapterFiles
 from .options import checked
 
 _SERVER, _ACCESS, _LIMITS = "Server", "Access", "Limits"
@@ -142,4 +143,40 @@ class Budget:
         }
 
 
-__all__ = ["MIB", "Access", "Budget", "Listening"]
+@dataclass(frozen=True)
+class Served(AdapterFiles):
+    """What `model` in requests may say."""
+
+    adapter_dir: Annotated[
+        str | None,
+        typer.Option(
+            "--adapter-dir", metavar="FOLDER", rich_help_panel=PANEL,
+            help="Whoever may ask may load adapters from below this folder, and unload any.",
+        ),
+    ] = None  # fmt: skip
+    adapter_memory: Annotated[
+        int | None,
+        typer.Option(
+            "--adapter-memory", min=0, metavar="MIB", rich_help_panel=PANEL,
+            help="MiB for adapters. Those of --adapter stay; of others the longest unused are dropped, and "
+            "read again when asked for.",
+        ),
+    ] = None  # fmt: skip
+    any_model: Annotated[
+        bool,
+        typer.Option(
+            "--any-model", rich_help_panel=PANEL,
+            help="Answer requests for a model that is not here with the one that is. Without it: 404.",
+        ),
+    ] = False  # fmt: skip
+
+    def loading(self) -> dict[str, Any]:
+        limit = None if self.adapter_memory is None else self.adapter_memory * MIB
+        return {**super().loading(), **({} if limit is None else {"adapter_memory": limit})}
+
+    def serving(self) -> dict[str, Any]:
+        """What `create_app` takes of it."""
+        return {"any_model": self.any_model, "adapter_folder": self.adapter_dir}
+
+
+__all__ = ["MIB", "Access", "Budget", "Listening", "Served"]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
@@ -13,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
 from ..errors import CanvasError
+from .adapters import ServedAdapters
 from .bridge import Bridge
 from .dialects import registry
 from .guard import LOOPBACK, Guard, Rules
@@ -50,6 +53,8 @@ def create_app(
     api_key: str | Iterable[str] | None = None,
     allowed_hosts: Iterable[str] = LOOPBACK,
     allowed_origins: Iterable[str] = (),
+    any_model: bool = False,
+    adapter_folder: str | os.PathLike[str] | None = None,
     **limits: Any,
 ) -> FastAPI:
     """An ASGI application that serves a session, to many clients at once.
@@ -58,8 +63,9 @@ def create_app(
     session belongs to the application's engine thread. `api_key`: one, or several of which each will do;
     None asks for none. `allowed_hosts` are names that the Host header may have, without port ("*": any;
     "<ip>": any IP address); `allowed_origins` pages that may ask from a browser, as "https://example.org"
-    ("*": any). `limits` are fields of `canvaslm.server.limits.Limits`: max_body, max_queue, max_n,
-    read_timeout, write_timeout ...
+    ("*": any). A `model` that is neither the model nor one of its adapters is 404, unless `any_model`;
+    adapters may be loaded from below `adapter_folder` by whoever may ask. `limits` are fields of
+    `canvaslm.server.limits.Limits`: max_body, max_queue, max_n, read_timeout, write_timeout ...
 
     The application's state has `service`, and that the `bridge` with the engine thread. Raises UsageError.
 
@@ -69,7 +75,9 @@ def create_app(
     given = Limits(**limits)
     metrics = ServerMetrics()
     bridge = Bridge(session, max_queue=given.max_queue, observer=metrics)
-    service = Service(bridge, given, metrics)
+    folder = None if adapter_folder is None else Path(adapter_folder)
+    adapters = ServedAdapters(bridge, folder=folder, any_model=any_model)
+    service = Service(bridge, given, metrics, adapters)
     _gauges(metrics, bridge)
     app = _application(service)
     rules = Rules.of(allowed_hosts, allowed_origins, api_key)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ..decisions.plan import DecisionPlan, RowOutcome
     from ..decisions.questions import Question
     from ..options import DecideOptions
+    from ..types import AdapterUse
 
 _Labels = str | Annotated[list[str], Field(fail_fast=True, max_length=2 * MAX_STRINGS)]
 
@@ -61,13 +62,15 @@ class DecidingRequest:
     questions: Sequence[Question] | Mapping[str, Question]
     options: DecideOptions
     state_name: str = "state"
+    model: str | None = None  # the name that the client has for it, of an adapter maybe
 
 
 async def decide(service: Service, asked: DecidingRequest) -> Decisions:
     """The answers. Raises Problem."""
     batches: Batches | None = None
     try:
-        plan, outcomes = await service.work(_planned, service, asked)
+        served = await service.adapters.choose(asked.model)
+        plan, outcomes = await service.work(_planned, service, asked, served.adapters)
         batches = Batches(service, plan.requests)
         await batches.start()
         async for index, event in batches:
@@ -81,11 +84,14 @@ async def decide(service: Service, asked: DecidingRequest) -> Decisions:
             batches.close()
 
 
-def _planned(service: Service, asked: DecidingRequest) -> tuple[DecisionPlan, list[RowOutcome]]:
+def _planned(
+    service: Service, asked: DecidingRequest, adapters: tuple[AdapterUse, ...]
+) -> tuple[DecisionPlan, list[RowOutcome]]:
     from ..decisions.plan import RowOutcome
 
     service.check_size(GenerationRequest(prompts=[asked.state]))
-    plan = service.session.plan_decide(asked.state, asked.questions, asked.options)
+    options: Any = {**asked.options, "adapter": adapters}
+    plan = service.session.plan_decide(asked.state, asked.questions, options)
     return plan, [RowOutcome() for _ in plan.requests]
 
 

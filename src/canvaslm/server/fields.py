@@ -26,7 +26,7 @@ from ..errors import UsageError
 from ..text.stop import MAX_STOPS
 from ..text.token_rules import NEVER_AT, rules_of
 from ..types import MAX_BIASES, TokenRules
-from .limits import MAX_BLOCKS, MAX_TOKENS, MAX_TOOLS
+from .limits import MAX_BLOCKS, MAX_STRINGS, MAX_TOKENS, MAX_TOOLS
 from .problems import unsupported
 from .structured import Structured
 
@@ -94,6 +94,13 @@ class Open(BaseModel):
         return told
 
 
+class LoraScale(Open):
+    """An adapter by its number in GET /lora-adapters, and with which factor of its scale it is used."""
+
+    id: Annotated[int, Field(ge=0), WHOLE]
+    scale: Number
+
+
 class AnswerSchema(BaseModel):
     """A description of an answer, which may hold more."""
 
@@ -151,6 +158,9 @@ class Diffusion(_Sampling, Structured):
     min_tokens: Annotated[int, limits("min_new_tokens"), WHOLE] | None = Field(
         None, description="vLLM's name of min_new_tokens, which wins over it."
     )
+    lora: Annotated[list[LoraScale], Field(fail_fast=True, max_length=MAX_STRINGS)] | None = Field(
+        None, description="Adapters by number; those not named are not used. See GET /lora-adapters."
+    )
     chat_template: Any = Field(None, description="Refused: templates come with the model alone.")
 
     _old_names: dict[str, str] = PrivateAttr(default_factory=dict)
@@ -182,6 +192,10 @@ class Diffusion(_Sampling, Structured):
             given.setdefault("min_new_tokens", self.min_tokens)
         budget = self.budget()
         return given if budget is None else {**given, "thinking_budget": budget}
+
+    def loras(self) -> list[tuple[int, float]] | None:
+        """Numbers and scales of adapters; None: nothing was said of them."""
+        return None if self.lora is None else [(one.id, one.scale) for one in self.lora]
 
     def effort(self) -> str | None:
         """How much the client wants thought."""
@@ -296,6 +310,7 @@ __all__ = [
     "Diffusion",
     "Effort",
     "Int",
+    "LoraScale",
     "Number",
     "Open",
     "Preset",

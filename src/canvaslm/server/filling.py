@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 class FillAnswers:
     """One choice: the text of the only hole, or, `whole`, all of the text."""
 
-    def __init__(self, service: Service, plan: FillPlan, whole: bool) -> None:
+    def __init__(self, service: Service, plan: FillPlan, whole: bool, model: str) -> None:
+        """model: its name."""
+        self.model = model
         self.requests: tuple[Request, ...] = ()
         self.empty: set[int] = set()
         self._service, self._plan, self._whole = service, plan, whole
@@ -39,9 +41,9 @@ class FillAnswers:
         self._closed = False
 
     @classmethod
-    async def start(cls, service: Service, plan: FillPlan, *, whole: bool) -> FillAnswers:
+    async def start(cls, service: Service, plan: FillPlan, *, whole: bool, model: str) -> FillAnswers:
         """Submits the first round. Raises Problem or CanvasError with nothing running."""
-        answers = cls(service, plan, whole)
+        answers = cls(service, plan, whole, model)
         asked = await service.work(next, answers._rounds)
         await answers._begin(asked, patient=False)
         answers.requests = asked.requests[:1]

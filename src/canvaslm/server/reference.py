@@ -50,6 +50,16 @@ request, which stays in the text as the model wrote it (`unknown_tool`); a field
 served is refused with 400 and its name in `param`. With a key set, send it as `Authorization: Bearer KEY` or
 `x-api-key: KEY`.
 
+Adapters: `model` is the served model's name (with or without an owner before it and `:latest` behind it), or
+that of one of its adapters (`serve --adapter NAME=FOLDER`), or nothing, which is the model; any other name is
+404 and told which there are, unless the server runs with `--any-model`. Answers of the model and of several
+adapters are written side by side, each as it is alone. `/v1/models` has them all, adapters with their
+`parent`. llama-server's way is `"lora": [{"id": 0, "scale": 0.5}]` with the numbers of `/lora-adapters`; that
+also sets the scales of requests that say nothing. There, as in `lora`, what is not named is not used, and at
+first none is. With `--adapter-dir FOLDER` adapters are loaded while the server runs (`/v1/load_lora_adapter`,
+paths below that folder alone) and unloaded; what is being written with one is finished with it. With
+`--adapter-memory` the longest unused of these are dropped, and read again when asked for.
+
 Streams hold committed text only, so that it can be appended. Drafts are asked for: with `"diffusing": true`
 each content delta is the whole text so far, drafts included, and replaces what came before; with
 `"stream_options": {"include_diffusion": true}` chunks with an empty delta carry a `diffusion` object after

@@ -43,7 +43,7 @@ def errors(*statuses: int, model: type[BaseModel] = ErrorEnvelope) -> dict[int |
     return {status: {"model": model, "description": _MEANINGS[status]} for status in statuses}
 
 
-ERRORS = errors(400, 401, 403, 408, 413, 415, 421, 429, 500, 503)
+ERRORS = errors(400, 401, 403, 404, 408, 413, 415, 421, 429, 500, 503)
 READ_ERRORS = errors(401, 403, 421, 500, 503)
 
 

@@ -28,7 +28,8 @@ from ..constrain.tools import ToolCalls
 from ..errors import CanvasError, PromptTooLong
 from ..text.toolcalls import tool_names
 from ..text.transcript import Transcript
-from ..types import Constraint, Failed, Finished, Note, Request, Structure, TokenRules
+from ..types import AdapterUse, Constraint, Failed, Finished, Note, Request, Structure, TokenRules
+from .adapters import ServedAdapters
 from .bridge import Bridge, RequestGroup
 from .choices import ChoiceEvent, as_warnings
 from .filling import FillAnswers
@@ -86,6 +87,8 @@ class GenerationRequest:
     no_calls: bool = False  # no tool may be called
     draft: str = ""  # a guess of the answer
     names: Mapping[str, str] = field(default_factory=dict)
+    model: str | None = None  # the name that the client has for it, of an adapter maybe
+    lora: Sequence[tuple[int, float]] | None = None  # adapters by number, with scales
 
     @property
     def count(self) -> int:
@@ -104,9 +107,12 @@ class Answers:
         group: RequestGroup,
         transcripts: Sequence[Transcript],
         metrics: ServerMetrics,
+        model: str,
         free: Sequence[str] = (),
     ) -> None:
-        """free: tools whose arguments were to follow a schema, and are as the model writes them."""
+        """model: its name; free: tools whose arguments were to follow a schema, and are as the model writes
+        them."""
+        self.model = model
         self.requests = group.requests
         self.empty: set[int] = set()
         self._notes: dict[int, tuple[Note, ...]] = {}
@@ -177,8 +183,10 @@ class Service:
     """The server's core. Routes get it by a parameter of type `Ready` (or `Anytime`,
     also while the model loads)."""
 
-    def __init__(self, bridge: Bridge, limits: Limits, metrics: ServerMetrics) -> None:
-        self.bridge, self.limits, self.metrics = bridge, limits, metrics
+    def __init__(
+        self, bridge: Bridge, limits: Limits, metrics: ServerMetrics, adapters: ServedAdapters
+    ) -> None:
+        self.bridge, self.limits, self.metrics, self.adapters = bridge, limits, metrics, adapters
         self.started = int(time.time())
         self._workers = ThreadPoolExecutor(2, "canvaslm-prompts")
         self._compilers = ThreadPoolExecutor(1, "canvaslm-constraints")
@@ -202,6 +210,14 @@ class Service:
             self._fingerprint = "fp_" + hashlib.sha256(repr(facts).encode()).hexdigest()[:12]
         return self._fingerprint
 
+    def fingerprint_of(self, answers: AnyAnswers) -> str:
+        """That of the model, and of the adapters that an answer is written with."""
+        uses = answers.requests[0].adapters
+        if not uses:
+            return self.fingerprint
+        each = [(use.adapter.encode_digest, use.adapter.denoise_digest, use.scale) for use in uses]
+        return "fp_" + hashlib.sha256(repr((self.fingerprint, each)).encode()).hexdigest()[:12]
+
     def now(self) -> int:
         """Unix time, for answers."""
         return int(time.time())
@@ -209,11 +225,12 @@ class Service:
     async def start(self, wanted: GenerationRequest) -> Answers:
         """Submits what is asked for. Raises Problem or CanvasError with nothing running."""
         self._check(wanted)
+        served = await self.adapters.choose(wanted.model, wanted.lora)
         self.bridge.reserve(wanted.count)
         try:
             transcripts = [self._transcript(wanted) for _ in range(wanted.count)]
             constraint = await self._compiled(wanted)
-            requests = await self.work(self._prepare, wanted, constraint)
+            requests = await self.work(self._prepare, wanted, constraint, served.adapters)
         except BaseException as error:
             self.bridge.release(wanted.count)
             if isinstance(error, CanvasError):
@@ -221,7 +238,7 @@ class Service:
             raise
         try:
             free = constraint.free if isinstance(constraint, ToolCalls) else ()
-            return Answers(await self.bridge.launch(requests), transcripts, self.metrics, free)
+            return Answers(await self.bridge.launch(requests), transcripts, self.metrics, served.name, free)
         except CanvasError as error:
             raise problem_of(error, wanted.names) from error
 
@@ -239,22 +256,26 @@ class Service:
             if given:
                 raise unsupported(param, f"{param} is not possible where text is filled in: leave it out")
         try:
-            plan = await self.work(self._fill_plan, wanted, filling)
-            return await FillAnswers.start(self, plan, whole=filling.whole)
+            served = await self.adapters.choose(wanted.model, wanted.lora)
+            plan = await self.work(self._fill_plan, wanted, filling, served.adapters)
+            return await FillAnswers.start(self, plan, whole=filling.whole, model=served.name)
         except CanvasError as error:
             raise problem_of(error, wanted.names) from error
 
-    def _fill_plan(self, wanted: GenerationRequest, filling: FillingRequest) -> FillPlan:
+    def _fill_plan(
+        self, wanted: GenerationRequest, filling: FillingRequest, adapters: tuple[AdapterUse, ...]
+    ) -> FillPlan:
         texts = [*filling.template.given, filling.instruction or "", filling.system or ""]
         self.check_size(replace(wanted, messages=None, prompts=texts))
         options: Any = {
             **wanted.params, "preset": wanted.preset, "stop": wanted.stop, "instruction": filling.instruction,
-            "system": filling.system, "draft": filling.draft,
+            "system": filling.system, "draft": filling.draft, "adapter": adapters,
         }  # fmt: skip
         return self.session.plan_fill(filling.template, options, drafts=wanted.drafts)
 
     async def encode(self, wanted: GenerationRequest) -> list[tuple[int, ...]]:
         """Token ids of the prompts, without running anything. Raises Problem."""
+        self.adapters.name_of(wanted.model)
         try:
             tokens: list[tuple[int, ...]] = await self.work(self._tokens, wanted)
         except CanvasError as error:
@@ -275,6 +296,7 @@ class Service:
         return await loop.run_in_executor(self._compilers, compiling)
 
     def close(self) -> None:
+        self.adapters.close()
         for threads in (self._workers, self._compilers):
             threads.shutdown(wait=False, cancel_futures=True)
 
@@ -296,7 +318,12 @@ class Service:
             tools=tool_names(wanted.tools),
         )
 
-    def _prepare(self, wanted: GenerationRequest, constraint: Constraint | None) -> list[Request]:
+    def _prepare(
+        self,
+        wanted: GenerationRequest,
+        constraint: Constraint | None,
+        adapters: tuple[AdapterUse, ...] = (),
+    ) -> list[Request]:
         params = self.session.merge(wanted.preset, wanted.params)
         # 32 bits, as the engine's own: readers of JSON that know only doubles round what is above 2^53.
         base = secrets.randbits(32) if params.seed is None else params.seed
@@ -316,6 +343,7 @@ class Service:
                 marks=marks,
                 constraint=constraint,
                 draft=draft,
+                adapters=adapters,
             )
             for tokens in self._tokens(wanted)
             for i in range(wanted.n)

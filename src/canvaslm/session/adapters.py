@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 MOST_USED = 16  # adapters of one request
 MOST_NAME = 128  # characters
+_LISTED = 20
 _FORM = 'a name, or a list of names and of pairs of name and scale, as [("terse", 0.5)]'
 
 
@@ -40,6 +41,7 @@ class ShelvedAdapter:
     nbytes: int
     pinned: bool
     adapter: Adapter | None
+    number: int = 0  # its own, in the order of loading
     used: int = 0  # grows with every use
 
     @property
@@ -60,7 +62,7 @@ class Adapters:
         self.limit = limit
         self._model, self._reserved = model, reserved
         self._shelf: dict[str, ShelvedAdapter] = {}
-        self._clock = 0
+        self._clock = self._count = 0
         self._lock = Lock()  # of the table; reading, which takes its time, has its own
         self._reading = Lock()
 
@@ -82,11 +84,14 @@ class Adapters:
         with self._lock:
             return self._held()
 
-    def load(self, name: str, path: str | os.PathLike[str], *, pinned: bool = False) -> None:
-        """Reads an adapter from its folder. Raises NotFound, BadModelFile, and UsageError for a name that is
-        taken, what does not fit the model, and what does not fit in memory."""
+    def load(
+        self, name: str, path: str | os.PathLike[str], *, pinned: bool = False, replace: bool = False
+    ) -> None:
+        """Reads an adapter from its folder; `replace`: in the place of one of that name. Raises NotFound,
+        BadModelFile, and UsageError for a name that is taken, for what does not fit the model, or not in
+        memory."""
         with self._reading:
-            self._check_name(name)
+            self._check_name(name, replace)
             found = Path(path).expanduser().resolve()
             self._put(ShelvedAdapter(name, found, 0, pinned, self._read(name, found)))
 
@@ -114,7 +119,8 @@ class Adapters:
         return AdapterUse(found, float(scale))
 
     def uses(self, given: AdapterOption) -> tuple[AdapterUse, ...]:
-        """The option `adapter`: a name, or several with their scales. Raises as `use` does."""
+        """The option `adapter`: a name, or several with their scales, or what `use` gave already. Raises as
+        `use` does."""
         if given is None:
             return ()
         several: Any = [given] if isinstance(given, str) else given
@@ -122,7 +128,7 @@ class Adapters:
             raise UsageError(f"adapter should be {_FORM}, found {given!r}", "adapter")
         if len(several) > MOST_USED:
             raise UsageError(f"adapter names {len(several)}: use {MOST_USED} at most", "adapter")
-        return tuple(self.use(*_pair(one)) for one in several)
+        return tuple(one if isinstance(one, AdapterUse) else self.use(*_pair(one)) for one in several)
 
     # -- within ----------------------------------------------------------------------------------------------
 
@@ -143,7 +149,7 @@ class Adapters:
             raise NotFound(f"{before.path}: is a link now: load the adapter {name!r} again")
         adapter = self._read(name, before.path)
         with self._lock:
-            self._fit(name, _size(adapter), but=name)
+            self._fit(name, _size(adapter))
             if self._shelf.get(name) is before:  # not unloaded meanwhile
                 before.adapter, before.nbytes = adapter, _size(adapter)
         return adapter
@@ -155,13 +161,16 @@ class Adapters:
             self._fit(made.name, made.nbytes)
             self._clock += 1
             made.used = self._clock
+            before = self._shelf.get(made.name)
+            made.number = self._count if before is None else before.number
+            self._count += before is None
             self._shelf[made.name] = made
 
-    def _fit(self, name: str, size: int, but: str = "") -> None:
+    def _fit(self, name: str, size: int) -> None:
         """Drops others until there is room. Raises UsageError, with nothing dropped, where there is none."""
         if self.limit is None:
             return
-        others = [one for one in self._shelf.values() if one.name != but and one.loaded]
+        others = [one for one in self._shelf.values() if one.name != name and one.loaded]
         kept = sum(one.nbytes for one in others if one.pinned)
         if kept + size > self.limit:
             raise UsageError(
@@ -169,10 +178,12 @@ class Adapters:
                 f"{_mib(kept)} are taken for good: allow more (adapter_memory), or unload one",
                 "adapter",
             )
+        held = sum(one.nbytes for one in others)
         for one in sorted((one for one in others if not one.pinned), key=lambda one: one.used):
-            if self._held() + size <= self.limit:
+            if held + size <= self.limit:
                 return
             one.adapter = None
+            held -= one.nbytes
 
     def _held(self) -> int:
         return sum(one.nbytes for one in self._shelf.values() if one.loaded)
@@ -183,7 +194,7 @@ class Adapters:
             raise NotFound(f"there is no adapter {str(name)[:MOST_NAME]!r}: {known(tuple(self._shelf))}")
         return found
 
-    def _check_name(self, name: str) -> None:
+    def _check_name(self, name: str, replace: bool = False) -> None:
         if not isinstance(name, str) or not 0 < len(name) <= MOST_NAME or not name.isprintable():
             raise UsageError(
                 f"an adapter's name should be a printable text of 1 to {MOST_NAME} characters, found "
@@ -193,7 +204,7 @@ class Adapters:
         if name in self._reserved:
             raise UsageError(f"{name!r} is the model's own name: call the adapter otherwise", "adapter")
         with self._lock:
-            if name in self._shelf:
+            if name in self._shelf and not replace:
                 raise UsageError(
                     f"there is an adapter {name!r} already: unload it, or take another name", "adapter"
                 )
@@ -211,7 +222,8 @@ class Adapters:
 
 def known(names: Sequence[str]) -> str:
     """What there is, for those who ask for what there is not."""
-    return f"known are {', '.join(names)}" if names else "none is loaded"
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return f"known are {', '.join(names[:_LISTED])}{more}" if names else "none is loaded"
 
 
 def load_all(

@@ -28,6 +28,7 @@ from fastapi import APIRouter
 from ..problems import Problem, openai_envelope
 from .anthropic import messages as anthropic
 from .inception import routes as inception
+from .llama_server import adapters as llama_adapters
 from .llama_server import infill as llama_infill
 from .llama_server import routes as llama
 from .ollama import models as ollama_models
@@ -38,6 +39,7 @@ from .openai import decisions as openai_decisions
 from .openai import models
 from .openai import responses as openai_responses
 from .systemone import routes as systemone
+from .vllm import routes as vllm
 
 
 @dataclass(frozen=True)
@@ -63,14 +65,15 @@ OPENAI = Dialect(
         models.router,
     ),
 )  # fmt: skip
-LLAMA = Dialect("llama-server", (llama.router, llama_infill.router))
+LLAMA = Dialect("llama-server", (llama.router, llama_infill.router, llama_adapters.router))
+VLLM = Dialect("vllm", (vllm.router,))
 INCEPTION = Dialect("inception", (inception.router,))
 ANTHROPIC = Dialect("anthropic", (anthropic.router,), ("/v1/messages",), anthropic.envelope)
 OLLAMA = Dialect("ollama", (ollama.router, ollama_models.router), ("/api",), ollama.envelope, True)
 SYSTEM_ONE = Dialect(
     "system one", (systemone.router,), ("/v1/systemone",), systemone.envelope, invalid=systemone.INVALID
 )
-DIALECTS: tuple[Dialect, ...] = (OPENAI, INCEPTION, ANTHROPIC, OLLAMA, LLAMA, SYSTEM_ONE)
+DIALECTS: tuple[Dialect, ...] = (OPENAI, INCEPTION, ANTHROPIC, OLLAMA, LLAMA, VLLM, SYSTEM_ONE)
 
 
 def envelope_of(path: str) -> Callable[[Problem], dict[str, Any]]:
@@ -106,6 +109,7 @@ __all__ = [
     "OLLAMA",
     "OPENAI",
     "SYSTEM_ONE",
+    "VLLM",
     "Dialect",
     "envelope_of",
     "status_of",

@@ -26,7 +26,7 @@ from ...world import (
 )
 
 URL = "/v1/messages"
-BODY: dict[str, Any] = {"model": "any", "max_tokens": 16, "messages": HELLO}
+BODY: dict[str, Any] = {"model": "tiny", "max_tokens": 16, "messages": HELLO}
 ADD: Any = {"name": "add", "description": "Adds.", "input_schema": {"type": "object", "properties": {}}}
 THOUGHTFUL = "<|channel>thought\nSix.\n<channel|>It is six."
 TOOLS: Any = [ADD, {"name": "now", "input_schema": {"type": "object"}}]
@@ -140,7 +140,7 @@ def test_a_round_with_tools(scripted: Running) -> None:
     last = client.messages.create(**{**request, "messages": [*greeting, *more]}, extra_body=seeded(2))
     assert last.stop_reason == "end_turn"
     read = last.usage.cache_read_input_tokens or 0
-    counted = client.messages.count_tokens(model="any", messages=[*greeting, *more], tools=TOOLS)
+    counted = client.messages.count_tokens(model="tiny", messages=[*greeting, *more], tools=TOOLS)
     assert counted.input_tokens == last.usage.input_tokens + read
 
 
@@ -165,10 +165,10 @@ def test_tokens_are_counted_as_the_session_counts_them(server: Running) -> None:
     greeting: Any = HELLO
     for system in (None, "Be brief."):
         given: Any = {} if system is None else {"system": system}
-        counted = client.messages.count_tokens(model="any", messages=greeting, **given)
+        counted = client.messages.count_tokens(model="tiny", messages=greeting, **given)
         assert counted.input_tokens == len(session.encode(HELLO, system=system))
     thinking = client.messages.count_tokens(
-        model="any",
+        model="tiny",
         messages=greeting,
         thinking={"type": "enabled", "budget_tokens": 1024},
     )

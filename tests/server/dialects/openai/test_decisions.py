@@ -34,7 +34,7 @@ def server() -> Iterator[Running]:
 
 
 def ask(server: Running, status: int = 200, path: str = "/v1/decisions", **body: Any) -> Any:
-    sent = {"model": "m", "input": STATE, "questions": QUESTIONS, **body}
+    sent = {"model": "tiny", "input": STATE, "questions": QUESTIONS, **body}
     answer = httpx.post(
         f"{server.url}{path}", json={k: v for k, v in sent.items() if v is not ...}, timeout=60
     )
@@ -71,7 +71,7 @@ def test_answers_are_those_of_the_session(server: Running) -> None:
 def test_openais_own_package_reads_them(server: Running) -> None:
     with openai.OpenAI(base_url=f"{server.url}/v1", api_key="x", max_retries=0) as client:
         made = client.decisions.create(
-            model="m",
+            model="tiny",
             input=[{"role": "user", "content": "Hello"}],
             questions=QUESTIONS,  # type: ignore[arg-type]
             prompt_cache_key="k",
@@ -84,7 +84,7 @@ def test_openais_own_package_reads_them(server: Running) -> None:
         )
         assert third.type == "score" and third.probabilities[1].label == "today"
         with pytest.raises(openai.BadRequestError) as caught:
-            client.decisions.create(model="m", input=STATE, questions=[{"type": "choice"}])  # type: ignore[list-item]
+            client.decisions.create(model="tiny", input=STATE, questions=[{"type": "choice"}])  # type: ignore[list-item]
         assert caught.value.param == "questions[0].instructions"
 
 
@@ -172,7 +172,7 @@ def test_they_run_beside_chats_and_change_nothing(server: Running) -> None:
 
     async def together() -> list[Any]:
         async with httpx.AsyncClient(timeout=60) as client:
-            chat = {"model": "m", "messages": HELLO, "max_tokens": 40}
+            chat = {"model": "tiny", "messages": HELLO, "max_tokens": 40}
             bodies = [("chat/completions", chat), ("decisions", {"input": STATE, "questions": QUESTIONS})] * 4
             calls = [client.post(f"{server.url}/v1/{path}", json=body) for path, body in bodies]
             return await asyncio.gather(*calls)

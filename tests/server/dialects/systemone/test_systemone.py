@@ -31,7 +31,7 @@ def server() -> Iterator[Running]:
 
 
 def ask(server: Running, status: int = 200, key: str = "sk-test", **body: Any) -> Any:
-    sent = {"model": "m", "state": STATE, "questions": QUESTIONS, **body}
+    sent = {"model": "tiny", "state": STATE, "questions": QUESTIONS, **body}
     answer = httpx.post(
         f"{server.url}/v1/systemone",
         json={k: v for k, v in sent.items() if v is not ...},

@@ -27,7 +27,7 @@ from ...service import Answers, GenerationRequest, Ready, Service
 from .schema import AnthropicError, Conversation, MessageObject, MessagesRequest, TokenCount
 
 router = APIRouter(route_class=BodyRoute, tags=["Anthropic"])
-ERRORS = errors(400, 401, 403, 408, 413, 415, 421, 429, 500, 503, model=AnthropicError)
+ERRORS = errors(400, 401, 403, 404, 408, 413, 415, 421, 429, 500, 503, model=AnthropicError)
 PING = sse({"type": "ping"}, "ping")
 _TYPES = {
     400: "invalid_request_error",
@@ -65,7 +65,12 @@ async def count(body: Conversation, service: Ready) -> TokenCount:
 
 def _prompt(body: Conversation) -> GenerationRequest:
     return GenerationRequest(
-        messages=body.turns(), tools=body.functions(), thinking=body.thinks(), names=body.names
+        messages=body.turns(),
+        tools=body.functions(),
+        thinking=body.thinks(),
+        names=body.names,
+        model=body.model,
+        lora=body.loras(),
     )
 
 
@@ -107,7 +112,7 @@ class MessageWriter:
             "id": f"msg_{secrets.token_hex(12)}",
             "type": "message",
             "role": "assistant",
-            "model": service.session.name,
+            "model": answers.model,
             "content": [],
             "stop_reason": None,
             "stop_sequence": None,

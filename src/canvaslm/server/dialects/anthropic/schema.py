@@ -58,7 +58,7 @@ class OutputConfig(Open):
 class Conversation(TokenByToken):
     """POST /v1/messages/count_tokens, and what /v1/messages shares with it."""
 
-    model: str | None = Field(None, description="Any name: one model is served.")
+    model: str | None = Field(None, description="The model, or one of its adapters; without it the model.")
     messages: list[Turn] = Field(fail_fast=True, min_length=1, max_length=MAX_MESSAGES)
     system: str | Blocks | None = Field(None, description="Text, or blocks of type text.")
     tools: Tools | None = Field(

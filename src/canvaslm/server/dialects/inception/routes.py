@@ -56,6 +56,8 @@ async def _answer(
         drafts=bool(body.stream and body.diffusing),
         rules=body.rules(),
         structure=body.structure(),
+        model=body.model,
+        lora=body.loras(),
         names=body.names,
     )
     answers = await service.fill(wanted, await service.work(body.filling))
@@ -76,8 +78,8 @@ class EditorWriter:
         self._head = {
             "id": f"fim-{secrets.token_hex(12)}",
             "created": service.now(),
-            "model": service.session.name,
-            "system_fingerprint": service.fingerprint,
+            "model": answers.model,
+            "system_fingerprint": service.fingerprint_of(answers),
             "seed": answers.seed,
         }
 

@@ -45,6 +45,7 @@ class InfillRequest(Truncated):
     temperature: Temperature | None = None
     stop: Stop | None = None
     stream: bool | None = None
+    model: str | None = Field(None, description="The model, or one of its adapters.")
     id_slot: Int | None = Field(None, description="Accepted and ignored.")
 
     def params(self) -> dict[str, Any]:
@@ -86,6 +87,8 @@ async def infill(body: InfillRequest, http: Request, service: Ready) -> Response
         stop=body.stop,
         rules=body.rules(),
         structure=body.structure(),
+        model=body.model,
+        lora=body.loras(),
         names={"max_new_tokens": "n_predict", "messages": "input_prefix", "template": "input_prefix"},
     )
     answers = await service.fill(wanted, await service.work(body.filling))
@@ -114,7 +117,7 @@ def _ending(
         "index": 0,
         "content": "",
         "stop": True,
-        "model": service.session.name,
+        "model": answers.model,
         "seed": end.seed,
         "tokens_predicted": end.usage.completion_tokens,
         "tokens_evaluated": end.usage.prompt_tokens,

@@ -21,6 +21,7 @@ from .schema import OllamaError
 
 if TYPE_CHECKING:
     from ....engine import Engine
+    from ....session.adapters import ShelvedAdapter
 
 router = APIRouter(route_class=BodyRoute, tags=["Ollama"])
 # The version of Ollama whose interface this is. Clients ask, to know which fields they may use.
@@ -112,8 +113,10 @@ async def version(http: Request) -> Version:
 
 @router.get("/api/tags", responses=_READ)
 async def tags(service: Ready) -> Tags:
-    """The one model there is."""
-    return Tags(models=[Tag(**await _tag(service))])
+    """The model, and its adapters."""
+    tag = await _tag(service)
+    adapters = [Tag(**_of_adapter(tag, one)) for one in service.adapters.shelf]
+    return Tags(models=[Tag(**tag), *adapters])
 
 
 @router.get("/api/ps", responses=_READ)
@@ -132,16 +135,16 @@ async def show(body: ShowRequest, service: Ready) -> Shown:
     asked = body.model or body.name or ""
     if not asked:
         raise Problem(400, "model is required", param="model")
-    if not is_ours(asked, session.name):
-        raise Problem(
-            404, f"model {asked[:100]!r} not found: {tag_of(session.name)!r} is served", param="model"
-        )
+    name, tag = service.adapters.name_of(asked), await _tag(service)
+    for one in service.adapters.shelf:
+        tag = _of_adapter(tag, one) if one.name == name else tag
     template = session.template.sources["default"]
     return Shown(
-        modelfile=f"# Served by canvaslm.\nFROM {session.name}\n",
+        modelfile=f"# Served by canvaslm.\nFROM {session.name}\n"
+        + ("" if name == session.name else f"ADAPTER {name}\n"),
         parameters="\n".join(f"{name} {value}" for name, value in _parameters(service).items()),
         template=template + _INSERTS,
-        details=ModelDetails(**(await _tag(service))["details"]),
+        details=ModelDetails(**tag["details"]),
         model_info=_info(service),
         capabilities=_abilities("\n".join(session.template.sources.values())),
         modified_at=_moment(service.started),
@@ -205,6 +208,14 @@ async def _tag(service: Service) -> dict[str, Any]:
             "quantization_level": session.format or kind,
         },
     }
+
+
+def _of_adapter(tag: dict[str, Any], one: ShelvedAdapter) -> dict[str, Any]:
+    """The model's entry made that of one of its adapters."""
+    name = tag_of(one.name)
+    digest = hashlib.sha256(f"{tag['digest']} {one.number} {one.name}".encode()).hexdigest()
+    details = {**tag["details"], "parent_model": tag["name"]}
+    return {**tag, "name": name, "model": name, "size": one.nbytes, "digest": digest, "details": details}
 
 
 def _weights(engine: Engine) -> tuple[int, str]:

@@ -32,7 +32,7 @@ from .schema import (
 )
 
 router = APIRouter(route_class=BodyRoute, tags=["Ollama"])
-ERRORS = errors(400, 401, 403, 408, 413, 415, 421, 429, 500, 503, model=OllamaError)
+ERRORS = errors(400, 401, 403, 404, 408, 413, 415, 421, 429, 500, 503, model=OllamaError)
 NDJSON = "application/x-ndjson"
 # (text, thinking, calls) -> the part of a line that holds them
 Shape = Callable[[str, str, Sequence[dict[str, Any]]], dict[str, Any]]
@@ -90,6 +90,8 @@ def _wanted(body: OllamaBody, service: Service, prompt: Mapping[str, Any]) -> Ge
         top_logprobs=body.best,
         rules=options.rules(),
         structure=body.structure(),
+        model=body.model,
+        lora=options.loras(),
         names=body.names,
     )
 
@@ -145,7 +147,7 @@ class LineWriter:
 
     def __init__(self, body: OllamaBody, answers: AnyAnswers, service: Service, shape: Shape) -> None:
         self._answers, self._shape = answers, shape
-        self._model = named(body.model, service.session.name)
+        self._model = named(body.model, answers.model)
         self._warnings = body.told()
         self._logprobs = bool(body.logprobs)
         self._calls = 0
@@ -210,7 +212,7 @@ class LineWriter:
 def _loaded(body: OllamaBody, service: Service, shape: Shape) -> dict[str, Any]:
     """An empty request loads the model, or drops it; here it is there all the time."""
     return {
-        "model": named(body.model, service.session.name),
+        "model": named(body.model, service.adapters.name_of(body.model)),
         "created_at": now(),
         **shape("", "", ()),
         "done": True,

@@ -85,7 +85,7 @@ class OllamaOptions(TokenByToken):
 class OllamaBody(Open):
     """What /api/generate and /api/chat share."""
 
-    model: str | None = Field(None, description="Any name: one model is served.")
+    model: str | None = Field(None, description="The model, or one of its adapters; without it the model.")
     stream: bool | None = Field(
         None, description="Lines of JSON, which is also the default; false: one object."
     )

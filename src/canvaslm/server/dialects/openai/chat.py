@@ -62,6 +62,8 @@ def generation_request(body: ChatRequest) -> GenerationRequest:
         prompt_only=body.only_reads,
         rules=body.rules(),
         structure=body.structure(),
+        model=body.model,
+        lora=body.loras(),
         draft=body.draft(),
         no_calls=body.tool_choice == "none",
         names=body.names,
@@ -83,8 +85,8 @@ class ChatWriter:
         self._head = {
             "id": f"chatcmpl-{secrets.token_hex(12)}",
             "created": service.now(),
-            "model": service.session.name,
-            "system_fingerprint": service.fingerprint,
+            "model": answers.model,
+            "system_fingerprint": service.fingerprint_of(answers),
             "seed": answers.seed,
         }
 

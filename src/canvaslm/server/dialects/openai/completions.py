@@ -57,6 +57,8 @@ def generation_request(body: CompletionRequest) -> GenerationRequest:
         controls=body.echoes_logprobs,
         rules=body.rules(),
         structure=body.structure(),
+        model=body.model,
+        lora=body.loras(),
         names=body.names,
     )
 
@@ -73,8 +75,8 @@ class CompletionWriter:
             "id": f"cmpl-{secrets.token_hex(12)}",
             "object": "text_completion",
             "created": service.now(),
-            "model": service.session.name,
-            "system_fingerprint": service.fingerprint,
+            "model": answers.model,
+            "system_fingerprint": service.fingerprint_of(answers),
             "seed": answers.seed,
         }
 

@@ -66,18 +66,19 @@ class DecisionsAnswer(BaseModel):
 @router.post("/v1/decisions", responses={200: {"model": DecisionsAnswer}, **ERRORS})
 async def decisions(body: DecisionsRequest, http: Request, service: Ready) -> Response:
     """Answers with probabilities, from one denoise step; no text. A body with `state` is System One's."""
+    model = service.adapters.name_of(body.model)
     if "state" in (body.model_extra or {}):
         theirs = SystemOneRequest.model_construct(**{**body.model_dump(exclude_unset=True)})
         asked = await service.work(read_request, theirs)
         found = await unless_gone(http, decide(service, asked))
-        return JsonAnswer(worded(service.session.name, asked, found))
+        return JsonAnswer(worded(model, asked, found))
     names, request = await service.work(_read, body)
     found = await unless_gone(http, decide(service, request))
     tokens, cached = found.usage.prompt_tokens, found.usage.cached_tokens
     warnings = body.ignored()
     return JsonAnswer(
         {
-            "model": service.session.name,
+            "model": model,
             "answers": [_answer(name, one) for name, one in zip(names, found, strict=True)],
             "usage": {
                 "input_tokens": tokens,
@@ -104,7 +105,7 @@ def _read(body: DecisionsRequest) -> tuple[list[str | None], DecidingRequest]:
         raise problem_of(error) from error
     options = body.chosen()
     options["instructions"] = body.instructions
-    return names, DecidingRequest(state, questions, options, "input")
+    return names, DecidingRequest(state, questions, options, "input", body.model)
 
 
 def _answer(name: str | None, decision: Decision) -> dict[str, Any]:

@@ -46,6 +46,8 @@ def generation_request(body: ResponsesRequest) -> GenerationRequest:
         preset=body.preset,
         rules=body.rules(),
         structure=body.structure(),
+        model=body.model,
+        lora=body.loras(),
         no_calls=body.tool_choice == "none",
         names=body.names,
     )
@@ -63,7 +65,7 @@ class ResponseWriter:
             "id": f"resp_{secrets.token_hex(16)}",
             "object": "response",
             "created_at": service.now(),
-            "model": service.session.name,
+            "model": answers.model,
             "status": "in_progress",
             "error": None,
             "incomplete_details": None,
@@ -80,7 +82,7 @@ class ResponseWriter:
             "output": [],
             "usage": None,
             "seed": answers.seed,
-            "system_fingerprint": service.fingerprint,
+            "system_fingerprint": service.fingerprint_of(answers),
         }
         self._warnings = body.ignored()
         self._response |= answers.warnings(self._warnings)

@@ -45,7 +45,7 @@ class ChatStreamOptions(Open):
 class Sampled(Truncated):
     """Fields that both endpoints know."""
 
-    model: str | None = Field(None, description="Any name: one model is served.")
+    model: str | None = Field(None, description="The model, or one of its adapters; without it the model.")
     n: Annotated[int, Field(ge=1, le=128), WHOLE] | None = Field(
         None, description="Answers to each prompt: number i (from 0) has the seed plus i."
     )

@@ -18,16 +18,17 @@ from .schema import Misplaced, SystemOneAnswer, SystemOneError, SystemOneRequest
 
 router = APIRouter(route_class=BodyRoute, tags=["System One"])
 INVALID = 422
-_ERRORS = errors(401, 403, 408, 413, 415, 421, INVALID, 429, 500, 503, model=SystemOneError)
+_ERRORS = errors(401, 403, 404, 408, 413, 415, 421, INVALID, 429, 500, 503, model=SystemOneError)
 
 
 @router.post("/v1/systemone", responses={200: {"model": SystemOneAnswer}, **_ERRORS})
 async def system_one(body: SystemOneRequest, http: Request, service: Ready) -> Response:
     """Answers with probabilities, from one denoise step; no text."""
+    model = service.adapters.name_of(body.model)
     asked = await service.work(read_request, body)
     found = await unless_gone(http, decide(service, asked))
     warnings = body.ignored()
-    answer = worded(service.session.name, asked, found)
+    answer = worded(model, asked, found)
     return JsonAnswer({**answer, **({"warnings": warnings} if warnings else {})})
 
 

@@ -98,7 +98,7 @@ def _read(body: SystemOneRequest) -> DecidingRequest:
     questions = {name: _question(data, "questions", name) for name, data in asked.items()}
     options = body.chosen()
     options["instructions"] = said.get("instructions")
-    return DecidingRequest(state_text(said["state"]), questions, options)
+    return DecidingRequest(state_text(said["state"]), questions, options, model=said.get("model"))
 
 
 def _question(data: Any, *place: str | int) -> Question:
