@@ -153,14 +153,17 @@ def fuzzed(schema: dict[str, Any]) -> list[tuple[str, bytes]]:
         body = methods.get("post", {}).get("requestBody")
         if body is None:
             continue
-        model = body["content"]["application/json"]["schema"]["$ref"].rsplit("/", 1)[1]
+        shape = body["content"]["application/json"]["schema"]
+        listed = shape.get("type") == "array"
+        model = (shape["items"] if listed else shape)["$ref"].rsplit("/", 1)[1]
         fields = schema["components"]["schemas"][model]["properties"]
         base: dict[str, Any] = {"max_tokens": 2, "max_output_tokens": 2, "options": {"num_predict": 2}}
         for name in fields:
             base |= BASE.get(name, {})
         base = {name: value for name, value in base.items() if name in fields}
         for name in fields:
-            made += [(path, json.dumps({**base, name: odd}).encode()) for odd in ODD]
+            items = ({**base, name: odd} for odd in ODD)
+            made += [(path, json.dumps([item] if listed else item).encode()) for item in items]
     return made
 
 
@@ -174,5 +177,7 @@ def test_odd_values_of_every_field_are_answered(
     for path, body in Random(part).sample(every, 30):
         status, content = loop.run_until_complete(ask(app, path, body))
         wrong = 422 if path == "/v1/systemone" else 400  # what its clients know
-        assert status in (200, wrong, 404), (path, body[:300], content[:300])
+        # Adapters are loaded only where a folder of them was named.
+        allowed = (403,) if path.endswith("_lora_adapter") else ()
+        assert status in (200, wrong, 404, *allowed), (path, body[:300], content[:300])
     assert loop.run_until_complete(ask(app, CHAT, json.dumps({"messages": HELLO}).encode()))[0] == 200

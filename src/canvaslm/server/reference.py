@@ -155,7 +155,7 @@ def fields(schema: dict[str, Any], operation: dict[str, Any]) -> list[tuple[str,
     body = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema")
     if body is None:
         return []
-    model = _resolved(schema, body)
+    model = _resolved(schema, body.get("items", body))  # of a list: what it is of
     needed = model.get("required", [])
     return [
         (name, kind_of(schema, field), name in needed, _described(field))

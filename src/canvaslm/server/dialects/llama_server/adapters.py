@@ -48,8 +48,8 @@ async def list_adapters(service: Ready) -> list[AdapterObject]:
 
 @router.post("/lora-adapters", responses=ERRORS)
 async def set_scales(body: _Scales, service: Ready) -> Done:
-    """Scales for requests that say nothing of adapters; those not named get 0, which is what all have at
-    first."""
+    """Takes a list: scales for requests that say nothing of adapters. Those not named get 0, which is what
+    all have at first."""
     service.adapters.set_scales([(one.id, one.scale) for one in body])
     return Done(success=True)
 
