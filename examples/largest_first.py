@@ -30,7 +30,19 @@ def chat(values: tuple[int, ...]) -> str:
     return json.dumps({"messages": messages}) + "\n"
 
 
-def make(folder: Path, train: int, test: int) -> None:
+def replayed(count: int, rng: random.Random) -> list[str]:
+    """Chats of what the demo model can do already: trained on one task alone, an adapter unlearns them."""
+    from canvaslm.demo.tasks import TASKS
+
+    tasks = list(TASKS.values())
+    examples = (tasks[i % len(tasks)].sample(rng) for i in range(count))
+    return [
+        json.dumps({"messages": [*one.messages, {"role": "assistant", "content": one.answer}]}) + "\n"
+        for one in examples
+    ]
+
+
+def make(folder: Path, train: int, test: int, replay: int = 0) -> None:
     rng = random.Random("largest first")
     apart = {numbers(rng) for _ in range(test)}
     while len(apart) < test:
@@ -41,7 +53,8 @@ def make(folder: Path, train: int, test: int) -> None:
         if tuple(sorted(values := numbers(rng))) not in held:
             kept.append(values)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "train.jsonl").write_text("".join(map(chat, kept)))
+    lines = [*map(chat, kept), *replayed(replay, rng)]
+    (folder / "train.jsonl").write_text("".join(lines))
     (folder / "test.jsonl").write_text("".join(map(chat, sorted(apart))))
 
 
@@ -68,12 +81,13 @@ def main() -> None:
     parser.add_argument("action", choices=("make", "check"))
     parser.add_argument("folder", type=Path)
     parser.add_argument("--train", type=int, default=2000, help="examples to train on (2000)")
+    parser.add_argument("--replay", type=int, default=0, help="chats of the demo's own tasks besides (0)")
     parser.add_argument("--test", type=int, default=200, help="held-out examples (200)")
     parser.add_argument("--model", help="the base; without it the demo model")
     parser.add_argument("--adapter", type=Path, default=Path("runs/largest/adapter"))
     given = parser.parse_args()
     if given.action == "make":
-        make(given.folder, given.train, given.test)
+        make(given.folder, given.train, given.test, given.replay)
     else:
         check(given.folder, given.model, given.adapter)
 
