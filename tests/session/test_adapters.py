@@ -8,15 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import canvaslm
 from canvaslm.errors import BadModelFile, NotFound, UsageError
 from canvaslm.model.adapters import Adapter, WeightDelta
 from canvaslm.session import Session
+from canvaslm.weights.adapters.gguf import write_gguf_adapter
 from canvaslm.weights.adapters.peft_write import write_peft
 from tests.adapters import random_adapter
 from tests.server.world import tiny_folder, tiny_session
-from tests.tiny import tiny_model
+from tests.tiny import tiny_model, write_tiny_gguf
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +143,30 @@ def test_files_give_what_was_written(tmp_path: Path) -> None:
     (tmp_path / "one" / "adapter_config.json").write_text("{")
     with pytest.raises(BadModelFile):
         session.adapters.load("other", tmp_path / "one")
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_gguf_file_gives_what_was_written(tmp_path: Path, packed: bool) -> None:
+    source = tiny_model(vocab_size=1024, hidden_size=256, intermediate_size=160, moe_intermediate_size=96)
+    path = write_tiny_gguf(source, tmp_path / "m.gguf", "Q8_0")
+    with canvaslm.load(path, dtype=None if packed else "float32") as session:
+        model = session.engine.runner.model
+        adapter = random_adapter(model, sides="equal")
+        scales: dict[str, Any] = {
+            name: value for name, value in source.named_parameters() if name.endswith("per_expert_scale")
+        }
+        session.adapters.add("memory", adapter)
+        write_gguf_adapter(adapter, tmp_path / "a.gguf", session.engine.config, scales)
+        session.adapters.load("file", tmp_path / "a.gguf")
+        kept, read = (next(o for o in session.adapters.shelf if o.name == n) for n in ("memory", "file"))
+        assert kept.adapter is not None
+        assert read.adapter is not None
+        for name, delta in kept.adapter.denoise.items():
+            if name.startswith("self_conditioning"):
+                continue
+            torch.testing.assert_close(
+                read.adapter.denoise[name].matrix(), delta.matrix(), rtol=1e-4, atol=1e-5
+            )
 
 
 def test_load_takes_adapters_by_name(tmp_path: Path) -> None:

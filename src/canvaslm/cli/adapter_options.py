@@ -22,8 +22,8 @@ class AdapterFiles:
         list[str] | None,
         typer.Option(
             "--adapter", metavar="[NAME=]FOLDER", rich_help_panel=PANEL,
-            help="A LoRA adapter as PEFT writes it, and the name it gets, its folder's without one; several "
-            "times for several.",
+            help="A LoRA adapter, as PEFT writes it or a .gguf file, and the name it gets, its folder's "
+            "without one; several times for several.",
         ),
     ] = None  # fmt: skip
 

@@ -1,6 +1,6 @@
 """The adapters of a session, by name: read, checked, moved to where the model is, dropped when memory ends.
 
-    adapters.load("terse", "runs/terse")            # a folder as PEFT writes it
+    adapters.load("terse", "runs/terse")            # a folder as PEFT writes it, or a GGUF file
     session.generate("Hello", adapter="terse")
 
 What is being written keeps its adapters, whatever happens to their names meanwhile: requests hold them.
@@ -16,11 +16,13 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
+from torch import Tensor
+
 from ..errors import NotFound, UsageError
 from ..model.adapters import Adapter, check_adapter
 from ..options import AdapterOption
 from ..types import AdapterUse
-from ..weights.adapters.peft import read_peft
+from ..weights.adapters.read import read_adapter
 
 if TYPE_CHECKING:
     from ..model import Model
@@ -210,7 +212,7 @@ class Adapters:
                 )
 
     def _read(self, name: str, path: Path) -> Adapter:
-        return self._moved(name, read_peft(path, self._model.config))
+        return self._moved(name, read_adapter(path, self._model.config, _expert_scales(self._model)))
 
     def _moved(self, name: str, adapter: Adapter) -> Adapter:
         check_adapter(adapter, self._model.adaptable(), name)
@@ -239,6 +241,15 @@ def load_all(
     adapters.limit = limit
     for name, path in (paths or {}).items():
         adapters.load(name, path, pinned=True)
+
+
+def _expert_scales(model: Model) -> dict[str, Tensor]:
+    """What GGUF's adapters of experts are written against, by the names of the plain model."""
+    return {
+        name.replace(".plain.", "."): scale.detach().float().cpu()
+        for name, scale in model.named_parameters()
+        if name.endswith("router.per_expert_scale")
+    }
 
 
 def _pair(one: Any) -> tuple[Any, Any]:
