@@ -54,6 +54,24 @@ def test_experts_give_gradients_to_inputs_and_routing_weights() -> None:
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
 
 
+def test_nothing_unpacked_is_kept_for_the_way_back() -> None:
+    gate, up, down = packed("Q8_0", 4, 96, 64), packed("Q8_0", 4, 96, 64), packed("Q8_0", 4, 64, 96)
+    x, weights = torch.randn(6, 64, requires_grad=True), torch.rand(6, 2, requires_grad=True)
+    index = torch.stack([torch.randperm(4)[:2] for _ in range(6)])
+    kept: list[tuple[int, ...]] = []
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        kept.append(tuple(tensor.shape))
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        QuantExperts((gate, up), down)(x, index, weights)
+        QuantLinear(packed("Q8_0", 70, 64))(x)
+    assert kept  # inputs of the activation
+    matrices = [(96, 64), (64, 96), (70, 64), (64, 70)]
+    assert not [shape for shape in kept if shape in matrices]
+
+
 @pytest.mark.parametrize("cap", [0.0, 3.0])
 def test_the_loss_by_tiles_is_cross_entropy(cap: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("canvaslm.ops.head_loss.TILE", 32)

@@ -53,9 +53,7 @@ class QuantExperts(nn.Module):
 
     def gate_up_product(self, expert: int, x: Tensor) -> Tensor:
         """x [N, H] -> fp32 [N, 2I], of one expert."""
-        return torch.cat(
-            [F.linear(x.float(), weight[expert].dequantise()) for weight in self.gate_up], dim=-1
-        )
+        return torch.cat([frozen_product(x, weight[expert]) for weight in self.gate_up], dim=-1)
 
     def down_product(self, expert: int, x: Tensor) -> Tensor:
         """x [N, I] -> fp32 [N, H], of one expert."""
