@@ -103,6 +103,23 @@ def settings(folder: Path, **run: object) -> object:
     )  # fmt: skip
 
 
+def test_autocast_changes_nothing_of_either() -> None:
+    weight, head = packed("Q8_0", 40, 64), torch.randn(V, 64)
+    targets = torch.tensor([1, 50, 7])
+
+    def run() -> torch.Tensor:
+        losses, _ = head_loss(x, targets, head, V, cap=3.0, ignore=-100)
+        return losses.sum() + frozen_product(x, weight).square().sum()
+
+    x = torch.randn(3, 64, requires_grad=True)
+    plain_run = run()
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = run()
+    assert torch.equal(plain_run, mixed)
+    (one,), (other,) = (torch.autograd.grad(made, x) for made in (plain_run, mixed))
+    assert torch.equal(one, other)
+
+
 EXAMPLES = [TrainingExample((2, 10 + i % 4, 20, 6), (10 + i % 4,) * 4 + (7,)) for i in range(12)]
 
 

@@ -47,7 +47,8 @@ class _Product(torch.autograd.Function):
 
 def frozen_product(x: Tensor, weight: QuantTensor) -> Tensor:
     """x [..., in] of any float type, weight [out, in] -> fp32 [..., out]. Differentiable in x."""
-    made: Tensor = _Product.apply(x.float(), weight)
+    with torch.autocast(x.device.type, enabled=False):
+        made: Tensor = _Product.apply(x.float(), weight)
     return made
 
 

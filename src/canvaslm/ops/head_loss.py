@@ -83,7 +83,9 @@ def head_loss(
     hidden [N, H]; targets [N] int64; `rows`: the head [vocabulary, H] or what unpacks a part of it; logits
     are cap * tanh(z / cap), cap 0: as they are. Differentiable in hidden.
     """
-    found: tuple[Tensor, Tensor] = _HeadLoss.apply(hidden.float(), targets, rows, vocabulary, cap, ignore)
+    # In fp32 under autocast, too: the way back, which knows no autocast, makes the very same logits.
+    with torch.autocast(hidden.device.type, enabled=False):
+        found: tuple[Tensor, Tensor] = _HeadLoss.apply(hidden.float(), targets, rows, vocabulary, cap, ignore)
     return found
 
 
