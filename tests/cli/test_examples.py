@@ -47,8 +47,11 @@ def environment(folder: Path) -> Mapping[str, str]:
     return {**own, "PATH": f"{program.parent}{os.pathsep}{own['PATH']}"}
 
 
-# `calibrate` is of no use without questions whose answers are known, `adapter` without one.
-@pytest.mark.parametrize("name", [name for name in COMMANDS if name not in ("calibrate", "adapter")])
+# `calibrate` is of no use without questions whose answers are known, `adapter` without one, `finetune`
+# without chats.
+@pytest.mark.parametrize(
+    "name", [name for name in COMMANDS if name not in ("calibrate", "adapter", "finetune")]
+)
 def test_each_command_has_an_example_that_needs_nothing(name: str) -> None:
     assert ready(examples(name)), examples(name)
 

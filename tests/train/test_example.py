@@ -52,7 +52,20 @@ def test_data_are_the_same_each_time_and_what_is_held_out_was_not_trained(
 @pytest.mark.slow
 def test_the_demo_model_learns_it(example: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     example.make(tmp_path, 2000, 200)
-    run = ["--lr", "4e-3", "--batch", "32", "--steps", "60", "--valid", "5%", "--out", str(tmp_path / "run")]
+    run = [
+        "--lr",
+        "4e-3",
+        "--batch",
+        "32",
+        "--steps",
+        "60",
+        "--threads",
+        "1",
+        "--valid",
+        "5%",
+        "--out",
+        str(tmp_path / "run"),
+    ]
     assert main(["finetune", "--data", str(tmp_path / "train.jsonl"), *run]) == 0
     capsys.readouterr()
     example.check(tmp_path, None, tmp_path / "run" / "adapter")
