@@ -219,7 +219,7 @@ def test_the_server_serves_it(session: Session) -> None:
     expected = session.generate("Hi", max_new_tokens=20, max_denoising_steps=24, **RULE)
     with TestClient(create_app(session, allowed_hosts=["testserver"])) as client:
         messages = [{"role": "user", "content": "Hi"}]
-        body = {"model": "x", "messages": messages, "max_tokens": 20, "max_denoising_steps": 24, **RULE}
+        body = {"messages": messages, "max_tokens": 20, "max_denoising_steps": 24, **RULE}
         reply = client.post("/v1/chat/completions", json=body)
     assert reply.status_code == 200, reply.text
     assert reply.json()["choices"][0]["message"]["content"] == expected.text

@@ -353,6 +353,7 @@ class Engine:
         except Exception as error:
             self._fail(sequence, error)
 
+    @torch.inference_mode()
     def _hear(self, sequence: Sequence) -> None:
         """What the causal reader has said of tokens that a pass encoded."""
         reader = sequence.reader
