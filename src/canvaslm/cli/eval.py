@@ -57,7 +57,7 @@ def command(
       canvaslm eval sudoku,sort -m model.gguf --json scores.json
       canvaslm eval sort,json -n 20 --seeds 2 --sweep steps=1,2,4,48 --plot curve.svg
       canvaslm eval lists -m model.gguf --sweep steps=4,16,48 --sweep sampler=entropy_bound,ancestral
-      canvaslm eval sort,json -n 20 --adapter runs/terse
+      canvaslm eval sort,json -n 20 --adapter my-adapter
       canvaslm eval lists:copy,lists:shuffle --url http://127.0.0.1:8080 -c 4
       canvaslm eval json --schema -n 20
       canvaslm eval sort,json -n 20 --table verify
