@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+import canvaslm
 from canvaslm.cli.adapter_options import Adapting
+from canvaslm.cli.main import main
 from canvaslm.errors import NotFound
+from canvaslm.session import Session
+from canvaslm.weights.adapters.peft_write import write_peft
 
+from ..adapters import random_adapter
+from ..tiny import tiny_model
 from .conftest import Program
 from .fake import FakeSession
 
@@ -74,6 +81,59 @@ def test_chat_switches_between_adapters(program: Program, tmp_path: Path) -> Non
 def test_chat_tells_of_one_that_there_is_not(program: Program) -> None:
     shown = program("chat", "-q", session=_session("terse"), stdin="/adapter other\n")
     assert shown.code == 3 and "known are terse" in shown.err
+
+
+# What is asked of the demo model, and the part of its answer that an adapter changes.
+COMMANDS = {
+    "fill": (("-", "--json", "--seed", "1", "-n", "8"), "ab<hole>cd", "text"),
+    "edit": (("-", "-l", "1", "-p", "write", "--json", "--seed", "1", "-n", "8"), "ab\ncd\n", "text"),
+    "decide": (("-", "--json", "-q", "Which? :: red | green"), "A state", "answers"),
+    "score": (("-", "--json"), "over there", "texts"),
+}
+
+
+@pytest.fixture(scope="module")
+def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
+    """The demo model with an adapter "one"."""
+    with canvaslm.load() as loaded:
+        model = loaded.engine.runner.model
+        folder = write_peft(random_adapter(model), tmp_path_factory.mktemp("a") / "one", model.config)
+        loaded.adapters.load("one", folder)
+        yield loaded
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_what_is_filled_edited_decided_and_scored_takes_one(
+    program: Program, session: Session, command: str
+) -> None:
+    arguments, text, part = COMMANDS[command]
+
+    def said(*flags: str) -> Any:
+        return program(command, *arguments, *flags, stdin=text, session=session).object[part]
+
+    plain = said()
+    assert "adapters" not in session.loaded  # type: ignore[attr-defined]
+    one = said("--adapter", "one=runs/a")
+    assert session.loaded["adapters"] == {"one": "runs/a"}  # type: ignore[attr-defined]
+    assert one != plain
+    assert said("--adapter", "one=runs/a", "--adapter-scale", "0") == plain
+    assert said("--adapter", "one=runs/a", "--adapter-scale", "0.5") not in (plain, one)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_what_is_missing_or_of_another_model_is_told(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "text").write_text(COMMANDS[command][1])
+    other = tiny_model(0, hidden_size=32)
+    write_peft(random_adapter(other), tmp_path / "other", other.config)
+    arguments = [str(tmp_path / "text"), *COMMANDS[command][0][1:]]
+    for folder, code, told in (("nothing", 3, "there is no such"), ("other", 6, "does not fit this model")):
+        assert main([command, *arguments, "--adapter", str(tmp_path / folder)]) == code
+        shown = capsys.readouterr()
+        assert told in shown.err and str(tmp_path / folder) in shown.err and shown.out == ""
+    assert main([command, *arguments, "--adapter-scale", "2"]) == 2
+    assert "needs an --adapter" in capsys.readouterr().err
 
 
 def test_eval_of_a_server_takes_none(program: Program) -> None:

@@ -22,7 +22,7 @@ from ..waiting import HUNG, wait_for
 NEEDS = (
     "model.gguf", "org/name", "--url", "questions.txt", "recipe.toml", "a.json b.json", "person.json",
     "template.txt", "config.json",
-    "app.py", "my-adapter", "notes.md", "essay.txt", "labelled.jsonl", "chats.jsonl",
+    "app.py", "my-adapter", "--adapter", "notes.md", "essay.txt", "labelled.jsonl", "chats.jsonl",
 )  # fmt: skip
 QUICK = ("run", "show", "quantize")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,15 @@ from .world import HELLO, Running, program, serving, tiny_folder, tiny_session
 CHAT: dict[str, Any] = {"messages": HELLO, "seed": 3, "max_tokens": 20}
 QUESTION = {"type": "choice", "choices": [{"value": "red"}, {"value": "green"}], "instructions": "Which?"}
 SYSTEM_ONE = {"state": "A state", "questions": {"q": {"type": "noul", "instructions": "Is it?"}}}
+EDIT = {"messages": [{"role": "user", "content": "a <|code_to_edit|>b<|/code_to_edit|> c"}]}
+APPLY = {
+    "messages": [
+        {
+            "role": "user",
+            "content": "<|original_code|>a<|/original_code|> <|update_snippet|>b<|/update_snippet|>",
+        }
+    ]
+}
 # path, body, and where its answer is
 DIALECTS: dict[str, tuple[dict[str, Any], Any]] = {
     "/v1/chat/completions": (CHAT, lambda a: a["choices"][0]["message"]["content"]),
@@ -41,6 +51,8 @@ DIALECTS: dict[str, tuple[dict[str, Any], Any]] = {
     "/v1/fim/completions": (
         {"prompt": "a", "suffix": "b", "seed": 3, "max_tokens": 6}, lambda a: a["choices"][0]["text"]
     ),
+    "/v1/edit/completions": ({**EDIT, "seed": 3, "max_tokens": 6}, lambda a: a["choices"][0]["text"]),
+    "/v1/apply/completions": ({**APPLY, "seed": 3, "max_tokens": 6}, lambda a: a["choices"][0]["text"]),
     "/v1/decisions": ({"input": "A state", "questions": [QUESTION]}, lambda a: a["answers"]),
     "/v1/systemone": (SYSTEM_ONE, lambda a: a["answers"]),
 }  # fmt: skip
@@ -96,6 +108,35 @@ def test_every_dialect_answers_with_the_adapter_that_it_names(client: httpx.Clie
     assert plain != told["one"] and told["one"] != told["two"] and told["two"] != plain
     assert told[None] == told[""] == told["tiny:latest"] == told["owner/tiny"] == plain
     assert told["one:latest"] == told["one"]
+
+
+# Other things that the same paths do.
+ANSWERED = [
+    ("/v1/completions", {"prompt": "a", "suffix": "b", "seed": 3, "max_tokens": 6}, ("choices", 0, "text")),
+    (
+        "/v1/completions",
+        {"prompt": "Hello", "echo": True, "logprobs": 1, "max_tokens": 0},
+        ("choices", 0, "logprobs", "token_logprobs"),
+    ),
+    (
+        "/api/generate",
+        {"prompt": "a", "suffix": "b", "stream": False, "options": {"seed": 3, "num_predict": 6}},
+        ("response",),
+    ),
+]
+
+
+@pytest.mark.parametrize(("path", "body", "place"), ANSWERED)
+def test_what_is_filled_in_and_scored_is_so_with_the_adapter_that_is_named(
+    client: httpx.Client, path: str, body: dict[str, Any], place: tuple[Any, ...]
+) -> None:
+    told = []
+    for model in ("tiny", "one", "two", "tiny"):
+        response = client.post(path, json={**body, "model": model})
+        assert response.status_code == 200, response.text
+        told.append(reduce(lambda found, key: found[key], place, response.json()))
+    plain, one, two, again = told
+    assert plain != one and one != two and two != plain and again == plain
 
 
 @pytest.mark.parametrize("path", [*DIALECTS, "/v1/messages/count_tokens", "/api/show"])

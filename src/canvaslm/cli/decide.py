@@ -10,6 +10,7 @@ import typer
 from ..decisions.json_form import question_of, questions_of
 from ..decisions.questions import Question, choice, predicate, score
 from ..errors import UsageError
+from .adapter_options import Adapting
 from .decide_options import QuestionReading
 from .fill import print_object
 from .given_text import argument_text, exact_text
@@ -44,6 +45,7 @@ def command(
     ] = False,
     reading: QuestionReading = QuestionReading(),
     loading: Loading = Loading(),
+    adapting: Adapting = Adapting(),
 ) -> None:
     """Answer questions about a text with probabilities, from one denoise step each.
 
@@ -60,8 +62,8 @@ def command(
         asked += _from_file(questions)
     if not asked:
         raise UsageError("there is no question: ask with --question or --questions", "question")
-    state, options = exact_text(file, "file"), reading.chosen()
-    session = loading.open(as_object)
+    state, options = exact_text(file, "file"), {**reading.chosen(), **adapting.chosen()}
+    session = loading.open(as_object, **adapting.loading())
     found = session.decide(state.removesuffix("\n"), [one for _, one in asked], **options)
     if as_object:
         print_object(decided_object(session.name, [name for name, _ in asked], found))

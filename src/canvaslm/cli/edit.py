@@ -15,6 +15,7 @@ import typer
 from ..errors import UsageError
 from ..files import write_text
 from ..types import Filled
+from .adapter_options import Adapting
 from .fill import conclude, print_object, show
 from .given_text import argument_text, exact_text
 from .glyphs import visible
@@ -47,6 +48,7 @@ def command(
         bool, typer.Option("--json", help="Print one JSON object: text, diff, holes, seed, timings ...")
     ] = False,
     loading: Loading = Loading(),
+    adapting: Adapting = Adapting(),
     sampling: Sampling = Sampling(),
     display: Display = Display(),
 ) -> None:
@@ -68,9 +70,9 @@ def command(
         raise UsageError("--write needs a file: standard input cannot be changed", "write")
     text = exact_text(file, "file")
     spans = spans_of(text, lines)
-    session = loading.open(display.quiet)
+    session = loading.open(display.quiet, **adapting.loading())
     notes(session, display, chosen)
-    stream = session.stream_edit(text, spans, asked, **chosen)
+    stream = session.stream_edit(text, spans, asked, **adapting.chosen(), **chosen)
     filled = show(session, display, stream, silent=as_object, writes=False)
     changes = diff(text, filled.text, file)
     if write and changes:

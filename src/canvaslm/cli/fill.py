@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..types import CanvasReport, Committed, Draft, Filled, Finished
+from .adapter_options import Adapting
 from .given_text import argument_text, exact_text
 from .options import Display, Loading, Sampling, Talk, grouped
 from .output import figures, filled_json, log
@@ -33,6 +34,7 @@ def command(
         bool, typer.Option("--json", help="Print one JSON object: text, holes, steps, seed, timings ...")
     ] = False,
     loading: Loading = Loading(),
+    adapting: Adapting = Adapting(),
     sampling: Sampling = Sampling(),
     display: Display = Display(),
 ) -> None:
@@ -47,14 +49,16 @@ def command(
       echo 'def triple(<hole>):' | canvaslm fill - -p "Write a function triple that multiplies x by 3."
       canvaslm fill letter.md -m model.gguf -p "A letter to the landlord" > whole.md
       canvaslm fill config.json --json | jq .holes
+      canvaslm fill template.txt --adapter runs/terse
     """
     display.checked()
     chosen = sampling.chosen()
     asked = None if prompt is None else argument_text(prompt, "--prompt")
     template, system = exact_text(file, "file"), talk.message()
-    session = loading.open(display.quiet)
+    session = loading.open(display.quiet, **adapting.loading())
     notes(session, display, chosen)
-    stream = session.stream_fill(template, instruction=asked, system=system, thinking=talk.thinking, **chosen)
+    options = {"system": system, "thinking": talk.thinking, **adapting.chosen(), **chosen}
+    stream = session.stream_fill(template, instruction=asked, **options)
     filled = show(session, display, stream, silent=as_object)
     if as_object:
         print_object(filled_json(filled, session.name))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import UsageError
+from .adapter_options import Adapting
 from .fill import print_object
 from .given_text import argument_text, exact_text
 from .options import Loading, grouped
@@ -37,6 +38,7 @@ def command(
     ] = False,
     as_object: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     loading: Loading = Loading(),
+    adapting: Adapting = Adapting(),
 ) -> None:
     """Print how probable a model finds texts: each token's log-probability in nats, its rank and its place's
     entropy, then the sum, the mean and the perplexity.
@@ -54,8 +56,9 @@ def command(
         raise UsageError("there is no text: name a file, or give --text", "text")
     asked = "" if prompt is None else argument_text(prompt, "--prompt")
     said = None if system is None else argument_text(system, "--system")
-    session = loading.open(as_object)
-    found = session.score_many(asked, texts, system=said, raw=raw or prompt is None)
+    session = loading.open(as_object, **adapting.loading())
+    options = {"raw": raw or prompt is None, **adapting.chosen()}
+    found = session.score_many(asked, texts, system=said, **options)
     if as_object:
         print_object({"model": session.name, "texts": [scored_object(scored) for scored in found]})
     elif len(found) == 1:

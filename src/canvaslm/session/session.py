@@ -241,9 +241,9 @@ class Session:
         template: `<hole>` or `<hole max=40>` (tokens) where text is wanted; `\\<hole>` is that text itself.
         What is given comes back byte for byte. Options: `instruction`, what the text shall say (the user's
         turn; without it the model has the text alone); `draft`, a guess (of each hole), of which canvases
-        begin but for a share of `draft_noise` (0.8); `stop`; `system`; `thinking`; `preset`; and every field
-        of `Params`, of which `max_new_tokens` is what each hole may have. A hole with text behind it has
-        at most the tokens of four canvases; one that is cut is told in `notes`.
+        begin but for a share of `draft_noise` (0.8); `stop`; `system`; `thinking`; `adapter`; `preset`; and
+        every field of `Params`, of which `max_new_tokens` is what each hole may have. A hole with text behind
+        it has at most the tokens of four canvases; one that is cut is told in `notes`.
 
         >>> filled = session.fill("capital of France: <hole>.", seed=0)
         >>> filled.text == f"capital of France: {filled.holes[0]}."
@@ -306,7 +306,7 @@ class Session:
         rotated orders of the options; True: over all, at most 16), `joint` (questions on one canvas: fewer
         rows, but they see each other), `labels` ("letters"; "values": options are their own labels, and no
         list of them is shown; or a list of labels of one token), `reader` ("canvas", or "causal": the model's
-        next-token distribution, without a canvas), `instructions` (said before the state).
+        next-token distribution, without a canvas), `instructions` (said before the state), `adapter`.
 
         >>> asked = canvaslm.choice("Capital of France?", ["Paris", "Berlin", "Rome"])
         >>> session.decide("", asked)[0].best
@@ -326,8 +326,8 @@ class Session:
         """The log-probability of a text behind a prompt, token by token; nothing is written.
 
         The model's causal reader says it, from one pass, at temperature 1. The text's tokens are those that
-        it has by itself; that the answer ends behind it is not asked. Options: `system`, `thinking` and `raw`
-        as in `stream`.
+        it has by itself; that the answer ends behind it is not asked. Options: `system`, `thinking`, `raw`
+        and `adapter` as in `stream`.
 
         >>> session.score("capital of France", "Paris").perplexity < 1.01
         True
