@@ -13,10 +13,10 @@ from canvaslm.ops.experts import experts_grouped
 from canvaslm.ops.formats.quant_tensor import QuantTensor, quantise
 from canvaslm.ops.frozen import frozen_product
 from canvaslm.ops.head_loss import expected_rows, head_loss
-from canvaslm.ops.quantised import QuantExperts, QuantLinear
+from canvaslm.ops.quantised import QuantExperts, QuantLinear, QuantVocabulary
 from canvaslm.train import objective
-from canvaslm.train.data import Shuffled, TrainingExample
-from canvaslm.train.objective import head_in_tiles
+from canvaslm.train.data import IGNORE, Shuffled, TrainingExample
+from canvaslm.train.objective import head_in_tiles, soft_guess, token_losses
 from canvaslm.train.settings import settings_from_dict
 from canvaslm.train.sft import Trainer
 from canvaslm.weights.gguf.load import load_quantised
@@ -134,6 +134,28 @@ def test_a_large_frozen_head_gives_the_loss_of_a_small_one(
         figures.append([made.train_step()[0] for _ in range(3)])
     for one, other in zip(*figures, strict=True):
         assert one == pytest.approx(other, rel=1e-4)
+
+
+@pytest.mark.parametrize("format", ["Q8_0", "Q4_K"])
+def test_losses_and_guesses_of_a_quantised_head_are_those_of_the_unpacked_one(
+    format: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("canvaslm.ops.head_loss.TILE", 32)  # three tiles
+    model = tiny_model(2, vocab_size=V, hidden_size=256)
+    table = packed(format, V, 256)
+    model.embed_tokens.weight = torch.nn.Parameter(table.dequantise(), requires_grad=False)
+    hidden = torch.randn(2, 4, 256, requires_grad=True)
+    targets = torch.tensor([[0, 31, IGNORE, 32], [V - 1, IGNORE, 63, 64]])
+    outer, found = torch.rand(8), []
+    for head in (model.embed_tokens, QuantVocabulary(table)):
+        model.embed_tokens = head
+        assert head_in_tiles(model) == isinstance(head, QuantVocabulary)
+        losses, likeliest = token_losses(model, hidden, targets)
+        (back,) = torch.autograd.grad((losses * outer).sum(), hidden)
+        with torch.no_grad():
+            found.append((losses, back, soft_guess(model, hidden), likeliest))
+    for whole, tiled in zip(*found, strict=True):
+        torch.testing.assert_close(tiled, whole, rtol=1e-5, atol=1e-5)
 
 
 def test_a_quantised_base_is_trained_as_it_lies(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: QuantTensor) -> Tensor:
         ctx.weight = weight
-        return torch.cat([F.linear(x, piece) for _, piece in slices(weight)], dim=-1)
+        return torch.cat([F.linear(x, piece.to(x.dtype)) for _, piece in slices(weight)], dim=-1)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
@@ -46,9 +46,9 @@ class _Product(torch.autograd.Function):
 
 
 def frozen_product(x: Tensor, weight: QuantTensor) -> Tensor:
-    """x [..., in] of any float type, weight [out, in] -> fp32 [..., out]. Differentiable in x."""
+    """x [..., in] of any float, weight [out, in] -> fp32 [..., out] (fp64 stays); differentiable in x."""
     with torch.autocast(x.device.type, enabled=False):
-        made: Tensor = _Product.apply(x.float(), weight)
+        made: Tensor = _Product.apply(x if x.dtype == torch.float64 else x.float(), weight)
     return made
 
 

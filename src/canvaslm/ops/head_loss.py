@@ -15,10 +15,10 @@ TILE = 4096
 Rows = Tensor | Callable[[int, int], Tensor]
 
 
-def _tiles(rows: Rows, vocabulary: int) -> Iterator[tuple[int, Tensor]]:
+def _tiles(rows: Rows, vocabulary: int, dtype: torch.dtype) -> Iterator[tuple[int, Tensor]]:
     for start in range(0, vocabulary, TILE):
         stop = min(start + TILE, vocabulary)
-        yield start, (rows[start:stop].float() if isinstance(rows, Tensor) else rows(start, stop))
+        yield start, (rows[start:stop] if isinstance(rows, Tensor) else rows(start, stop)).to(dtype)
 
 
 def _capped(hidden: Tensor, piece: Tensor, cap: float) -> Tensor:
@@ -33,7 +33,7 @@ def softmax_statistics(
     peak = hidden.new_full((len(hidden),), -torch.inf)
     mass, wanted = torch.zeros_like(peak), torch.zeros_like(peak)
     best = torch.zeros_like(peak, dtype=torch.int64)
-    for start, piece in _tiles(rows, vocabulary):
+    for start, piece in _tiles(rows, vocabulary, hidden.dtype):
         logits = _capped(hidden, piece, cap)
         top, at = logits.max(-1)
         best = torch.where(top > peak, at + start, best)
@@ -63,7 +63,7 @@ class _HeadLoss(torch.autograd.Function):
         hidden, targets, lse = ctx.saved_tensors
         grad = torch.where(targets == ctx.ignore, 0.0, grad)
         back = torch.zeros_like(hidden)
-        for start, piece in _tiles(ctx.rows, ctx.vocabulary):
+        for start, piece in _tiles(ctx.rows, ctx.vocabulary, hidden.dtype):
             logits = _capped(hidden, piece, ctx.cap)
             change = (logits - lse[:, None]).exp()
             inside = (targets >= start) & (targets < start + len(piece))
@@ -71,7 +71,7 @@ class _HeadLoss(torch.autograd.Function):
             change[at, targets[at] - start] -= 1
             if ctx.cap:
                 change *= 1 - (logits / ctx.cap) ** 2
-            back += (change * grad[:, None]) @ piece.to(change.dtype)
+            back += (change * grad[:, None]) @ piece
         return back, None, None, None, None, None
 
 
@@ -80,12 +80,14 @@ def head_loss(
 ) -> tuple[Tensor, Tensor]:
     """(cross-entropy [N] in fp32, 0 where the target is `ignore`; the likeliest token [N]).
 
-    hidden [N, H]; targets [N] int64; `rows`: the head [vocabulary, H] or what unpacks a part of it; logits
-    are cap * tanh(z / cap), cap 0: as they are. Differentiable in hidden.
+    hidden [N, H], computed in fp32, or in fp64 if it is that; targets [N] int64; `rows`: the head
+    [vocabulary, H] or what unpacks a part of it; logits are cap * tanh(z / cap), cap 0: as they are.
+    Differentiable in hidden.
     """
     # In fp32 under autocast, too: the way back, which knows no autocast, makes the very same logits.
     with torch.autocast(hidden.device.type, enabled=False):
-        found: tuple[Tensor, Tensor] = _HeadLoss.apply(hidden.float(), targets, rows, vocabulary, cap, ignore)
+        states = hidden if hidden.dtype == torch.float64 else hidden.float()
+        found: tuple[Tensor, Tensor] = _HeadLoss.apply(states, targets, rows, vocabulary, cap, ignore)
     return found
 
 
@@ -94,9 +96,9 @@ def expected_rows(hidden: Tensor, head: Rows, table: Rows, vocabulary: int, cap:
     """Expected rows [N, W] of a table under the softmax of each state's logits."""
     lse, _, _ = softmax_statistics(hidden, head, vocabulary, cap)
     total: Tensor | None = None
-    both = zip(_tiles(head, vocabulary), _tiles(table, vocabulary), strict=True)
+    both = zip(*(_tiles(one, vocabulary, hidden.dtype) for one in (head, table)), strict=True)
     for (_, piece), (_, its) in both:
-        added = (_capped(hidden, piece, cap) - lse[:, None]).exp() @ its.to(hidden.dtype)
+        added = (_capped(hidden, piece, cap) - lse[:, None]).exp() @ its
         total = added if total is None else total + added
     assert total is not None
     return total
