@@ -23,6 +23,7 @@ NEEDS = (
     "model.gguf", "org/name", "--url", "questions.txt", "recipe.toml", "a.json b.json", "person.json",
     "template.txt", "config.json",
     "app.py", "my-adapter", "--adapter", "notes.md", "essay.txt", "labelled.jsonl", "chats.jsonl",
+    "pairs.jsonl",
 )  # fmt: skip
 QUICK = ("run", "show", "quantize")
 

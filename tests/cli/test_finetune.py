@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,17 @@ from canvaslm.weights.adapters.peft import read_peft
 def chats(tmp_path: Path) -> Path:
     file = tmp_path / "chats.jsonl"
     rows = [{"question": f"Largest first: {i} {i + 7}", "answer": f"{i + 7} {i}"} for i in range(10, 50)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+@pytest.fixture
+def preferences(tmp_path: Path) -> Path:
+    file = tmp_path / "pairs.jsonl"
+    rows = [
+        {"prompt": f"Largest first: {i} {i + 7}", "chosen": f"{i + 7} {i}", "rejected": f"{i} {i + 7}"}
+        for i in range(10, 50)
+    ]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return file
 
@@ -61,6 +73,56 @@ def test_trains_goes_on_and_writes_what_loads(
     assert "holds a run already; pass --resume" in capsys.readouterr().err
     assert tune(chats, *more, "--steps", "3", "--resume") == 0
     assert "finished after 3 steps" in capsys.readouterr().err
+
+
+def test_preferences_are_looked_at_trained_on_and_gone_on_with(
+    preferences: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    more = ["--out", str(out), "--objective", "dpo", "--valid", "20%", "--lr", "1e-3"]
+    assert tune(preferences, *more, "--dry-run") == 0
+    told = capsys.readouterr().err
+    for part in (
+        "<|turn>model\\n[[18 11<turn|>]]\n    rather than [[11 18<turn|>]]", "40 rows; 40 examples",
+        "pairs of answers to train on", "steps of 4 pairs of answers", "s a step",
+    ):  # fmt: skip
+        assert part in told, part
+    assert not out.exists()
+    more += ["--eval-every", "1", "--samples", "1", "--sft-weight", "0.1"]
+    assert tune(preferences, *more, "--steps", "2", "--beta", "0.2") == 0
+    told = capsys.readouterr().err
+    assert "sample: Largest first" in told
+    assert "held out: loss" in told
+    assert "accuracy" in told
+    figures = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [figure["step"] for figure in figures] == [1, 2]
+    names = {"loss", "margin", "accuracy", "chosen", "rejected", "canvas", "gradient", "rate", "examples"}
+    assert names <= set(figures[0])
+    assert figures[0]["loss"] == pytest.approx(math.log(2) + 0.1 * figures[0]["canvas"], abs=1e-4)
+    assert figures[0]["examples"] == 4
+    assert tune(preferences, *more, "--steps", "3", "--resume") == 0
+    with canvaslm.load() as session:
+        assert read_peft(out / "adapter", session.engine.config).has_equal_sides
+
+
+def test_each_objective_refuses_the_other_s_table_and_flags(
+    chats: Path, preferences: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, dpo = ["--out", str(tmp_path / "run")], ["--objective", "dpo"]
+    for table, flags, said in (
+        (preferences, [], "trained on with --objective dpo; or name the better answer as completion"),
+        (chats, dpo, "prompt, chosen, rejected; here are question, answer"),
+        (preferences, [*dpo, "--every-turn"], "--every-turn: --objective dpo"),
+        (preferences, [*dpo, "--beta", "0"], "objective.beta: 0.0 is not in"),
+        (preferences, ["--beta", "1"], "--beta is a setting of --objective dpo"),
+        (preferences, ["--sft-weight", "1"], "--sft-weight is a setting of --objective dpo"),
+        (preferences, ["--objective", "ppo"], "--objective ppo: sft or dpo"),
+        (preferences, [*dpo, "--valid", str(chats)], "chats.jsonl:1: --objective dpo compares two answers"),
+    ):
+        assert tune(table, *out, *flags) == 2
+        assert said in capsys.readouterr().err
+    better = ["--columns", "completion=chosen", "--steps", "1"]
+    assert tune(preferences, *out, *better) == 0
 
 
 @pytest.mark.parametrize(

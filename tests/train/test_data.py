@@ -18,15 +18,13 @@ from canvaslm.train.data import (
     Source,
     TrainingExample,
     as_example,
-    chat_encoder,
     count_blocks,
     cut,
-    load_source,
     make_batch,
     make_row,
     open_blocks,
-    read_chats,
 )
+from canvaslm.train.sources import chat_encoder, load_source, read_chats
 
 C, EOS = 8, 1
 

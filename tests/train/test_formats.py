@@ -15,7 +15,7 @@ import canvaslm
 from canvaslm.errors import NotFound, UsageError
 from canvaslm.session import Session
 from canvaslm.train.finetune import DataChoice, read_data, shown
-from canvaslm.train.formats import Examples, Renderer, make_examples
+from canvaslm.train.formats import Examples, Renderer, held_out, make_examples
 from canvaslm.train.tables import TableRow, read_table
 
 ASKED, ANSWER = "Sort: 3 1", "1 3"
@@ -38,8 +38,10 @@ def renderer(session: Session, **options: Any) -> Renderer:
 def made(session: Session, *rows: dict[str, Any], **options: Any) -> Examples:
     table = [TableRow(f"row {i}", row) for i, row in enumerate(rows)]
     length = options.pop("max_length", 200)
-    columns = options.pop("columns", None)
-    return make_examples(table, renderer(session, **options), columns=columns, max_length=length)
+    columns, preferences = options.pop("columns", None), options.pop("preferences", False)
+    return make_examples(
+        table, renderer(session, **options), columns=columns, max_length=length, preferences=preferences
+    )
 
 
 FORMS: list[dict[str, Any]] = [
@@ -86,13 +88,71 @@ def test_the_last_turn_is_trained_or_every_one(session: Session) -> None:
     assert both[1] == last
 
 
-def test_preferences_are_pairs_with_one_prompt(session: Session) -> None:
-    found = made(session, {"prompt": ASKED, "chosen": ANSWER, "rejected": "3 1"})
+PREFERENCES: list[dict[str, Any]] = [
+    {"prompt": ASKED, "chosen": ANSWER, "rejected": "3 1"},
+    {"prompt": [USER], "chosen": [SAID], "rejected": [{**SAID, "content": "3 1"}]},
+    {"chosen": [USER, SAID], "rejected": [USER, {**SAID, "content": "3 1"}]},
+    {  # as in UltraFeedback: everything at once
+        "prompt": ASKED, "messages": [USER, SAID],
+        "chosen": [USER, SAID], "rejected": [USER, {**SAID, "content": "3 1"}],
+    },
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("row", PREFERENCES)
+def test_preferences_are_pairs_with_one_prompt(session: Session, row: dict[str, Any]) -> None:
+    found = made(session, row, preferences=True)
     (pair,) = found.pairs
-    assert pair.chosen.prompt == pair.rejected.prompt
+    (plain,) = made(session, FORMS[0]).examples
+    assert pair.chosen == plain
+    assert pair.chosen.prompt == pair.rejected.prompt == pair.prompt
     assert session.tokenizer.decode(pair.rejected.response) == "3 1"
-    with pytest.raises(UsageError, match="preferences and plain answers in one table"):
-        made(session, FORMS[0], {"prompt": ASKED, "chosen": ANSWER, "rejected": "3 1"})
+    assert (found.report.rows, found.report.examples) == (1, 1)
+    assert found.items == [pair]
+
+
+def test_preferences_or_answers_are_wanted_and_each_error_names_both_remedies(session: Session) -> None:
+    with pytest.raises(UsageError, match=r"row 1: .* --objective dpo; or .* --columns completion=chosen"):
+        made(session, FORMS[0], PREFERENCES[0])
+    with pytest.raises(UsageError, match=r"columns prompt, chosen, rejected; here are question, answer"):
+        made(session, FORMS[-1], preferences=True)
+    (better,) = made(session, PREFERENCES[0], columns={"completion": "chosen"}).examples
+    assert session.tokenizer.decode(better.response) == ANSWER
+    assert made(session, PREFERENCES[3]).examples == [better]  # it has messages too
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"prompt": None}, "no prompt to the answers chosen and rejected"),
+        ({"rejected": [USER, SAID]}, "two answers of the assistant to the same turns"),
+        ({"chosen": [USER, SAID], "rejected": [SAID, USER]}, "two answers of the assistant"),
+        ({"rejected": ANSWER}, "nothing to train on: 1 rows.*1 dropped: both answers are the same"),
+        ({"rejected": ""}, "1 dropped: the answer is empty"),
+    ],
+)
+def test_a_broken_preference_is_named(session: Session, changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        made(session, PREFERENCES[0] | changes, preferences=True)
+
+
+def test_both_answers_have_one_prompt_also_where_one_thinks(session: Session) -> None:
+    thinks = {**SAID, "reasoning_content": "1 is less than 3"}
+    row = {"prompt": [USER], "chosen": [thinks], "rejected": [{**SAID, "content": "3 1"}]}
+    (pair,) = made(session, row, preferences=True).pairs
+    assert pair.chosen.prompt == pair.rejected.prompt
+    (dropped,) = made(session, row, preferences=True, keep_thinking=False).pairs
+    assert dropped.chosen.prompt == dropped.rejected.prompt != pair.prompt
+
+
+def test_pairs_of_one_prompt_are_held_out_together(session: Session) -> None:
+    rows = [
+        {"prompt": f"Sort: {i}", "chosen": str(i), "rejected": wrong} for i in range(40) for wrong in "xyz"
+    ]
+    train, apart = held_out(made(session, *rows, preferences=True), 0.3)
+    assert len(train) + len(apart) == 120
+    assert apart
+    assert not {one.prompt for one in train} & {one.prompt for one in apart}
 
 
 def test_what_is_too_long_is_counted(session: Session) -> None:
@@ -186,3 +246,5 @@ def test_examples_are_shown_as_the_model_reads_them(session: Session) -> None:
     (one,) = shown(made(session, FORMS[0]).examples, session.tokenizer)
     assert one.prompt.endswith("<|turn>model\n")
     assert one.answer == "1 3<turn|>"
+    (two,) = shown(made(session, PREFERENCES[0], preferences=True).items, session.tokenizer)
+    assert (two.prompt, two.answer, two.rejected) == (one.prompt, one.answer, "3 1<turn|>")

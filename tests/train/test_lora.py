@@ -17,7 +17,7 @@ from canvaslm.train.lora import Lora
 from canvaslm.train.report import Reporter
 from canvaslm.train.settings import LoraSettings, Settings, settings_from_dict
 from canvaslm.train.sft import Trainer
-from canvaslm.train.validate import Watch, held_out_loss
+from canvaslm.train.validate import Watch, held_out_figures
 from tests.tiny import tiny_model
 
 EVERY = ["attention", "mlp", "experts", "router", "self_conditioning"]
@@ -71,11 +71,11 @@ def test_the_first_step_is_the_base_s(tmp_path: Path) -> None:
 
 def test_it_learns_and_the_held_out_loss_says_so(tmp_path: Path) -> None:
     made = trainer(tmp_path)
-    before = held_out_loss(made, EXAMPLES)
-    assert held_out_loss(made, EXAMPLES) == before  # always the same draws
+    before = held_out_figures(made, EXAMPLES)
+    assert held_out_figures(made, EXAMPLES) == before  # always the same draws
     for _ in range(12):
         made.train_step()
-    assert held_out_loss(made, EXAMPLES).loss < 0.7 * before.loss
+    assert held_out_figures(made, EXAMPLES)["loss"] < 0.7 * before["loss"]
 
 
 def test_a_resumed_run_ends_with_the_same_bits(tmp_path: Path) -> None:

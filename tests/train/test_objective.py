@@ -145,7 +145,7 @@ def test_no_gradient_flows_through_the_first_pass() -> None:
     fixed = objective(tiny_model(5), self_conditioning=1.0)
     with torch.no_grad():
         soft = fixed._soft(batch, made, fixed._encode(batch)[2]).clone()
-    fixed._denoise(batch, made.canvas, soft, fixed._encode(batch)[2])[0].backward()
+    fixed._denoise(batch, made.canvas, soft, fixed._encode(batch)[2])[0].sum().backward()
     left, right = gradients(live.model), gradients(fixed.model)
     assert "self_conditioning.gate_proj.weight" in left
     assert left.keys() == right.keys()

@@ -234,6 +234,8 @@ def test_from_scratch_to_a_folder_that_loads(tmp_path: Path) -> None:
     base = settings(tmp_path / "run", data__source=f"{__name__}:Repeat")
     made = make_trainer(replace(base, model=replace(base.model, base="", config=str(folder))))
     made.run(quiet())
+    with pytest.raises(UsageError, match=r"lora.rank: adapters are trained by canvaslm finetune"):
+        make_trainer(replace(base, lora=replace(base.lora, rank=2)))
     loaded = load_model(tmp_path / "run" / "export")
     assert loaded.generation["t_min"] == 0.3
     assert (tmp_path / "run" / "export" / "tokenizer.json").read_text() == "{}"

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..errors import UsageError
-from .finetune_options import AdapterFlags, DataFlags, RunFlags, WatchFlags
+from .finetune_options import AdapterFlags, DataFlags, ObjectiveFlags, RunFlags, WatchFlags
 from .options import grouped
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ _WIDTH = 400  # characters of an example that are shown
 def command(
     data: DataFlags,
     adapter: AdapterFlags,
+    objective: ObjectiveFlags,
     run: RunFlags,
     watch: WatchFlags,
     out: Annotated[Path, typer.Option("--out", "-o", help="The run's folder; the adapter is OUT/adapter.")],
@@ -58,6 +59,7 @@ def command(
     """Train an adapter (LoRA) on chats: JSONL to a folder that `--adapter`, PEFT and `canvaslm serve` load.
 
     Columns tell the form: messages; conversations; instruction, output; prompt, completion; question, answer.
+    For --objective dpo they are prompt, chosen, rejected: the model comes to prefer the answers chosen.
     Ctrl-C finishes the step and writes a checkpoint; --resume goes on from it, to the same bits.
 
     Examples:
@@ -65,30 +67,34 @@ def command(
       canvaslm finetune --data chats.jsonl --valid 5% --out runs/mine --epochs 2
       canvaslm finetune -m org/name --data hf:org/data --out runs/mine --rank 8 --targets attention,experts
       canvaslm finetune --data chats.jsonl --out runs/mine --resume
+      canvaslm finetune --data pairs.jsonl --valid 5% --out runs/mine --objective dpo --lr 5e-5
     """
-    _check(data, out, resume=resume, dry_run=dry_run)
+    aim = objective.section()
+    _check(data, out, resume=resume, dry_run=dry_run, preferences=objective.preferences)
     import torch
 
     torch.set_num_threads(threads or os.cpu_count() or 1)
-    from ..train.report import clock
-
     session, name = _open(model, device, dtype)
-    made = _data(data, session)
-    settings = _settings(adapter, run, watch, out, device, len(made.train), data.max_length, name)
+    made = _data(data, session, preferences=objective.preferences)
+    settings = _settings(adapter, aim, run, watch, out, device, len(made.train), data.max_length, name)
     tuning = _tuning(session, made, settings, out, name, watch)
     _show(made, session)
-    for text in tuning.plan():
+    for text in [*tuning.plan(), *([tuning.pace()] if dry_run else [])]:
         print(text, file=sys.stderr)
-    if dry_run:
-        print(tuning.pace(), file=sys.stderr)
-        return
+    if not dry_run:
+        _train(tuning, resume=resume)
+
+
+def _train(tuning: FineTuning, *, resume: bool) -> None:
+    from ..train.report import clock
+
     reason = tuning.run(resume=resume)
-    print(f"adapter: {out / 'adapter'}  ({clock(tuning.trainer.seconds)})", file=sys.stderr)
+    print(f"adapter: {tuning.out / 'adapter'}  ({clock(tuning.trainer.seconds)})", file=sys.stderr)
     if reason.startswith("stopped"):
         raise typer.Exit(130)
 
 
-def _check(data: DataFlags, out: Path, *, resume: bool, dry_run: bool) -> None:
+def _check(data: DataFlags, out: Path, *, resume: bool, dry_run: bool, preferences: bool) -> None:
     """Refuses before anything is loaded."""
     from ..files import check_output_folder
 
@@ -96,6 +102,8 @@ def _check(data: DataFlags, out: Path, *, resume: bool, dry_run: bool) -> None:
         raise UsageError("--data is missing: a table of chats, as --data chats.jsonl", param="data")
     if data.thinking not in ("keep", "drop"):
         raise UsageError(f"--thinking {data.thinking}: keep or drop", param="thinking")
+    if data.every_turn and preferences:
+        raise UsageError("--every-turn: --objective dpo compares last turns alone", param="every-turn")
     data.renamed()
     if dry_run:
         return
@@ -119,7 +127,7 @@ def _open(model: str | None, device: str, dtype: str | None) -> tuple[Session, s
     return session, model or "demo"
 
 
-def _data(flags: DataFlags, session: Session) -> TuningData:
+def _data(flags: DataFlags, session: Session, *, preferences: bool) -> TuningData:
     from ..train.finetune import DataChoice, read_data
     from ..train.formats import Renderer
 
@@ -132,12 +140,13 @@ def _data(flags: DataFlags, session: Session) -> TuningData:
     renderer = Renderer(
         tokenizer, session.template, turn_end, flags.thinking == "keep", every_turn=flags.every_turn
     )
-    return read_data(DataChoice(flags.data, flags.valid, flags.renamed(), flags.max_length), renderer)
+    choice = DataChoice(flags.data, flags.valid, flags.renamed(), flags.max_length, preferences)
+    return read_data(choice, renderer)
 
 
 def _settings(
-    adapter: AdapterFlags, run: RunFlags, watch: WatchFlags, out: Path, device: str, examples: int,
-    max_length: int, name: str,
+    adapter: AdapterFlags, aim: Mapping[str, str | float], run: RunFlags, watch: WatchFlags, out: Path,
+    device: str, examples: int, max_length: int, name: str,
 ) -> Settings:  # fmt: skip
     from ..train.finetune import steps_of
     from ..train.settings import settings_from_dict
@@ -154,6 +163,7 @@ def _settings(
                 "autocast": run.autocast, "recompute": run.recompute,
             },
             "model": {"base": name},
+            "objective": aim,
             "data": {
                 "files": ["data"], "batch": run.batch,
                 "micro_batch": min(run.micro_batch or run.batch, run.batch), 
@@ -206,7 +216,7 @@ def _sampler(session: Session, tuning: FineTuning, count: int) -> Callable[[Repo
 
 
 def _show(made: TuningData, session: Session) -> None:
-    """A few examples, what is trained in colour or between brackets."""
+    """A few examples, what is trained in colour or between brackets, of two answers the better one first."""
     from ..train.finetune import shown
 
     colour = sys.stderr.isatty() and "NO_COLOR" not in os.environ
@@ -214,6 +224,9 @@ def _show(made: TuningData, session: Session) -> None:
     print(f"examples, what is trained {'in green' if colour else 'between [[ and ]]'}:", file=sys.stderr)
     for one in shown(made.train, session.tokenizer, _SHOWN):
         print(f"  {_cut(one.prompt)}{begin}{_cut(one.answer)}{end}".replace("\n", "\\n"), file=sys.stderr)
+        if one.rejected is not None:
+            worse = f"    rather than {begin}{_cut(one.rejected)}{end}"
+            print(worse.replace("\n", "\\n"), file=sys.stderr)
 
 
 def _cut(text: str) -> str:

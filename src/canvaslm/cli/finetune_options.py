@@ -10,7 +10,8 @@ import typer
 
 from ..errors import UsageError
 
-_DATA, _ADAPTER, _RUN, _WATCH = "Data", "Adapter", "Run", "Watching"
+_DATA, _ADAPTER, _OBJECTIVE, _RUN, _WATCH = "Data", "Adapter", "Objective", "Run", "Watching"
+_KINDS = ("sft", "dpo")
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,50 @@ class AdapterFlags:
 
 
 @dataclass(frozen=True)
+class ObjectiveFlags:
+    """What is learned of the data."""
+
+    objective: Annotated[
+        str,
+        typer.Option(
+            "--objective", metavar="NAME", rich_help_panel=_OBJECTIVE,
+            help="sft: to write the answers. dpo: to prefer the answers chosen to those rejected.",
+        ),
+    ] = "sft"  # fmt: skip
+    beta: Annotated[
+        float | None,
+        typer.Option(
+            "--beta", metavar="X", rich_help_panel=_OBJECTIVE,
+            help="Of dpo: the higher, the sooner a preference is enough (0.1).",
+        ),
+    ] = None  # fmt: skip
+    sft_weight: Annotated[
+        float | None,
+        typer.Option(
+            "--sft-weight", metavar="X", rich_help_panel=_OBJECTIVE,
+            help="Of dpo: weight of the loss of writing the chosen answer (0).",
+        ),
+    ] = None  # fmt: skip
+
+    @property
+    def preferences(self) -> bool:
+        """Whether pairs of answers are trained on."""
+        return self.objective == "dpo"
+
+    def section(self) -> dict[str, str | float]:
+        """Of the run's settings. Raises UsageError for an objective that there is not, and for flags of
+        another."""
+        if self.objective not in _KINDS:
+            raise UsageError(f"--objective {self.objective}: {' or '.join(_KINDS)}", param="objective")
+        given = {"beta": self.beta, "sft_weight": self.sft_weight}
+        found = {name: value for name, value in given.items() if value is not None}
+        if found and not self.preferences:
+            flag = next(iter(found)).replace("_", "-")
+            raise UsageError(f"--{flag} is a setting of --objective dpo", param=flag)
+        return {"kind": self.objective, **found}
+
+
+@dataclass(frozen=True)
 class RunFlags:
     """How it is trained."""
 
@@ -122,7 +167,8 @@ class RunFlags:
         typer.Option("--minutes", metavar="X", rich_help_panel=_RUN, help="Or: an end by the clock."),
     ] = None
     batch: Annotated[
-        int, typer.Option("--batch", metavar="N", min=1, rich_help_panel=_RUN, help="Examples a step.")
+        int,
+        typer.Option("--batch", metavar="N", min=1, rich_help_panel=_RUN, help="Examples (or pairs) a step."),
     ] = 8
     micro_batch: Annotated[
         int | None,
@@ -187,4 +233,4 @@ class WatchFlags:
     ] = 10
 
 
-__all__ = ["AdapterFlags", "DataFlags", "RunFlags", "WatchFlags"]
+__all__ = ["AdapterFlags", "DataFlags", "ObjectiveFlags", "RunFlags", "WatchFlags"]

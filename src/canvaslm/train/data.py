@@ -4,23 +4,24 @@ An example is prompt `p` (up to and including the header of the model's turn) an
 the marker that closes the turn). Blocks of `C` places start at the first response token; the last one is
 filled up with EOS. A step trains one block of each example, drawn uniformly.
 
+Where preferences are trained on, an example is a pair of answers to one prompt, and a row of each goes into
+the same micro-batch, the better one first: of n blocks the one that stands as far down as in the other
+answer.
+
 Places of a response may be given, as they are to a model that fills holes: they stay clean on the canvas and
 have no loss. A block without an open place is never trained.
 """
 
 from __future__ import annotations
 
-import importlib
-import json
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
-from ..errors import NotFound, UsageError
+from ..errors import UsageError
 
 IGNORE = -100
 
@@ -39,12 +40,25 @@ class TrainingExample:
     given: tuple[bool, ...] = ()
 
 
+@dataclass(frozen=True)
+class Pair:
+    """The better and the worse answer to one prompt."""
+
+    chosen: TrainingExample
+    rejected: TrainingExample
+
+    @property
+    def prompt(self) -> tuple[int, ...]:
+        return self.chosen.prompt
+
+
 class Source(Protocol):
     """Random access to examples: the same (seed, index) gives the same example, in any order."""
 
     def example(self, seed: int, index: int) -> Any:
         """An Example, or anything with `prompt` and `response` (and `given`), or a pair of id sequences, or
-        those and `given`.
+        those and `given`. For preferences: a Pair, or anything with `chosen` and `rejected`, each of them
+        such an example.
         """
 
 
@@ -125,6 +139,22 @@ def as_example(item: Any) -> TrainingExample:
         )
     truncated = bool(getattr(item, "truncated", False))
     return TrainingExample(tuple(prompt), tuple(response), truncated, tuple(map(bool, given)))
+
+
+def answers_of(item: Any, count: int) -> tuple[TrainingExample, ...]:
+    """The answers of an example that has `count`: 1, or the 2 of a Pair, the better one first.
+
+    Raises UsageError where a pair is wanted and there is none.
+    """
+    if count == 1:
+        return (as_example(item),)
+    if not (hasattr(item, "chosen") and hasattr(item, "rejected")):
+        raise UsageError(
+            "data.source: an example has no chosen and rejected, the two answers that objective.kind = dpo "
+            "compares",
+            param="data.source",
+        )
+    return as_example(item.chosen), as_example(item.rejected)
 
 
 def cut(example: TrainingExample, max_length: int) -> TrainingExample | None:
@@ -233,7 +263,8 @@ def _take_given(batch: Batch, i: int, row: TrainingRow, places: range, canvas_le
 class Batcher:
     """Makes the micro-batches of any step from (seed, step) alone, so that a resumed run repeats them.
 
-    The rows of a step are sorted by length before they are split, so that a micro-batch holds little padding.
+    The examples of a step are sorted by length before they are split, so that a micro-batch holds little
+    padding. `answers`: rows of an example, 2 for pairs; they lie next to each other.
     """
 
     source: Source
@@ -245,46 +276,63 @@ class Batcher:
     max_length: int
     multiple: int = 1
     encode_fill: bool = True
+    answers: int = 1
 
     def rows(self, step: int) -> list[TrainingRow]:
         """The rows of a step, unsorted; examples with nothing to supervise are dropped."""
-        rows = []
-        for index in range(step * self.batch, (step + 1) * self.batch):
-            example = cut(as_example(self.source.example(self.seed, index)), self.max_length)
+        return [row for group in self._groups(step) for row in group]
+
+    def _groups(self, step: int) -> list[tuple[TrainingRow, ...]]:
+        """The rows of a step, those of an example together."""
+        indices = range(step * self.batch, (step + 1) * self.batch)
+        return [group for index in indices if (group := self._group(index))]
+
+    def _group(self, index: int) -> tuple[TrainingRow, ...]:
+        """The rows of an example: one block of each answer, equally far down. None where an answer has
+        nothing to supervise."""
+        where, rows = random.Random(f"block/{self.seed}/{index}").random(), []
+        for answer in answers_of(self.source.example(self.seed, index), self.answers):
+            example = cut(answer, self.max_length)
             blocks = open_blocks(example, self.canvas_length) if example else []
             if example is None or not blocks:
-                continue
-            draw = random.Random(f"block/{self.seed}/{index}")
-            block = blocks[draw.randrange(len(blocks))]
-            rows.append(make_row(example, block, self.canvas_length, self.eos))
-        return rows
+                return ()
+            rows.append(make_row(example, blocks[int(where * len(blocks))], self.canvas_length, self.eos))
+        return tuple(rows)
 
     def step(self, step: int) -> list[Batch]:
-        """The micro-batches of a step; every one has `micro_batch` rows, the last padded with empty ones."""
-        rows = sorted(self.rows(step), key=lambda row: _encoded_length(row, self.encode_fill))
-        if not rows:
+        """The micro-batches of a step; every one has the rows of `micro_batch` examples, the last padded with
+        empty ones."""
+        groups = sorted(self._groups(step), key=self._length)
+        if not groups:
             raise UsageError(
                 f"data.max_length: all {self.batch} examples of step {step} have a prompt longer than "
                 f"{self.max_length} tokens or an empty response; raise it or shorten the prompts",
                 param="data.max_length",
             )
         size = min(self.micro_batch, self.batch)
-        chunks = [rows[i : i + size] for i in range(0, len(rows), size)]
+        chunks = [groups[i : i + size] for i in range(0, len(groups), size)]
         return [
             make_batch(
-                chunk, self.canvas_length, multiple=self.multiple, size=size, encode_fill=self.encode_fill
+                [row for group in chunk for row in group],
+                self.canvas_length,
+                multiple=self.multiple,
+                size=size * self.answers,
+                encode_fill=self.encode_fill,
             )
             for chunk in chunks
         ]
+
+    def _length(self, group: tuple[TrainingRow, ...]) -> int:
+        return max(_encoded_length(row, self.encode_fill) for row in group)
 
 
 @dataclass(frozen=True)
 class Shuffled:
     """A finite list of examples as an endless Source: a new permutation for each pass over the data."""
 
-    examples: Sequence[TrainingExample]
+    examples: Sequence[TrainingExample | Pair]
 
-    def example(self, seed: int, index: int) -> TrainingExample:
+    def example(self, seed: int, index: int) -> TrainingExample | Pair:
         """Example `index` of the endless stream of this seed."""
         epoch, place = divmod(index, len(self.examples))
         return self.examples[_permutation(seed, epoch, len(self.examples))[place]]
@@ -305,115 +353,20 @@ def _permutation(seed: int, epoch: int, n: int) -> list[int]:
     return _permutations[key]
 
 
-def load_source(name: str, options: dict[str, Any]) -> Source:
-    """Imports `package.module` or `package.module:object`; with options (or when it is
-    callable) calls it with them.
-
-    Raises NotFound when it cannot be imported, UsageError when it has no `example(seed, index)`.
-    """
-    module_name, _, attribute = name.partition(":")
-    try:
-        found: Any = importlib.import_module(module_name)
-        for part in filter(None, attribute.split(".")):
-            found = getattr(found, part)
-    except (ImportError, AttributeError) as error:
-        raise NotFound(f"data.source: cannot import {name!r}: {error}") from error
-    if attribute and callable(found):
-        found = _call(found, name, options)
-    elif options:
-        raise UsageError(
-            f"data.options: {name!r} takes none; name a callable, as in 'module:function'",
-            param="data.options",
-        )
-    if not callable(getattr(found, "example", None)):
-        raise UsageError(f"data.source: {name!r} has no example(seed, index)", param="data.source")
-    return found
-
-
-def _call(factory: Callable[..., Any], name: str, options: dict[str, Any]) -> Any:
-    try:
-        return factory(**options)
-    except TypeError as error:
-        raise UsageError(f"data.options: {name}: {error}", param="data.options") from error
-
-
-def read_chats(
-    files: Iterable[str | Path], encode: Callable[[list[Any]], TrainingExample | None]
-) -> Shuffled:
-    """Reads JSONL files of `{"messages": [...]}`; `encode` turns one conversation into an Example.
-
-    Raises NotFound for a missing file, UsageError with file and line for a broken line
-    or when nothing is left.
-    """
-    paths = [Path(file) for file in files]
-    examples = [example for file in paths for example in _read_file(file, encode)]
-    if not examples:
-        raise UsageError(
-            f"data.files: no usable conversation in {', '.join(map(str, paths))}", param="data.files"
-        )
-    return Shuffled(examples)
-
-
-def _read_file(
-    file: Path, encode: Callable[[list[Any]], TrainingExample | None]
-) -> Iterator[TrainingExample]:
-    if not file.is_file():
-        raise NotFound(f"data.files: {file}: no such file")
-    with file.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            example = encode(_messages(line, f"{file}:{number}"))
-            if example is not None:
-                yield example
-
-
-def _messages(line: str, where: str) -> list[Any]:
-    try:
-        messages = json.loads(line)["messages"]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise UsageError(f'{where}: not a JSON object with "messages"', param="data.files") from error
-    if not isinstance(messages, list) or not all(isinstance(m, dict) and "role" in m for m in messages):
-        raise UsageError(f"{where}: messages should be a list of objects with a role", param="data.files")
-    return messages
-
-
-def chat_encoder(
-    tokenizer: Any, template: Any, turn_end: int
-) -> Callable[[list[Any]], TrainingExample | None]:
-    """Encodes a conversation up to its last assistant turn: that turn's content and
-    `<turn|>` are the response.
-
-    The turns before it and the header are the prompt; later turns are dropped. None
-    without an assistant turn.
-    """
-
-    def encode(messages: list[Any]) -> TrainingExample | None:
-        last = max((i for i, m in enumerate(messages) if m["role"] == "assistant"), default=-1)
-        if last < 0 or not messages[last].get("content"):
-            return None
-        pieces = template.render(messages[:last], add_generation_prompt=True)
-        prompt = tokenizer.encode_pieces(pieces)
-        return TrainingExample(tuple(prompt), (*tokenizer.encode(messages[last]["content"]), turn_end))
-
-    return encode
-
-
 __all__ = [
     "IGNORE",
     "Batch",
     "Batcher",
+    "Pair",
     "Shuffled",
     "Source",
     "TrainingExample",
     "TrainingRow",
+    "answers_of",
     "as_example",
-    "chat_encoder",
     "count_blocks",
     "cut",
-    "load_source",
     "make_batch",
     "make_row",
     "open_blocks",
-    "read_chats",
 ]

@@ -22,7 +22,7 @@ from ..ops.formats.quant_tensor import QuantTensor
 from ..ops.head_loss import TILE
 from ..weights.adapters.peft_write import write_peft
 from ..weights.loading.memory import available_memory, gigabytes
-from .data import Shuffled, TrainingExample
+from .data import Pair, Shuffled, TrainingExample
 from .formats import Examples, Renderer, held_out, make_examples
 from .lora import Lora
 from .objective import head_in_tiles
@@ -38,20 +38,21 @@ _BYTES_OF_ADAM = 16  # of a trained parameter: weight, gradient and two moments 
 
 @dataclass(frozen=True)
 class DataChoice:
-    """What is read. valid: another table, a share as "5%", or nothing."""
+    """What is read. valid: another table, a share as "5%", or nothing. preferences: of answers, for dpo."""
 
     data: str
     valid: str = ""
     columns: Mapping[str, str] = field(default_factory=dict)
     max_length: int = 4096
+    preferences: bool = False
 
 
 @dataclass(frozen=True)
 class TuningData:
-    """Examples for training and held-out ones, with what was read."""
+    """Examples (or pairs of answers) for training and held-out ones, with what was read."""
 
-    train: list[TrainingExample]
-    valid: list[TrainingExample]
+    train: list[TrainingExample | Pair]
+    valid: list[TrainingExample | Pair]
     made: Examples
 
 
@@ -60,30 +61,30 @@ def read_data(choice: DataChoice, renderer: Renderer) -> TuningData:
 
     def examples(source: str, split: str) -> Examples:
         rows = read_table(source, split=split)
-        return make_examples(rows, renderer, columns=choice.columns, max_length=choice.max_length)
+        return make_examples(
+            rows,
+            renderer,
+            columns=choice.columns,
+            max_length=choice.max_length,
+            preferences=choice.preferences,
+        )
 
     made = examples(choice.data, "train")
-    if made.pairs:
-        raise UsageError(
-            "data: preferences (prompt, chosen, rejected) cannot be trained on yet; "
-            "name the better answer as completion: --columns completion=chosen",
-            param="data",
-        )
     valid = choice.valid or ("valid" if has_split(choice.data, "valid") else "")
     if valid == "valid":
-        return TuningData(made.examples, examples(choice.data, "valid").examples, made)
+        return TuningData(made.items, examples(choice.data, "valid").items, made)
     if not valid:
-        return TuningData(made.examples, [], made)
+        return TuningData(made.items, [], made)
     if valid.endswith("%"):
         train, apart = held_out(made, _share(valid))
         if not train or not apart:
             raise UsageError(
-                f"valid: {valid} of {len(made.examples)} examples leaves {len(train)} for training and "
+                f"valid: {valid} of {len(made.items)} examples leaves {len(train)} for training and "
                 f"{len(apart)} held out; name another share, or a file",
                 param="valid",
             )
         return TuningData(train, apart, made)
-    return TuningData(made.examples, examples(valid, "valid").examples, made)
+    return TuningData(made.items, examples(valid, "valid").items, made)
 
 
 def _share(text: str) -> float:
@@ -98,16 +99,23 @@ def _share(text: str) -> float:
 
 @dataclass(frozen=True)
 class ShownExample:
-    """An example as text, what is trained apart from what is only read."""
+    """An example as text, what is trained apart from what is only read. rejected: the worse answer of two."""
 
     prompt: str
     answer: str
+    rejected: str | None = None
 
 
-def shown(examples: Sequence[TrainingExample], tokenizer: Any, count: int = 3) -> list[ShownExample]:
+def shown(examples: Sequence[TrainingExample | Pair], tokenizer: Any, count: int = 3) -> list[ShownExample]:
     """The first few, as the model reads them."""
+
+    def texts(*parts: tuple[int, ...]) -> ShownExample:
+        return ShownExample(*(tokenizer.decode(ids, skip_special=False) for ids in parts))
+
     return [
-        ShownExample(*(tokenizer.decode(ids, skip_special=False) for ids in (one.prompt, one.response)))
+        texts(one.prompt, one.chosen.response, one.rejected.response)
+        if isinstance(one, Pair)
+        else texts(one.prompt, one.response)
         for one in examples[:count]
     ]
 
@@ -144,9 +152,8 @@ def plan_memory(trainer: Trainer, longest: int) -> TuningMemory:
     states, and one layer whole), and the logits of canvas and answer three times where they exist whole."""
     config: Any = trainer.model.config
     data, run = trainer.settings.data, trainer.settings.run
-    tokens = min(data.micro_batch, data.batch) * (
-        min(longest + config.canvas_length, data.max_length) + config.canvas_length
-    )
+    rows = min(data.micro_batch, data.batch) * trainer.objective.answers
+    tokens = rows * (min(longest + config.canvas_length, data.max_length) + config.canvas_length)
     experts = getattr(config, "moe_intermediate_size", 0) * getattr(config, "top_k_experts", 0)
     whole = 30 * config.hidden_size + 8 * (getattr(config, "intermediate_size", 0) + experts)
     kept = config.num_layers * 6 * config.hidden_size + whole if run.recompute else config.num_layers * whole
@@ -211,17 +218,23 @@ class FineTuning:
         every = sum(p.numel() for p in trainer.model.parameters()) - trained
         lines = [
             f"data: {self.data.made.report.text()}",
-            f"{len(self.data.train):,} examples to train on, {len(self.data.valid):,} held out",
+            f"{len(self.data.train):,} {self._unit} to train on, {len(self.data.valid):,} held out",
             f"{trained:,} parameters trained (rank {lora.rank} on {', '.join(lora.targets)}; "
             f"{'canvases alone' if lora.phases == 'denoise' else 'both phases'}) beside {every:,}",
             plan_memory(trainer, self.data.made.report.longest).text(),
         ]
         if run.steps:
             passes = run.steps * data.batch / len(self.data.train)
-            lines.append(f"{run.steps:,} steps of {data.batch} examples, {passes:.1f} passes over the data")
+            lines.append(
+                f"{run.steps:,} steps of {data.batch} {self._unit}, {passes:.1f} passes over the data"
+            )
         else:
-            lines.append(f"{run.max_minutes:g} minutes, {data.batch} examples a step")
+            lines.append(f"{run.max_minutes:g} minutes, {data.batch} {self._unit} a step")
         return lines
+
+    @property
+    def _unit(self) -> str:
+        return "examples" if self.trainer.objective.answers == 1 else "pairs of answers"
 
     def pace(self, steps: int = 2) -> str:
         """Trains a few steps to tell how long all will take: for a run that is not carried out."""

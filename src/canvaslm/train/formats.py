@@ -7,7 +7,7 @@
 | Alpaca | `instruction`, `output`, and `input` |
 | pairs | `prompt`, `completion` (texts, or lists of messages) |
 | questions | `question`, `answer` |
-| preferences | `prompt`, `chosen`, `rejected` |
+| preferences | `prompt`, `chosen`, `rejected`; or without prompt, where both are whole conversations |
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import UsageError
-from .data import TrainingExample, cut
+from .data import Pair, TrainingExample, cut
 from .tables import TableRow
 
 FORMS: dict[str, tuple[str, ...]] = {
     "chat": ("messages",),
     "ShareGPT": ("conversations",),
-    "preferences": ("prompt", "chosen", "rejected"),
+    "preferences": ("chosen", "rejected"),
     "pairs": ("prompt", "completion"),
     "Alpaca": ("instruction", "output"),
     "questions": ("question", "answer"),
@@ -48,14 +48,6 @@ class DataRow:
     rejected: dict[str, Any] | None = None
 
 
-@dataclass(frozen=True)
-class Pair:
-    """The better and the worse answer to one prompt."""
-
-    chosen: TrainingExample
-    rejected: TrainingExample
-
-
 @dataclass
 class DataReport:
     """What became of the rows. `cut`: answers that were cut for length; `dropped`: how many, by reason."""
@@ -74,8 +66,11 @@ class DataReport:
         return "; ".join([*parts, *([lost] if lost else [])])
 
 
-def form_of(row: TableRow, columns: Mapping[str, str]) -> tuple[str, dict[str, Any]]:
-    """The row's form, and its values by the form's names. `columns`: {name here: name in the file}.
+def form_of(
+    row: TableRow, columns: Mapping[str, str], *, preferences: bool = False
+) -> tuple[str, dict[str, Any]]:
+    """The row's form, and its values by the form's names. `columns`: {name here: name in the file}. Of forms
+    that fit, preferences are meant where they are wanted, else the one whose columns were named.
 
     Raises UsageError naming the columns that are there, and the forms that are known.
     """
@@ -87,9 +82,11 @@ def form_of(row: TableRow, columns: Mapping[str, str]) -> tuple[str, dict[str, A
                 param="columns",
             )
     values = {**row.values, **{ours: row.values[theirs] for ours, theirs in columns.items()}}
-    for form, wanted in FORMS.items():
-        if all(values.get(name) is not None for name in wanted):
-            return form, values
+    fitting = [form for form, names in FORMS.items() if all(values.get(name) is not None for name in names)]
+    if fitting:
+        if preferences and "preferences" in fitting:
+            return "preferences", values
+        return max(fitting, key=lambda form: len(set(columns) & set(FORMS[form]))), values
     known = "; ".join(f"{form}: {', '.join(names)}" for form, names in FORMS.items())
     raise UsageError(
         f"data: {row.where}: the columns {', '.join(map(str, row.values)) or '(none)'} are of no known form "
@@ -98,9 +95,14 @@ def form_of(row: TableRow, columns: Mapping[str, str]) -> tuple[str, dict[str, A
     )
 
 
-def conversation(row: TableRow, columns: Mapping[str, str] | None = None) -> DataRow:
-    """Raises UsageError with the row for what is malformed."""
-    form, values = form_of(row, columns or {})
+def conversation(
+    row: TableRow, columns: Mapping[str, str] | None = None, *, preferences: bool = False
+) -> DataRow:
+    """Raises UsageError with the row for what is malformed, and where it is of preferences and they are not
+    wanted, or the other way round."""
+    form, values = form_of(row, columns or {}, preferences=preferences)
+    if (form == "preferences") != preferences:
+        raise UsageError(f"data: {row.where}: {_other_objective(row, preferences)}", param="data")
     rejected = None
     if form == "chat":
         messages = _messages(values["messages"], row)
@@ -114,11 +116,13 @@ def conversation(row: TableRow, columns: Mapping[str, str] | None = None) -> Dat
     elif form == "questions":
         question, answer = (_text(values[name], name, row) for name in ("question", "answer"))
         messages = [_user(question), _assistant(answer)]
+    elif form == "preferences":
+        messages, rejected = _preference(values, row)
     else:
-        end = "completion" if form == "pairs" else "chosen"
-        messages = [*_turns(values["prompt"], "prompt", row), *_turns(values[end], end, row)]
-        if form == "preferences":
-            rejected = _turns(values["rejected"], "rejected", row)[-1]
+        messages = [
+            *_turns(values["prompt"], "prompt", row),
+            *_turns(values["completion"], "completion", row),
+        ]
     tools = values.get("tools") or ()
     if isinstance(tools, str):
         tools = _json_text(tools, "tools", row)
@@ -127,6 +131,19 @@ def conversation(row: TableRow, columns: Mapping[str, str] | None = None) -> Dat
             f"data: {row.where}: no turn of the assistant, which is what is trained", param="data"
         )
     return DataRow(row.where, tuple(messages), tuple(tools), rejected)
+
+
+def _other_objective(row: TableRow, preferences: bool) -> str:
+    if preferences:
+        return (
+            "--objective dpo compares two answers to a prompt, in the columns prompt, chosen, rejected; here "
+            f"are {', '.join(map(str, row.values))} (--columns chosen=... names them; --objective sft trains "
+            "on answers)"
+        )
+    return (
+        "preferences (chosen, rejected) are trained on with --objective dpo; or name the better answer as "
+        "completion, which is trained on alone: --columns completion=chosen"
+    )
 
 
 def _messages(found: Any, row: TableRow) -> list[dict[str, Any]]:
@@ -157,6 +174,28 @@ def _turns(found: Any, name: str, row: TableRow) -> list[dict[str, Any]]:
     if isinstance(found, str):
         return [_user(found) if name == "prompt" else _assistant(found)]
     return _messages(found, row)
+
+
+def _preference(values: dict[str, Any], row: TableRow) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """(the conversation up to the better answer, the worse answer). The answers stand alone, as texts or
+    messages, or with the conversation before them, which is then not asked for."""
+    chosen, rejected = (_turns(values[name], name, row) for name in ("chosen", "rejected"))
+    if chosen[0]["role"] == rejected[0]["role"] == "assistant":
+        if values.get("prompt") is None:
+            raise UsageError(
+                f"data: {row.where}: no prompt to the answers chosen and rejected; name its column: "
+                "--columns prompt=...",
+                param="columns",
+            )
+        asked = _turns(values["prompt"], "prompt", row)
+        chosen, rejected = [*asked, *chosen], [*asked, *rejected]
+    if chosen[:-1] != rejected[:-1] or not chosen[-1]["role"] == rejected[-1]["role"] == "assistant":
+        raise UsageError(
+            f"data: {row.where}: chosen and rejected should be two answers of the assistant to the same "
+            "turns",
+            param="data",
+        )
+    return chosen, rejected[-1]
 
 
 def _user(text: str) -> dict[str, Any]:
@@ -201,19 +240,28 @@ class Renderer:
             yield self.example(talk, talk.messages[:at], talk.messages[at])
 
     def pair(self, talk: DataRow) -> Pair:
-        """Both answers of a preference."""
+        """Both answers of a preference. Where one of them thinks, the prompt asks both to."""
         assert talk.rejected is not None
-        before = talk.messages[:-1]
-        return Pair(self.example(talk, before, talk.messages[-1]), self.example(talk, before, talk.rejected))
+        before, *answers = talk.messages[:-1], talk.messages[-1], talk.rejected
+        thinking = any(self._thinks(answer) for answer in answers)
+        better, worse = (self.example(talk, before, answer, thinking=thinking) for answer in answers)
+        return Pair(better, worse)
 
     def example(
-        self, talk: DataRow, before: tuple[dict[str, Any], ...], answer: dict[str, Any]
+        self,
+        talk: DataRow,
+        before: tuple[dict[str, Any], ...],
+        answer: dict[str, Any],
+        *,
+        thinking: bool = False,
     ) -> TrainingExample:
-        """Raises UsageError naming the row where the template writes the turns before an answer differently
-        once it is there."""
+        """thinking: the prompt asks for thoughts, also where there are none.
+
+        Raises UsageError naming the row where the template writes the turns before an answer differently once
+        it is there."""
         asked, answer = [self._shown(m) for m in before], self._shown(answer)
         tools = list(talk.tools) or None
-        thinking = any(message.get(name) for message in (*asked, answer) for name in _THOUGHTS)
+        thinking = thinking or any(self._thinks(message) for message in (*asked, answer))
         prompt = self.template.render(asked, tools, thinking, add_generation_prompt=True)
         if answer.get("tool_calls") or thinking:
             whole = self.template.render([*asked, answer], tools, thinking, add_generation_prompt=False)
@@ -241,6 +289,9 @@ class Renderer:
             ids.pop()
         return ids
 
+    def _thinks(self, message: dict[str, Any]) -> bool:
+        return any(self._shown(message).get(name) for name in _THOUGHTS)
+
     def _shown(self, message: dict[str, Any]) -> dict[str, Any]:
         if self.keep_thinking:
             return message
@@ -264,62 +315,78 @@ class Examples:
     keys: list[str] = field(default_factory=list)  # of the example's or pair's conversation
     report: DataReport = field(default_factory=DataReport)
 
+    @property
+    def items(self) -> list[TrainingExample | Pair]:
+        """What is trained on: the pairs, or the examples."""
+        return [*self.pairs, *self.examples]
+
 
 def make_examples(
-    rows: Iterable[TableRow], renderer: Renderer, *, columns: Mapping[str, str] | None = None, max_length: int
+    rows: Iterable[TableRow],
+    renderer: Renderer,
+    *,
+    columns: Mapping[str, str] | None = None,
+    max_length: int,
+    preferences: bool = False,
 ) -> Examples:
-    """All rows as examples; those without room for an answer are dropped, and answers cut to `max_length`.
+    """All rows as examples, or as pairs where `preferences` are wanted; those without room for an answer are
+    dropped, and answers cut to `max_length`.
 
-    Raises UsageError with the row for what is malformed, for rows of two forms, and when nothing is left.
+    Raises UsageError with the row for what is malformed, for preferences where answers are wanted and the
+    other way round, and when nothing is left.
     """
     made = Examples()
     report = made.report
     for row in rows:
         report.rows += 1
-        talk = conversation(row, columns)
-        if bool(made.pairs) != (talk.rejected is not None) and made.keys:
-            raise UsageError(
-                f"data: {row.where}: preferences and plain answers in one table; split it in two",
-                param="data",
-            )
-        key = hashlib.blake2b(repr((talk.messages, talk.rejected)).encode(), digest_size=8).hexdigest()
+        talk = conversation(row, columns, preferences=preferences)
         if talk.rejected is not None:
             pair = renderer.pair(talk)
-            better, worse = (_fitted(one, max_length, report) for one in (pair.chosen, pair.rejected))
-            if better is not None and worse is not None:
-                made.pairs.append(Pair(better, worse))
-                made.keys.append(key)
+            fitted = _fitted((pair.chosen, pair.rejected), max_length, report)
+            if fitted:
+                made.pairs.append(Pair(*fitted))
+                made.keys.append(_key(talk.messages[:-1]))  # pairs of one prompt go together
             continue
         for example in renderer.examples(talk):
-            fitted = _fitted(example, max_length, report)
-            if fitted is not None:
-                made.examples.append(fitted)
-                made.keys.append(key)
+            fitted = _fitted((example,), max_length, report)
+            made.examples += fitted
+            made.keys += [_key((talk.messages, None))] * len(fitted)
     if not made.keys:
         raise UsageError(f"data: nothing to train on: {report.text()}", param="data")
     return made
 
 
-def _fitted(example: TrainingExample, max_length: int, report: DataReport) -> TrainingExample | None:
-    if len(example.response) < 2:
+def _key(said: tuple[Any, ...]) -> str:
+    return hashlib.blake2b(repr(said).encode(), digest_size=8).hexdigest()
+
+
+def _fitted(answers: Sequence[TrainingExample], max_length: int, report: DataReport) -> list[TrainingExample]:
+    """The answers of one example, cut where they are too long; none, which is counted, where one of them
+    leaves nothing to train on."""
+    cut_answers = [cut(one, max_length) for one in answers]
+    fitted = [one for one in cut_answers if one is not None]
+    if any(len(one.response) < 2 for one in answers):
         report.dropped["the answer is empty"] += 1
-        return None
-    fitted = cut(example, max_length)
-    if fitted is None:
+    elif len(fitted) < len(answers):
         report.dropped[f"the prompt alone has {max_length} tokens or more"] += 1
-        return None
-    report.examples += 1
-    report.cut += fitted.truncated
-    report.longest = max(report.longest, len(fitted.prompt) + len(fitted.response))
-    return fitted
+    elif len(set(fitted)) < len(fitted):
+        report.dropped["both answers are the same"] += 1
+    else:
+        report.examples += 1
+        report.cut += sum(one.truncated for one in fitted)
+        report.longest = max(report.longest, *(len(one.prompt) + len(one.response) for one in fitted))
+        return fitted
+    return []
 
 
-def held_out(made: Examples, share: float) -> tuple[list[TrainingExample], list[TrainingExample]]:
+def held_out(
+    made: Examples, share: float
+) -> tuple[list[TrainingExample | Pair], list[TrainingExample | Pair]]:
     """(for training, held out): which are which hangs on the conversation alone, not on their order, and all
     turns of one go together. share: 0 to 1."""
-    kept: list[TrainingExample] = []
-    apart: list[TrainingExample] = []
-    for example, key in zip(made.examples, made.keys, strict=True):
+    kept: list[TrainingExample | Pair] = []
+    apart: list[TrainingExample | Pair] = []
+    for example, key in zip(made.items, made.keys, strict=True):
         (apart if int(key, 16) < share * 2**64 else kept).append(example)
     return kept, apart
 
@@ -329,7 +396,6 @@ __all__ = [
     "DataReport",
     "DataRow",
     "Examples",
-    "Pair",
     "Renderer",
     "conversation",
     "form_of",

@@ -12,10 +12,10 @@ trainer for the same model.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -44,13 +44,31 @@ class Draws:
 class Terms:
     """Sums of cross-entropy in nats (fp32 scalars with gradient), the auxiliary loss, and a diagnostic.
 
-    `wrong` counts the supervised places whose most probable token is not the right one.
+    `wrong` counts the supervised places whose most probable token is not the right one; `rows` [B] is the
+    canvas's sum of each row.
     """
 
     canvas: Tensor
     encoder: Tensor
     aux: Tensor
     wrong: Tensor
+    rows: Tensor
+
+
+@dataclass(frozen=True)
+class StepCounts:
+    """What a step's means are taken over: supervised places of canvases and tokens of the encoder, rows,
+    micro-batches."""
+
+    canvas: int
+    encoder: int
+    rows: int
+    batches: int
+
+    @classmethod
+    def of(cls, batches: Iterable[Batch]) -> StepCounts:
+        each = [(batch.canvas_count, batch.encoder_count, batch.row_count, 1) for batch in batches]
+        return cls(*(sum(counts) for counts in zip(*each, strict=True)))
 
 
 class TrainingContext(PlainContext):
@@ -166,7 +184,14 @@ def _balance(log: list[Any] | None, real: Tensor) -> Tensor:
 
 
 class Objective:
-    """Computes the terms of a micro-batch."""
+    """Computes the terms of a micro-batch, and from them its part of a step: "sft" of the settings.
+
+    A subclass trains on something else: see `train.preferences`.
+    """
+
+    answers: ClassVar[int] = 1  # rows of an example
+    # What is told of held-out examples: {name: figure}. The run's best has the lowest "loss".
+    held_out: ClassVar[Mapping[str, str]] = {"loss": "canvas", "wrong": "wrong"}
 
     def __init__(self, model: Model, settings: ObjectiveSettings) -> None:
         self.model, self.settings = model, settings
@@ -189,13 +214,28 @@ class Objective:
         device = batch.clean.device
         return Draws(draws.t.to(device), draws.canvas.to(device), draws.coin.to(device))
 
+    def step(self, batch: Batch, draws: Draws, whole: StepCounts) -> tuple[Tensor, dict[str, Tensor]]:
+        """A micro-batch's share of the step's loss, to be differentiated, and of its figures: over the step's
+        micro-batches both add up to the means."""
+        terms, share = self.terms(batch, draws), 1 / whole.batches
+        canvas, encoder = terms.canvas / max(whole.canvas, 1), terms.encoder / max(whole.encoder, 1)
+        figures = {
+            "loss": canvas + self.settings.encoder_weight * encoder,
+            "canvas": canvas,
+            "encoder": encoder,
+            "aux": terms.aux * share,
+            "wrong": terms.wrong / max(whole.canvas, 1),
+        }
+        return self.loss(terms, whole.canvas, whole.encoder, share), figures
+
     def terms(self, batch: Batch, draws: Draws) -> Terms:
         """Sums over the micro-batch; see `Terms`."""
         encoder, aux_encoder, context = self._encode(batch)
         with self.phase("denoise"):
             soft = self._soft(batch, draws, context)
-            canvas, aux_canvas, wrong = self._denoise(batch, draws.canvas, soft, context)
-        return Terms(canvas, encoder, (aux_encoder + aux_canvas) / 2, wrong)
+            losses, aux_canvas, wrong = self._denoise(batch, draws.canvas, soft, context)
+        rows = losses.view(batch.clean.shape).sum(1)
+        return Terms(losses.sum(), encoder, (aux_encoder + aux_canvas) / 2, wrong, rows)
 
     def _log(self) -> list[Any] | None:
         return [] if self.settings.aux_weight > 0 else None
@@ -217,13 +257,14 @@ class Objective:
     def _denoise(
         self, batch: Batch, canvas: Tensor, soft: Tensor | None, context: TrainingContext
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Pass 2: (sum of cross-entropy over supervised places, auxiliary loss, wrong places)."""
+        """Pass 2: (cross-entropy of every place [B * C], 0 where it is not supervised; auxiliary loss; wrong
+        places)."""
         log, real = self._log(), batch.supervised.any(1).repeat_interleave(canvas.shape[1])
         hidden = self.model.denoise(canvas, batch.canvas_positions, context, soft, router_log=log)
         targets = torch.where(batch.supervised, batch.clean, IGNORE)
         losses, likely = self.token_losses(self.model, hidden, targets)
         wrong = (likely != batch.clean.flatten()) & batch.supervised.flatten()
-        return losses.sum(), _balance(log, real), wrong.sum()
+        return losses, _balance(log, real), wrong.sum()
 
     def _soft(self, batch: Batch, draws: Draws, context: TrainingContext) -> Tensor | None:
         """Soft embeddings: of pass 1 where the coin says so, zero elsewhere. Only those rows are computed."""
@@ -251,6 +292,7 @@ class Objective:
 __all__ = [
     "Draws",
     "Objective",
+    "StepCounts",
     "Terms",
     "TrainingContext",
     "corrupt",

@@ -13,24 +13,33 @@ from typing import Any, TextIO
 from ..files import check_output, written_as
 
 
+def digits(name: str) -> int:
+    """Of a figure in a line."""
+    return 3 if name in ("aux", "wrong", "accuracy") else 4
+
+
 @dataclass(frozen=True)
 class TrainingMetrics:
-    """Means since the last report. Losses in nats per place, rates per second of
-    wall time, times in seconds."""
+    """Means since the last report. Rates per second of wall time, times in seconds.
+
+    figures: "loss" first, then the objective's others (losses in nats per place; wrong: share of supervised
+    places whose most probable token is wrong, at random times t), "gradient", the norm before clipping, and
+    "rate", the learning rate as a share of its peak.
+    """
 
     step: int
-    loss: float
-    canvas: float
-    encoder: float
-    aux: float
-    wrong: float  # share of supervised places whose most probable token is wrong, at random times t
-    gradient: float  # norm before clipping
-    rate: float  # learning rate as a share of its peak
+    figures: dict[str, float]
     examples: int  # so far
     examples_per_second: float
     tokens_per_second: float
     seconds: float
     left: float
+
+    def values(self) -> dict[str, float]:
+        """All figures by name."""
+        values = asdict(self)
+        figures = values.pop("figures")
+        return {"step": values.pop("step"), **figures, **values}
 
 
 def clock(seconds: float) -> str:
@@ -41,9 +50,11 @@ def clock(seconds: float) -> str:
 
 def line(m: TrainingMetrics) -> str:
     """One line of figures."""
+    rest = dict(m.figures)
+    gradient, rate = rest.pop("gradient"), rest.pop("rate")
+    told = "  ".join(f"{name} {value:.{digits(name)}f}" for name, value in rest.items())
     return (
-        f"step {m.step}  loss {m.loss:.4f}  canvas {m.canvas:.4f}  encoder {m.encoder:.4f}  aux {m.aux:.3f}  "
-        f"wrong {m.wrong:.3f}  grad {m.gradient:.2f}  lr x{m.rate:.3f}  {m.examples_per_second:.1f} ex/s  "
+        f"step {m.step}  {told}  grad {gradient:.2f}  lr x{rate:.3f}  {m.examples_per_second:.1f} ex/s  "
         f"{m.tokens_per_second:.0f} tok/s  {clock(m.seconds)} done, {clock(m.left)} left"
     )
 
@@ -91,11 +102,13 @@ class Reporter:
         """Reports metrics; `progress` is the share of the run that is done."""
         if self._file is not None and self._path is not None:
             with written_as(self._path):
-                self._file.write(json.dumps(asdict(m)).encode() + b"\n")
+                self._file.write(json.dumps(m.values()).encode() + b"\n")
         if self.log is not None:
-            self.log(asdict(m), m.step)
+            self.log(m.values(), m.step)
         if self._bar is not None:
-            text = f"step {m.step}  loss {m.loss:.3f} (canvas {m.canvas:.3f}, encoder {m.encoder:.3f})  "
+            loss, *others = list(m.figures.items())[:3]
+            beside = ", ".join(f"{name} {value:.3f}" for name, value in others)
+            text = f"step {m.step}  loss {loss[1]:.3f} ({beside})  "
             text += f"{m.tokens_per_second:.0f} tok/s  {clock(m.left)} left"
             self._bar.update(self._task, completed=progress, description=text)
         else:
@@ -109,4 +122,4 @@ class Reporter:
             print(text, file=self.stream, flush=True)
 
 
-__all__ = ["Reporter", "TrainingMetrics", "clock", "line"]
+__all__ = ["Reporter", "TrainingMetrics", "clock", "digits", "line"]

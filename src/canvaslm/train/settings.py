@@ -63,8 +63,11 @@ class DataSettings:
 
 @dataclass(frozen=True)
 class ObjectiveSettings:
-    """The loss: see `canvaslm.train.objective`."""
+    """The loss: see `canvaslm.train.objective`, and `canvaslm.train.preferences` for "dpo"."""
 
+    kind: str = "sft"  # answers; or "dpo": the better one of two answers
+    beta: float = 0.1  # of dpo: how little of a nat's preference is enough
+    sft_weight: float = 0.0  # of dpo: weight of the better answer's own loss
     t_min: float = 1e-3
     self_conditioning: float = 0.5  # probability per example
     encoder_weight: float = 1.0
@@ -220,6 +223,8 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("data.micro_batch", 1, 1e6),
     ("data.max_length", 2, 1e7),
     ("data.length_multiple", 1, 4096),
+    ("objective.beta", 1e-6, 1e3),
+    ("objective.sft_weight", 0, 1e3),
     ("objective.t_min", 0, 1),
     ("objective.self_conditioning", 0, 1),
     ("objective.encoder_weight", 0, 1e3),
@@ -236,6 +241,7 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
 )
 _CHOICES: dict[str, tuple[str, ...]] = {
     "run.autocast": ("none", "bf16"),
+    "objective.kind": ("sft", "dpo"),
     "optim.schedule": ("cosine", "linear"),
     "export.dtype": ("bf16", "fp32"),
     "lora.phases": ("both", "denoise"),
@@ -282,6 +288,12 @@ def _check_together(s: Settings) -> None:
         raise UsageError("run.compile: not together with run.recompute", param="run.compile")
     if s.lora.rank and s.run.compile:
         raise UsageError("run.compile: not together with lora.rank", param="run.compile")
+    if s.objective.kind == "dpo" and not s.lora.rank:
+        raise UsageError(
+            "lora.rank: objective.kind = dpo compares an adapter with the model without it, so set it above "
+            "0 (canvaslm finetune --objective dpo does)",
+            param="lora.rank",
+        )
     if len(s.optim.betas) != 2 or not all(0 <= b < 1 for b in s.optim.betas):
         raise UsageError(
             "optim.betas: two numbers in [0, 1) are needed, as in [0.95, 0.99]", param="optim.betas"

@@ -14,15 +14,21 @@ from ..model.protocol import Model
 from ..weights.loading.load import load_model
 from ..weights.resolve import read_json, resolve
 from ..weights.safetensors_.export import save_folder
-from .data import Source, chat_encoder, load_source, read_chats
+from .data import Source
 from .settings import Settings
 from .sft import Export, Trainer
+from .sources import chat_encoder, load_source, read_chats
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
 
 def make_trainer(settings: Settings) -> Trainer:
-    """Everything a run needs. Raises the errors of config, checkpoint, tokenizer and data as they are."""
+    """Everything a run needs. Raises the errors of config, checkpoint, tokenizer and data as they are, and
+    UsageError for an adapter, which `train.finetune` trains and exports."""
+    if settings.lora.rank:
+        raise UsageError(
+            "lora.rank: adapters are trained by canvaslm finetune; here all weights are", param="lora.rank"
+        )
     if settings.run.threads:
         torch.set_num_threads(settings.run.threads)
     model, folder = _model(settings)

@@ -1,4 +1,4 @@
-"""The training loop: full fine-tuning of a checkpoint, or training from scratch.
+"""The training loop: full fine-tuning of a checkpoint, training from scratch, or training an adapter.
 
 A step is a pure function of (weights, optimiser state, seed, step): data, block, time, noise and coin come
 from the step's number. So a run that stops at a checkpoint and resumes there gives bit-identical weights, as
@@ -24,12 +24,14 @@ from .checkpoint import RunProgress, checkpoints, load_checkpoint, save_checkpoi
 from .data import Batch, Batcher, Source
 from .fast import compile_objective
 from .lora import Lora
-from .objective import Objective
+from .objective import Objective, StepCounts
 from .optim import Average, Optimizers, factor
+from .preferences import Preferences
 from .recompute import recompute_layers
 from .report import Reporter, TrainingMetrics
 from .settings import Settings, settings_to_dict
 
+OBJECTIVES: dict[str, type[Objective]] = {"sft": Objective, "dpo": Preferences}
 Export = Callable[[nn.Module], None]
 After = Callable[["Trainer", Reporter], str | None]
 
@@ -72,7 +74,7 @@ class Trainer:
         run, data = settings.run, settings.data
         self.model, self.settings, self.export = model.train().to(run.device), settings, export
         self.folder = Path(run.folder)
-        self.objective = Objective(model, settings.objective)
+        self.objective = OBJECTIVES[settings.objective.kind](model, settings.objective)
         if run.compile:
             compile_objective(self.objective)
         if run.recompute:
@@ -85,6 +87,7 @@ class Trainer:
         self.batcher = Batcher(
             source, run.seed, data.batch, data.micro_batch, model.config.canvas_length,
             model.config.eos_token_ids[0], data.max_length, data.length_multiple, data.encode_fill,
+            self.objective.answers,
         )  # fmt: skip
         self.step, self._before, self._started, self._stop = 0, 0.0, time.monotonic(), ""
 
@@ -92,7 +95,8 @@ class Trainer:
         """Low-rank changes of the model, which is frozen."""
         lora = Lora(self.model, self.settings.lora, self.settings.run.seed)
         self.objective.phase = lora.phase
-        self.objective.trains_encoder = self.settings.lora.phases == "both"
+        if self.settings.lora.phases == "denoise":
+            self.objective.trains_encoder = False
         return lora
 
     @property
@@ -111,38 +115,29 @@ class Trainer:
     def train_step(self) -> tuple[dict[str, float], int, int]:
         """One optimiser step. Returns the step's figures, tokens read and examples trained."""
         batches = self.batcher.step(self.step)
-        canvas_count = sum(batch.canvas_count for batch in batches)
-        encoder_count = sum(batch.encoder_count for batch in batches)
-        totals = torch.zeros(4)
+        whole, figures = StepCounts.of(batches), dict[str, float]()
         for micro, batch in enumerate(batches):
-            totals += self._micro_step(batch, micro, canvas_count, encoder_count, 1 / len(batches))
+            for name, value in self._micro_step(batch, micro, whole).items():
+                figures[name] = figures.get(name, 0.0) + value
         rate = factor(self.settings.optim, self.step, self.progress)
         norm = float(self.optimizers.clip())
         self.optimizers.step(rate)
         if self.average is not None:
             self.average.update(self.trained)
         self.step += 1
-        canvas, encoder = float(totals[0]) / canvas_count, float(totals[1]) / max(encoder_count, 1)
-        figures = {
-            "canvas": canvas,
-            "encoder": encoder,
-            "aux": float(totals[2]),
-            "gradient": norm,
-            "rate": rate,
-        }
-        figures["wrong"] = float(totals[3]) / canvas_count
-        figures["loss"] = canvas + self.settings.objective.encoder_weight * encoder
-        return figures, sum(b.token_count for b in batches), sum(b.row_count for b in batches)
+        figures |= {"gradient": norm, "rate": rate}
+        examples = whole.rows // self.objective.answers
+        return figures, sum(batch.token_count for batch in batches), examples
 
-    def _micro_step(self, batch: Batch, micro: int, canvas: int, encoder: int, share: float) -> torch.Tensor:
-        """Adds a micro-batch's gradient; returns [canvas sum, encoder sum, share of aux, wrong places]."""
+    def _micro_step(self, batch: Batch, micro: int, whole: StepCounts) -> dict[str, float]:
+        """Adds a micro-batch's gradient; returns its share of the step's figures."""
         batch = batch.to(self.settings.run.device)
         draws = self.objective.draw(batch, self.settings.run.seed, self.step, micro)
         with self._autocast():
-            terms = self.objective.terms(batch, draws)
-        self.objective.loss(terms, canvas, encoder, share).backward()
-        parts = (terms.canvas, terms.encoder, terms.aux * share, terms.wrong)
-        return torch.stack([part.detach().float().cpu() for part in parts])
+            loss, figures = self.objective.step(batch, draws, whole)
+        loss.backward()
+        values = torch.stack([value.detach().float() for value in figures.values()])
+        return dict(zip(figures, values.tolist(), strict=True))
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         if self.settings.run.autocast == "none":
@@ -211,15 +206,14 @@ class Trainer:
 
     def _metrics(self, tally: Tally) -> TrainingMetrics:
         spent = max(time.monotonic() - tally.started, 1e-9)
-        names = ("loss", "canvas", "encoder", "aux", "wrong", "gradient", "rate")
         return TrainingMetrics(
             step=self.step,
+            figures={name: tally.mean(name) for name in tally.sums},
             examples=self.step * self.settings.data.batch,
             examples_per_second=tally.examples / spent,
             tokens_per_second=tally.tokens / spent,
             seconds=self.seconds,
             left=self._left(spent / max(tally.steps, 1)),
-            **{name: tally.mean(name) for name in names},
         )
 
     def _left(self, seconds_per_step: float) -> float:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..files import write_text
-from .data import Batcher, TrainingExample
-from .report import Reporter
+from .data import Batcher, Pair, TrainingExample
+from .objective import StepCounts
+from .report import Reporter, digits
 
 if TYPE_CHECKING:
     from .sft import Trainer
@@ -22,36 +23,31 @@ _SEED = 77  # of the held-out draws, whatever the run's is: figures of two runs 
 
 @dataclass(frozen=True)
 class _InOrder:
-    examples: Sequence[TrainingExample]
+    examples: Sequence[TrainingExample | Pair]
 
-    def example(self, seed: int, index: int) -> TrainingExample:
+    def example(self, seed: int, index: int) -> TrainingExample | Pair:
         return self.examples[index % len(self.examples)]
 
 
-@dataclass(frozen=True)
-class HeldOutLoss:
-    """Means over supervised places: cross-entropy in nats, and the share whose likeliest token is wrong."""
-
-    loss: float
-    wrong: float
-
-
-def held_out_loss(trainer: Trainer, examples: Sequence[TrainingExample], most: int = 256) -> HeldOutLoss:
-    """Of the first `most` examples, with the same times, noise and coins every time. The weights are those
-    that would be shipped."""
-    batcher, count = trainer.batcher, min(len(examples), most)
+def held_out_figures(
+    trainer: Trainer, examples: Sequence[TrainingExample | Pair], most: int = 256
+) -> dict[str, float]:
+    """The objective's figures (`Objective.held_out`) over the first `most` examples, with the same times,
+    noise and coins every time. The weights are those that would be shipped."""
+    batcher, count, objective = trainer.batcher, min(len(examples), most), trainer.objective
     size = min(batcher.micro_batch, count)
     fixed: Batcher = replace(batcher, source=_InOrder(examples[:count]), seed=_SEED, batch=size)
-    sums = torch.zeros(3)
+    batches = [fixed.step(step) for step in range(-(-count // size))]
+    whole = StepCounts.of(batch for step in batches for batch in step)
+    sums = dict.fromkeys(objective.held_out, 0.0)
     with trainer.shipped(), torch.no_grad():
-        for step in range(-(-count // size)):
-            for micro, batch in enumerate(fixed.step(step)):
+        for step, parts in enumerate(batches):
+            for micro, batch in enumerate(parts):
                 batch = batch.to(trainer.settings.run.device)
-                draws = trainer.objective.draw(batch, _SEED, step, micro)
-                terms = trainer.objective.terms(batch, draws)
-                sums += torch.tensor([float(terms.canvas), float(terms.wrong), float(batch.canvas_count)])
-    loss, wrong, places = sums.tolist()
-    return HeldOutLoss(loss / max(places, 1), wrong / max(places, 1))
+                _, figures = objective.step(batch, objective.draw(batch, _SEED, step, micro), whole)
+                for name, figure in objective.held_out.items():
+                    sums[name] += float(figures[figure])
+    return sums
 
 
 @dataclass
@@ -69,7 +65,7 @@ class Watch:
 
     def __init__(
         self,
-        examples: Sequence[TrainingExample],
+        examples: Sequence[TrainingExample | Pair],
         *,
         every: int,
         patience: int,
@@ -96,21 +92,23 @@ class Watch:
             self.samples(reporter)
         if not self.examples:
             return None
-        found = held_out_loss(trainer, self.examples)
-        better = found.loss < self.best.loss
+        found = held_out_figures(trainer, self.examples)
+        loss = found["loss"]
+        better = loss < self.best.loss
+        told = "  ".join(f"{name} {value:.{digits(name)}f}" for name, value in found.items())
         reporter.say(
-            f"step {trainer.step}  held out: loss {found.loss:.4f}  wrong {found.wrong:.3f}"
+            f"step {trainer.step}  held out: {told}"
             + ("  (the best so far)" if better else f"  (best {self.best.loss:.4f} at {self.best.step})")
         )
-        self.log({"valid_loss": found.loss, "valid_wrong": found.wrong}, trainer.step)
+        self.log({f"valid_{name}": value for name, value in found.items()}, trainer.step)
         if better:
             self.keep()
         since = 0 if better else self.best.since + 1
-        self.best = Best(trainer.step, found.loss, 0) if better else replace(self.best, since=since)
+        self.best = Best(trainer.step, loss, 0) if better else replace(self.best, since=since)
         write_text(self.file, json.dumps(asdict(self.best)) + "\n")
         if self.patience and self.best.since >= self.patience:
             return f"nothing better for {self.best.since} measurements"
         return None
 
 
-__all__ = ["Best", "HeldOutLoss", "Watch", "held_out_loss"]
+__all__ = ["Best", "Watch", "held_out_figures"]
