@@ -15,6 +15,7 @@ import pytest
 from canvaslm.errors import NotFound
 from canvaslm.server import create_app
 from canvaslm.session import Session
+from canvaslm.weights.adapters.find import AdapterPlace
 from canvaslm.weights.adapters.peft_write import write_peft
 from tests.adapters import random_adapter
 
@@ -271,7 +272,7 @@ def test_hostile_paths_are_refused_and_nothing_is_said_of_what_is_outside(
         "../outside": 403, "../nothing": 403, "one/../../outside": 403, "one/../three": 403, "link": 403,
         "link/.": 403, ".": 403, "": 400, " ": 400, "/": 400, str(outside): 400, str(folder / "three"): 400,
         "C:\\x": 400, "\\\\host\\x": 400, "a\0b": 400, "~": 404, "nothing": 404, "circle": 404,
-        "x" * 5000: 404, "mixed": 400, "%2e%2e/outside": 404,
+        "x" * 5000: 404, "mixed": 400, "%2e%2e/outside": 404, "org/name": 404,
     }  # fmt: skip
     for path, status in refused.items():
         response = _load(client, "bad", path)
@@ -280,6 +281,14 @@ def test_hostile_paths_are_refused_and_nothing_is_said_of_what_is_outside(
     assert client.get("/v1/models/bad").status_code == 404
     for name in ("tiny", "tiny:latest", "owner/tiny", "", "a\nb", "x" * 200):
         assert _load(client, name, "three").status_code == 400
+
+
+def test_one_from_a_hub_is_listed_by_its_id(folder: Path) -> None:
+    session = _session(folder)
+    session.adapters.load_found("hub", AdapterPlace(folder / "three", "org/three"))
+    with serving(session, adapter_folder=folder) as running, running.client() as client:
+        assert client.get("/v1/models/hub").json()["root"] == "org/three"
+        assert client.get("/lora-adapters").json()[2]["path"] == "org/three"
 
 
 def test_a_damaged_adapter_is_400_without_the_servers_paths(client: httpx.Client, folder: Path) -> None:

@@ -2,14 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import subprocess
-import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -17,10 +10,8 @@ import pytest
 from canvaslm.errors import UsageError
 from canvaslm.weights.hub import HubId, looks_like_hub_id, parse_hub_id
 
-from ..waiting import HUNG
+from .fake_hub import SHA, Hub, ask_hub, serving_hub
 from .files import entry, write
-
-SHA = "0123456789abcdef0123456789abcdef01234567"
 
 
 def test_ids() -> None:
@@ -53,70 +44,11 @@ def test_ids_that_are_refused(source: str) -> None:
     assert caught.value.param == "model"
 
 
-class Hub(BaseHTTPRequestHandler):
-    """As much of the hub's protocol as a snapshot needs. Repositories: org/tiny,
-    org/ggufs, org/gated, org/broken."""
-
-    files: dict[str, bytes]
-    ggufs: dict[str, bytes]
-    asked: list[tuple[str, str, str | None]]
-    agents: set[str]
-
-    def do_HEAD(self) -> None:
-        self.do_GET()
-
-    def do_GET(self) -> None:
-        path = self.path.partition("?")[0]
-        self.asked.append((self.command, path, self.headers.get("authorization")))
-        self.agents.add(self.headers.get("user-agent", ""))
-        repository = next((name for name in ("tiny", "ggufs") if f"/org/{name}/" in path), "")
-        files = self.files if repository == "tiny" else self.ggufs
-        if path.startswith(f"/api/models/org/{repository}/revision/"):
-            good = path.endswith(("/main", SHA))
-            self.json({"id": "org/tiny", "sha": SHA}) if good else self.fail(404, "RevisionNotFound")
-        elif path.startswith(f"/api/models/org/{repository}/tree/"):
-            self.json([self.listed(name, files[name]) for name in files])
-        elif path.startswith(f"/org/{repository}/resolve/{SHA}/"):
-            self.file(files[path.rpartition(f"{SHA}/")[2]])
-        elif path.startswith("/api/models/org/gated"):
-            self.fail(403, "GatedRepo")
-        elif path.startswith("/api/models/org/broken"):
-            self.fail(500, "")
-        else:
-            self.fail(404 if "private" not in path else 401, "RepoNotFound")
-
-    def listed(self, name: str, data: bytes) -> dict[str, object]:
-        return {"type": "file", "path": name, "size": len(data), "oid": self.etag(data)}
-
-    def etag(self, data: bytes) -> str:
-        return hashlib.sha1(data).hexdigest()
-
-    def file(self, data: bytes) -> None:
-        self.answer(200, data, {"ETag": f'"{self.etag(data)}"', "X-Repo-Commit": SHA})
-
-    def json(self, data: object) -> None:
-        self.answer(200, json.dumps(data).encode(), {"Content-Type": "application/json"})
-
-    def fail(self, status: int, code: str) -> None:
-        self.answer(status, b"{}", {"X-Error-Code": code, "Content-Type": "application/json"})
-
-    def answer(self, status: int, body: bytes, headers: dict[str, str]) -> None:
-        self.send_response(status)
-        for name, value in {**headers, "Content-Length": str(len(body))}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a hub that serves org/tiny."""
     weights = write(tmp_path_factory.mktemp("hub") / "m", {"a": entry()}).read_bytes()
-    Hub.files = {
+    files = {
         "config.json": b"{}",
         "model.safetensors": weights,
         "tokenizer.json": b"{}",
@@ -127,7 +59,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         "adapter_model.safetensors": weights,
         "README.md": b"hi",
     }
-    Hub.ggufs = {
+    ggufs = {
         "README.md": b"hi",
         "mmproj-BF16.gguf": b"vision",
         "tiny-Q4_K_M.gguf": b"four",
@@ -135,15 +67,10 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         "Q8_0/tiny-Q8_0-00001-of-00002.gguf": b"eight, first",
         "Q8_0/tiny-Q8_0-00002-of-00002.gguf": b"eight, second",
     }
-    Hub.asked, Hub.agents = [], set()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_address[1]}"
-    server.shutdown()
-    server.server_close()
+    with serving_hub({"tiny": files, "ggufs": ggufs}) as address:
+        yield address
 
 
-# A process of its own, since huggingface_hub reads its environment when it is imported.
 SCRIPT = """
 import json, sys
 from canvaslm.errors import CanvasError
@@ -163,23 +90,8 @@ print(json.dumps(answers))
 
 
 def ask(home: Path, *sources: str, **environment: str) -> tuple[list[list[str]], str]:
-    """(what each source resolved to, stderr) in a fresh process with this cache."""
-    kept = {
-        n: v
-        for n, v in os.environ.items()
-        if not n.startswith(("HF_", "TQDM_")) and not n.lower().endswith("_proxy")
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, *sources],
-        env={**kept, "HF_HOME": str(home), **environment},
-        cwd=home,
-        capture_output=True,
-        text=True,
-        timeout=HUNG,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout), done.stderr
+    """(what each source resolved to, stderr) in a process with this cache."""
+    return ask_hub(SCRIPT, home, *sources, **environment)
 
 
 TINY = ["chat_template.jinja", "config.json", "model.safetensors", "tokenizer.json"]

@@ -14,6 +14,7 @@ from ..errors import BadConfig, BadModelFile, UsageError
 if TYPE_CHECKING:
     from ..model.adapters import Adapter, Deltas
     from ..model.config import ModelConfig
+    from ..weights.adapters.find import AdapterPlace
     from ..weights.resolve import Checkpoint
 
 
@@ -27,7 +28,9 @@ class Action(StrEnum):
 
 def command(
     action: Annotated[Action, typer.Argument(metavar="ACTION", help="show, merge or convert.")],
-    adapter: Annotated[Path, typer.Argument(help="A folder that PEFT wrote, or a .gguf file.")],
+    adapter: Annotated[
+        str, typer.Argument(help="A folder that PEFT wrote, a .gguf file or a hub id.", show_default=False)
+    ],
     out: Annotated[
         Path | None,
         typer.Argument(
@@ -52,12 +55,14 @@ def command(
 
     Examples:
       canvaslm adapter show my-adapter
+      canvaslm adapter show org/name -m org/name
       canvaslm adapter merge my-adapter merged-folder -m org/name
       canvaslm adapter merge my-adapter merged.gguf -m model.gguf
       canvaslm adapter convert my-adapter my-adapter.gguf -m model.gguf
       canvaslm adapter convert my-adapter.gguf my-adapter -m model.gguf
     """
     from ..weights.adapters.base import base_config
+    from ..weights.adapters.find import find_adapter
     from ..weights.resolve import resolve
 
     if (out is None) != (action is Action.SHOW):
@@ -67,15 +72,16 @@ def command(
             else f"`canvaslm adapter {action}` needs OUT, the file or folder to write",
             param="out",
         )
+    place = find_adapter(adapter)
     checkpoint = resolve(model)
     config = base_config(checkpoint)
-    read = _read(adapter, checkpoint, config)
+    read = _read(place.path, checkpoint, config)
     if out is None:
-        _show(adapter, read, config, json)
+        _show(place, read, config, json)
     elif action is Action.MERGE:
         _merge(read, checkpoint, out, force, json)
     else:
-        _convert(adapter, read, checkpoint, config, out, force, json)
+        _convert(place.path, read, checkpoint, config, out, force, json)
 
 
 def _read(path: Path, checkpoint: Checkpoint, config: ModelConfig) -> Adapter:
@@ -99,8 +105,8 @@ def _read(path: Path, checkpoint: Checkpoint, config: ModelConfig) -> Adapter:
         ) from error
 
 
-def _show(path: Path, adapter: Adapter, config: ModelConfig, as_json: bool) -> None:
-    facts = describe(path, adapter, config)
+def _show(place: AdapterPlace, adapter: Adapter, config: ModelConfig, as_json: bool) -> None:
+    facts = describe(place, adapter, config)
     if as_json:
         import json
 
@@ -109,16 +115,16 @@ def _show(path: Path, adapter: Adapter, config: ModelConfig, as_json: bool) -> N
         print(as_text(facts))
 
 
-def describe(path: Path, adapter: Adapter, config: ModelConfig) -> dict[str, Any]:
+def describe(found: AdapterPlace, adapter: Adapter, config: ModelConfig) -> dict[str, Any]:
     """What there is to say of an adapter, as plain data."""
     from ..weights.adapters.modules import modules_of
     from ..weights.adapters.peft import stored_base
     from ..weights.adapters.read import adapter_kind
     from ..weights.adapters.sides import differing
 
-    kind, place = adapter_kind(path)
+    kind, place = adapter_kind(found.path)
     return {
-        "adapter": str(place),
+        "adapter": found.hub_id or str(place),
         "kind": kind,
         "trained_for": stored_base(place) if kind == "peft" else None,
         "parameters": adapter.parameter_count,

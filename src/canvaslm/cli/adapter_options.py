@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -21,14 +20,15 @@ class AdapterFiles:
     adapter: Annotated[
         list[str] | None,
         typer.Option(
-            "--adapter", metavar="[NAME=]FOLDER", rich_help_panel=PANEL,
-            help="A LoRA adapter, as PEFT writes it or a .gguf file, and the name it gets, its folder's "
-            "without one; several times for several.",
+            "--adapter", metavar="[NAME=]ADAPTER", rich_help_panel=PANEL,
+            help="A LoRA adapter: a folder as PEFT writes it, a .gguf file or a hub id; and the name it "
+            "gets, its folder's without one. Several times for several.",
         ),
     ] = None  # fmt: skip
 
     def paths(self) -> dict[str, str]:
-        """Folders by names, in the order given. Raises UsageError for a name given twice, or none."""
+        """Folders, files and hub ids by names, in the order given. Raises UsageError for a name given twice,
+        or none."""
         found: dict[str, str] = {}
         for text in self.adapter or ():
             name, path = _named(text)
@@ -71,10 +71,12 @@ class Adapting(AdapterFiles):
 
 
 def _named(text: str) -> tuple[str, str]:
-    """`name=folder`, or a folder whose last part is the name."""
+    """`name=folder`, or a folder (or hub id) whose last part is the name."""
+    from ..weights.adapters.find import adapter_name
+
     name, equals, path = text.partition("=")
     if not equals or os.sep in name:
-        name, path = Path(os.path.abspath(text)).name, text
+        name, path = adapter_name(text), text
     if not name.strip() or not path.strip():
         raise UsageError(f"--adapter {text}: give a folder, as name=folder", "adapter")
     return name.strip(), path

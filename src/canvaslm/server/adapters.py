@@ -100,9 +100,12 @@ class ServedAdapters:
         self._scales = self._checked(lora)
 
     def place_of(self, one: ShelvedAdapter) -> str:
-        """Where an adapter came from, as far as clients are to know: below the folder, else its last part."""
-        if one.path is None:
+        """Where an adapter came from, as far as clients are to know: below the folder, by a hub id, else its
+        last part."""
+        if one.place is None or one.path is None:
             return ""
+        if one.place.hub_id is not None:
+            return one.place.hub_id
         if self.folder is not None and self.folder in one.path.parents:
             return one.path.relative_to(self.folder).as_posix()
         return one.path.name

@@ -1,6 +1,6 @@
 """The adapters of a session, by name: read, checked, moved to where the model is, dropped when memory ends.
 
-    adapters.load("terse", "runs/terse")            # a folder as PEFT writes it, or a GGUF file
+    adapters.load("terse", "runs/terse")     # a folder as PEFT writes it, a GGUF file or a hub id
     session.generate("Hello", adapter="terse")
 
 What is being written keeps its adapters, whatever happens to their names meanwhile: requests hold them.
@@ -22,6 +22,7 @@ from ..errors import NotFound, UsageError
 from ..model.adapters import Adapter, check_adapter
 from ..options import AdapterOption
 from ..types import AdapterUse
+from ..weights.adapters.find import AdapterPlace, find_adapter
 from ..weights.adapters.read import read_adapter
 
 if TYPE_CHECKING:
@@ -35,11 +36,11 @@ _FORM = 'a name, or a list of names and of pairs of name and scale, as [("terse"
 
 @dataclass
 class ShelvedAdapter:
-    """`nbytes`: what it takes in memory, `loaded` or not; `path`: where it came from, None if it was added;
+    """`nbytes`: what it takes in memory, `loaded` or not; `place`: where it came from, None if it was added;
     `pinned`: it is not dropped for others."""
 
     name: str
-    path: Path | None
+    place: AdapterPlace | None
     nbytes: int
     pinned: bool
     adapter: Adapter | None
@@ -50,6 +51,11 @@ class ShelvedAdapter:
     def loaded(self) -> bool:
         """Whether it is in memory."""
         return self.adapter is not None
+
+    @property
+    def path(self) -> Path | None:
+        """Where its files are."""
+        return None if self.place is None else self.place.path
 
 
 class Adapters:
@@ -89,13 +95,19 @@ class Adapters:
     def load(
         self, name: str, path: str | os.PathLike[str], *, pinned: bool = False, replace: bool = False
     ) -> None:
-        """Reads an adapter from its folder; `replace`: in the place of one of that name. Raises NotFound,
-        BadModelFile, and UsageError for a name that is taken, for what does not fit the model, or not in
-        memory."""
+        """Reads an adapter from its folder, or from a hub (a text such as "org/name", where there is no such
+        folder); `replace`: in the place of one of that name. Raises NotFound, Offline, BadModelFile, and
+        UsageError for a name that is taken, for what does not fit the model, or not in memory."""
+        self._check_name(name, replace)
+        self.load_found(name, find_adapter(path), pinned=pinned, replace=replace)
+
+    def load_found(
+        self, name: str, place: AdapterPlace, *, pinned: bool = False, replace: bool = False
+    ) -> None:
+        """As `load`, of what was found already."""
         with self._reading:
             self._check_name(name, replace)
-            found = Path(path).expanduser().resolve()
-            self._put(ShelvedAdapter(name, found, 0, pinned, self._read(name, found)))
+            self._put(ShelvedAdapter(name, place, 0, pinned, self._read(name, place.path)))
 
     def add(self, name: str, adapter: Adapter) -> None:
         """Takes one that is in memory already, which stays there. Raises UsageError as `load` does."""
@@ -228,19 +240,25 @@ def known(names: Sequence[str]) -> str:
     return f"known are {', '.join(names[:_LISTED])}{more}" if names else "none is loaded"
 
 
-def load_all(
-    adapters: Adapters, paths: Mapping[str, str | os.PathLike[str]] | None, limit: int | None = None
-) -> None:
-    """Those that are there from the start, and stay; `limit` as in `Adapters`. Raises as `Adapters.load`."""
+def find_all(
+    paths: Mapping[str, str | os.PathLike[str]] | None, limit: int | None = None
+) -> dict[str, AdapterPlace]:
+    """Those that are to be there from the start, looked for before a model is read: what is missing is told
+    at once. Raises as `find_adapter`, and UsageError for what is no table and a `limit` below 0."""
     if paths is not None and not isinstance(paths, Mapping):
         raise UsageError(
             'adapters should be a table of names and folders, as {"terse": "runs/terse"}', "adapters"
         )
     if limit is not None and limit < 0:
         raise UsageError(f"adapter_memory = {limit} is out of range: 0 and more", "adapter_memory")
+    return {name: find_adapter(path) for name, path in (paths or {}).items()}
+
+
+def load_all(adapters: Adapters, places: Mapping[str, AdapterPlace], limit: int | None = None) -> None:
+    """Reads them; they stay. `limit` as in `Adapters`. Raises as `Adapters.load`."""
     adapters.limit = limit
-    for name, path in (paths or {}).items():
-        adapters.load(name, path, pinned=True)
+    for name, place in places.items():
+        adapters.load_found(name, place, pinned=True)
 
 
 def _expert_scales(model: Model) -> dict[str, Tensor]:
@@ -270,4 +288,4 @@ def _mib(count: int) -> str:
     return f"{count / 2**20:.2f} MiB"
 
 
-__all__ = ["MOST_NAME", "MOST_USED", "Adapters", "ShelvedAdapter", "known", "load_all"]
+__all__ = ["MOST_NAME", "MOST_USED", "Adapters", "ShelvedAdapter", "find_all", "known", "load_all"]

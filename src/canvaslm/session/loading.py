@@ -29,7 +29,7 @@ from ..weights.loading.empty import meta_model
 from ..weights.loading.load import load_model
 from ..weights.loading.loaded import Loaded
 from ..weights.resolve import DEMO, Checkpoint, read_config, resolve
-from .adapters import load_all
+from .adapters import find_all, load_all
 from .options import check_names
 from .session import Session
 
@@ -50,9 +50,9 @@ def load(source: str | Path | None = None, **options: Unpack[LoadingOptions]) ->
     `prefix_memory`: bytes for the keys and values of running sequences (None: no limit) and of remembered
     ones (0: none are). `deterministic`: sums in one order, whatever else runs. `kv_type` is "float32",
     "bfloat16" or "int8"; `self_conditioning` "exact" lets native kernels leave nothing out of the soft
-    embedding ("auto" is the default). `adapters`: folders of LoRA adapters as PEFT writes them, by the names
-    that the option `adapter` calls them by, as {"terse": "runs/terse"}; `adapter_memory`: bytes for all
-    adapters (None: no limit).
+    embedding ("auto" is the default). `adapters`: folders of LoRA adapters as PEFT writes them, GGUF files or
+    hub ids, by the names that the option `adapter` calls them by, as {"terse": "runs/terse"};
+    `adapter_memory`: bytes for all adapters (None: no limit).
 
     Raises NotFound, Offline, BadModelFile, OutOfMemory, UsageError.
 
@@ -83,7 +83,7 @@ def _load(
 ) -> Session:
     if threads is not None and not 1 <= threads <= 1024:
         raise UsageError(f"threads = {threads} is out of range: 1 to 1024", "threads")
-    checkpoint = resolve(source)
+    checkpoint, places = resolve(source), find_all(adapters, adapter_memory)
     # Beside the weights, which wait for the disk: a vocabulary of 262,144 tokens takes a second.
     with ThreadPoolExecutor(1) as beside, _threads(threads, checkpoint).in_use():
         text = beside.submit(_open_text, checkpoint)
@@ -116,7 +116,7 @@ def _load(
         threads=_threads(threads, checkpoint),
         calibration=read_calibration(checkpoint.path(FILE_NAME)),
     )
-    load_all(session.adapters, adapters, adapter_memory)
+    load_all(session.adapters, places, adapter_memory)
     return session
 
 

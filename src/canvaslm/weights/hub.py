@@ -1,4 +1,5 @@
-"""Models from a hub: ids such as `org/name@revision`, downloaded by huggingface_hub into its cache.
+"""Models and adapters from a hub: ids such as `org/name@revision`, downloaded by huggingface_hub into its
+cache.
 
 A repository of GGUF files holds the same model many times over: `org/name:Q4_K_M` takes the file (or all
 parts of it) of that type, which is told by its name or its folder's.
@@ -23,6 +24,8 @@ from .safetensors_.header import shown
 # Top-level files only: weights, configuration and tokenizer. Never .bin, .pt or Python.
 ALLOW = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "tokenizer.model")
 IGNORE = ("*/*", "consolidated*", "adapter_*", "*training_args*")
+# What an adapter is, as PEFT writes it; nothing else of its repository is fetched.
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 _PART = r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}"
 _ID = re.compile(rf"{_PART}/{_PART}")
@@ -33,11 +36,13 @@ _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,127}")
 
 @dataclass(frozen=True)
 class HubId:
-    """`org/name`, the type of GGUF file after a `:`, and the branch, tag or commit after an `@`."""
+    """`org/name`, the type of GGUF file after a `:`, and the branch, tag or commit after an `@`. `what`: of
+    what it is, for errors."""
 
     repository: str
     revision: str | None = None
     file_type: str | None = None
+    what: str = "model"
 
     def __str__(self) -> str:
         return (
@@ -53,8 +58,9 @@ def looks_like_hub_id(source: str) -> bool:
     return head.count("/") == 1 and not head.startswith((".", "/", "~")) and not head.endswith("/")
 
 
-def parse_hub_id(source: str) -> HubId:
-    """Checks an id before any of it becomes a path in the cache or part of an address.
+def parse_hub_id(source: str, what: str = "model") -> HubId:
+    """Checks an id, of a model or an adapter, before any of it becomes a path in the cache or part of an
+    address.
 
     Raises UsageError for traversal ("..", "%2e"), backslashes and other characters no hub uses.
     """
@@ -63,18 +69,26 @@ def parse_hub_id(source: str) -> HubId:
     good = _ID.fullmatch(repository) and ".." not in repository and "--" not in repository
     if not good or repository.endswith((".git", ".", "-")):
         raise UsageError(
-            f"{shown(source)} is not a model id; one looks like org/name, "
-            "org/name:Q4_K_M or org/name@revision, "
+            f"{shown(source)} is not {_an(what)} id; one looks like org/name, "
+            f"{'org/name:Q4_K_M ' if what == 'model' else ''}or org/name@revision, "
             "in letters, digits, '-', '_' and '.'",
-            param="model",
+            param=what,
+        )
+    if colon and what != "model":
+        raise UsageError(
+            f"{shown(source)}: a type of GGUF file, behind ':', is of models alone: leave it out", param=what
         )
     if colon and (not _TYPE.fullmatch(file_type) or ".." in file_type):
         raise UsageError(
-            f"{shown(source)}: after ':' comes the type of a GGUF file, such as Q4_K_M", param="model"
+            f"{shown(source)}: after ':' comes the type of a GGUF file, such as Q4_K_M", param=what
         )
     if at and (not _REVISION.fullmatch(revision) or ".." in revision or "//" in revision):
-        raise UsageError(f"{shown(source)}: after '@' comes a branch, a tag or a commit", param="model")
-    return HubId(repository, revision if at else None, file_type if colon else None)
+        raise UsageError(f"{shown(source)}: after '@' comes a branch, a tag or a commit", param=what)
+    return HubId(repository, revision if at else None, file_type if colon else None, what)
+
+
+def _an(what: str) -> str:
+    return f"an {what}" if what[0] in "aeiou" else f"a {what}"
 
 
 def download(hub_id: HubId) -> Path:
@@ -84,7 +98,6 @@ def download(hub_id: HubId) -> Path:
     Raises Offline without a network, NotFound for an unknown, private or gated model, UsageError when the
     repository has several GGUF files and the id does not say which; the message says what to do.
     """
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # read when huggingface_hub is imported
     if not hub_id.file_type:
         folder = _snapshot(hub_id, ALLOW, IGNORE)
         if any(folder.glob("*.safetensors")):
@@ -96,7 +109,34 @@ def download(hub_id: HubId) -> Path:
     return _snapshot(hub_id, [glob.escape(name) for name in chosen]) / chosen[0]
 
 
+def download_adapter(hub_id: HubId) -> Path:
+    """The folder in the hub cache with an adapter's two files, downloaded first where needed.
+
+    Raises Offline without a network, NotFound for an unknown, private or gated repository, and for one that
+    has no such files.
+    """
+    folder = _snapshot(hub_id, ADAPTER_FILES)
+    missing = next((name for name in ADAPTER_FILES if not (folder / name).is_file()), None)
+    if missing is None:
+        return folder
+    names = _listed(hub_id)  # raises Offline where only the cache lacks it
+    pickled = any(name.startswith("adapter_model") and name.endswith(".bin") for name in names)
+    inner = [name.rpartition("/")[0] for name in names if name.endswith(f"/{ADAPTER_FILES[0]}")]
+    more = ""
+    if pickled:
+        more = "; it is a pickle (.bin), which canvaslm never loads, since that runs code"
+    elif inner:
+        more = f"; there are adapters in its folders {', '.join(inner[:8])}: download one and give its path"
+    raise NotFound(f"{hub_id}: is no adapter: there is no {missing} in it{more}")
+
+
+def _library() -> None:
+    """To be called before huggingface_hub is imported, which then reads its environment."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+
 def _snapshot(hub_id: HubId, allow: Sequence[str], ignore: Sequence[str] = ()) -> Path:
+    _library()
     from huggingface_hub import snapshot_download
 
     try:
@@ -114,20 +154,26 @@ def _snapshot(hub_id: HubId, allow: Sequence[str], ignore: Sequence[str] = ()) -
 
 def _gguf_files(hub_id: HubId) -> dict[str, str]:
     """The repository's GGUF files and their types; those in the cache where the hub cannot be asked."""
+    try:
+        names = _listed(hub_id)
+    except Offline:
+        folder = _snapshot(hub_id, ["config.json"])  # small or absent: only the folder is wanted
+        names = [path.relative_to(folder).as_posix() for path in folder.rglob("*.gguf")]
+    return {name: kind for name in sorted(names) if (kind := _gguf_type(name))}
+
+
+def _listed(hub_id: HubId) -> list[str]:
+    """The paths of all files of a repository. Raises Offline, NotFound."""
+    _library()
     from huggingface_hub import HfApi
 
     try:
         listed = HfApi(library_name="canvaslm").list_repo_tree(
             hub_id.repository, revision=hub_id.revision, recursive=True
         )
-        names = [entry.path for entry in listed]
+        return [entry.path for entry in listed]
     except Exception as error:
-        explained = _explained(hub_id, error)
-        if not isinstance(explained, Offline):
-            raise explained from error
-        folder = _snapshot(hub_id, ["config.json"])  # small or absent: only the folder is wanted
-        names = [path.relative_to(folder).as_posix() for path in folder.rglob("*.gguf")]
-    return {name: kind for name in sorted(names) if (kind := _gguf_type(name))}
+        raise _explained(hub_id, error) from error
 
 
 def _choose(hub_id: HubId, files: dict[str, str]) -> list[str]:
@@ -205,11 +251,11 @@ def _explained(hub_id: HubId, error: Exception) -> Exception:
         )
     if isinstance(error, errors.RepositoryNotFoundError):
         return NotFound(
-            f"{hub_id}: there is no such model at {where}, and no such folder here "
-            "(a private model needs HF_TOKEN)"
+            f"{hub_id}: there is no such {hub_id.what} at {where}, and no such folder here "
+            f"(a private {hub_id.what} needs HF_TOKEN)"
         )
     if isinstance(error, errors.HFValidationError):
-        return UsageError(f"{shown(str(hub_id))} is not a model id ({error})", param="model")
+        return UsageError(f"{shown(str(hub_id))} is not {_an(hub_id.what)} id ({error})", param=hub_id.what)
     return _connection(hub_id, error, constants.ENDPOINT) or error
 
 
@@ -254,4 +300,14 @@ def _of_network(error: BaseException) -> bool:
     ) or type(error).__name__ == "HfHubHTTPError"  # fmt: skip
 
 
-__all__ = ["ALLOW", "HubId", "cached_ids", "download", "gguf_stem", "looks_like_hub_id", "parse_hub_id"]
+__all__ = [
+    "ADAPTER_FILES",
+    "ALLOW",
+    "HubId",
+    "cached_ids",
+    "download",
+    "download_adapter",
+    "gguf_stem",
+    "looks_like_hub_id",
+    "parse_hub_id",
+]
