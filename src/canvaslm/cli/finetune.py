@@ -115,14 +115,14 @@ def _check(data: DataFlags, out: Path, *, resume: bool, dry_run: bool, preferenc
 
 
 def _open(model: str | None, device: str, dtype: str | None) -> tuple[Session, str]:
-    """A quantised base stays quantised, in layers through which gradients flow: plain PyTorch's."""
-    from ..ops import backend, plain
+    """A quantised base stays quantised, in layers through which gradients flow."""
+    from ..ops import backend
     from .loading import progress_line
 
     with progress_line(model or "the demo model") as progress:
         from ..session import load
 
-        with backend.only(plain.BACKEND):
+        with backend.differentiable():
             session = load(model, device=device, dtype=dtype, progress=progress)
     return session, model or "demo"
 

@@ -91,6 +91,26 @@ def only(backend: Backend) -> Iterator[None]:
         BACKENDS[:] = before
 
 
+_differentiable = False
+
+
+@contextmanager
+def differentiable() -> Iterator[None]:
+    """Models that are loaded meanwhile let gradients flow through: no layers are fused that are for inference
+    only."""
+    global _differentiable
+    before, _differentiable = _differentiable, True
+    try:
+        yield
+    finally:
+        _differentiable = before
+
+
+def may_fuse() -> bool:
+    """Whether layers may be fused that no gradient flows through."""
+    return not _differentiable
+
+
 def quantised_formats() -> tuple[str, ...]:
     """Formats whose values share blocks: those that the table is for."""
     return tuple(name for name, format in FORMATS.items() if format.block > 1)
@@ -109,9 +129,11 @@ __all__ = [
     "Weights",
     "backend_of",
     "choose",
+    "differentiable",
     "find",
     "for_format",
     "kernel_table",
+    "may_fuse",
     "only",
     "quantised_formats",
     "registered",

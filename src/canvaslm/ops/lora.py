@@ -44,7 +44,7 @@ def adapted_experts(
     one product after the other, so several times slower than the fused kernels. Differentiable in x, weights
     and the changes, as far as the two products are.
     """
-    out = torch.zeros_like(x)
+    tokens, parts = [], []
     for expert in index.unique().tolist():
         rows, choice = (index == expert).nonzero(as_tuple=True)
         wide = x[rows]
@@ -55,8 +55,12 @@ def adapted_experts(
         hidden = F.gelu(gate, approximate="tanh") * up
         made = _changed(expert, hidden, down, down_changes)[: len(rows)]
         share = weights[rows, choice, None].to(x.dtype)
-        out = out.index_add(0, rows, made.to(x.dtype) * share)
-    return out
+        tokens.append(rows)
+        parts.append(made.to(x.dtype) * share)
+    if not parts:
+        return torch.zeros_like(x)
+    # One after the other into a token, as listed.
+    return torch.zeros_like(x).index_add(0, torch.cat(tokens), torch.cat(parts))
 
 
 def _changed(expert: int, x: Tensor, product: ExpertProduct, changes: Sequence[LowRank]) -> Tensor:

@@ -18,6 +18,7 @@ from torch import nn
 
 from ..errors import UsageError
 from ..model.protocol import Model
+from ..ops.cpu.repacked import RepackedExperts, RepackedMatrix
 from ..ops.formats.quant_tensor import QuantTensor
 from ..ops.head_loss import TILE
 from ..weights.adapters.peft_write import write_peft
@@ -169,8 +170,9 @@ def _weight_bytes(model: Model) -> int:
     """Floats, and what stays quantised."""
     floats = sum(p.nbytes for p in (*model.parameters(), *model.buffers()))
     values = (value for module in model.modules() for value in vars(module).values())
-    packed = (part for v in values for part in (v if isinstance(v, tuple) else (v,)))
-    return floats + sum({id(p): p.nbytes for p in packed if isinstance(p, QuantTensor)}.values())
+    parts = (part for v in values for part in (v if isinstance(v, tuple) else (v,)))
+    packed = {id(p): p.nbytes for p in parts if isinstance(p, (QuantTensor, RepackedMatrix, RepackedExperts))}
+    return floats + sum(packed.values())
 
 
 def steps_of(examples: int, batch: int, epochs: float) -> int:

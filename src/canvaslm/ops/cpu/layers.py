@@ -3,16 +3,21 @@
 
 Activations are rounded to int8 on the way in (one scale per row and 256 inputs): see docs/formats.md
 for what that costs. CPU only; inputs and outputs are fp32. Each asks a `Repacker` for its weights under
-its own name in the model.
+its own name in the model. Where gradients flow to an input, the fused calls are taken apart
+(`ops.cpu.frozen`).
 """
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ..formats.quant_tensor import QuantTensor
+from ..lora import adapted_experts
 from ..quantised import QuantVocabulary
 from . import products
+from .frozen import flows, repacked_product
 from .head import SoftTable
 from .predict import predict_repacked
 from .repacked import RepackedExperts, RowTable, dense_kind
@@ -31,7 +36,7 @@ class RepackedLinear(nn.Module):
         self.weight = repacker.matrix(name, weight, dense_kind(weight.format))
 
     def forward(self, x: Tensor) -> Tensor:
-        out = products.matmul(self.weight, x.reshape(-1, self.in_features))
+        out = repacked_product(self.weight, x.reshape(-1, self.in_features))
         return out.view(*x.shape[:-1], self.out_features)
 
     def extra_repr(self) -> str:
@@ -46,11 +51,11 @@ class _Gated(nn.Module):
 
     def gate_up_product(self, expert: int, x: Tensor) -> Tensor:
         """x [N, H] -> [N, 2I], of one expert."""
-        return products.matmul(self.gate_up.expert(expert), x)
+        return repacked_product(self.gate_up.expert(expert), x)
 
     def down_product(self, expert: int, x: Tensor) -> Tensor:
         """x [N, I] -> [N, H], of one expert."""
-        return products.matmul(self.down.expert(expert), x)
+        return repacked_product(self.down.expert(expert), x)
 
 
 class RepackedExpertsLayer(_Gated):
@@ -66,6 +71,8 @@ class RepackedExpertsLayer(_Gated):
         self.down = repacker.stacked(f"{name}.down", (down,))
 
     def forward(self, x: Tensor, index: Tensor, weights: Tensor) -> Tensor:
+        if flows(x, weights):
+            return adapted_experts(x, index, weights, self.gate_up_product, self.down_product, (), ())
         return products.experts(x, index, weights, self.gate_up, self.down)
 
     def extra_repr(self) -> str:
@@ -86,7 +93,11 @@ class RepackedMLP(_Gated):
         self.down = repacker.stacked(f"{name}.down", (_stack(down),), dense_kind(down.format))
 
     def forward(self, x: Tensor) -> Tensor:
-        return products.gated_mlp(x.reshape(-1, self.gate_up.k), self.gate_up, self.down).view_as(x)
+        rows = x.reshape(-1, self.gate_up.k)
+        if flows(x):
+            gate, up = self.gate_up_product(0, rows).chunk(2, dim=-1)
+            return self.down_product(0, F.gelu(gate, approximate="tanh") * up).view_as(x)
+        return products.gated_mlp(rows, self.gate_up, self.down).view_as(x)
 
     def extra_repr(self) -> str:
         return f"{self.gate_up.kind}+{self.down.kind}"
@@ -107,6 +118,10 @@ class RepackedVocabulary(QuantVocabulary):
 
     def forward(self, tokens: Tensor) -> Tensor:
         return products.gather(self.rows, tokens)
+
+    def tile(self, start: int, stop: int) -> Tensor:
+        """Rows start..stop in fp32."""
+        return products.gather(self.rows, torch.arange(start, min(stop, self.shape[0])))
 
     def product(self, hidden: Tensor) -> Tensor:
         """Logits [N, vocabulary] of states [N, hidden], by the matrix that predictions are made with."""

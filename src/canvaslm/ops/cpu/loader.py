@@ -18,7 +18,7 @@ from pathlib import Path
 from . import build
 from .structures import STRUCTURES
 
-_ABI = 3
+_ABI = 4
 _lock = threading.Lock()
 _loaded: ctypes.CDLL | None = None
 _problem: str | None = None
@@ -48,6 +48,7 @@ _SIGNATURES: dict[str, tuple[object, list[object]]] = {
     "canvas_transpose": (None, [_int, _int, _pointer, _int, _int, _pointer]),
     "canvas_gather": (None, [_int, _pointer, _int, _pointer, _int, _pointer]),
     "canvas_matmul": (None, [_int, _pointer, _int, _int, _pointer, _long, _int, _pointer, _long]),
+    "canvas_matmul_back": (None, [_int, _pointer, _int, _int, _pointer, _long, _int, _pointer, _long]),
     "canvas_experts": (
         _int,
         [_int, _pointer, _int, _pointer, _int, _int, _int, _int, _pointer, _int, _pointer, _pointer, _int,

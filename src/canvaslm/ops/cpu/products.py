@@ -53,6 +53,18 @@ def matmul(weight: RepackedMatrix, x: Tensor, out: Tensor | None = None) -> Tens
     return out
 
 
+def matmul_back(weight: RepackedMatrix, grad: Tensor) -> Tensor:
+    """grad [M, n] @ weight -> [M, k]: what flows back through `matmul`. fp32 on exact weights."""
+    grad = check("grad", grad, (None, weight.n))
+    out = torch.empty(grad.shape[0], weight.k)
+    if len(grad):
+        library().canvas_matmul_back(
+            weight.code, weight.data, weight.n, weight.k, grad.data_ptr(), weight.n, len(grad),
+            out.data_ptr(), weight.k,
+        )  # fmt: skip
+    return out
+
+
 def experts(
     x: Tensor, index: Tensor, weights: Tensor, gate_up: RepackedExperts, down: RepackedExperts
 ) -> Tensor:
@@ -107,4 +119,4 @@ def gather(table: RowTable, ids: Tensor) -> Tensor:
     return out.view(*ids.shape, table.columns)
 
 
-__all__ = ["check", "experts", "gated_mlp", "gather", "matmul", "pointer"]
+__all__ = ["check", "experts", "gated_mlp", "gather", "matmul", "matmul_back", "pointer"]

@@ -87,7 +87,8 @@ def load_quantised(
     mapped = model is not None
     if model is None:
         model = _filled(file, config, places, device, progress, repacks)
-    model.fuse()
+    if backend.may_fuse():
+        model.fuse()
     notes.append(_note(file, device, mapped))
     return Loaded(model.eval(), config, read_gguf_generation(file), None, notes)
 

@@ -107,7 +107,7 @@ void repack_some(void* context, int item, int) {
 
 }  // namespace
 
-API int canvas_abi() { return 3; }
+API int canvas_abi() { return 4; }
 // Bytes of a call structure as these sources have it, which must be what the caller's declaration takes; 0:
 // not known.
 API size_t canvas_struct_size(const char* name) {
@@ -159,6 +159,11 @@ API void canvas_matmul(int kind, const uint8_t* w, int n, int k, const float* x,
                        float* y, int64_t y_stride) {
   Operation held;
   kernels().matmul({kind, n, k, w}, x, (size_t)x_stride, rows, y, (size_t)y_stride);
+}
+API void canvas_matmul_back(int kind, const uint8_t* w, int n, int k, const float* dy, int64_t dy_stride,
+                            int rows, float* dx, int64_t dx_stride) {
+  Operation held;
+  kernels().matmul_back({kind, n, k, w}, dy, (size_t)dy_stride, rows, dx, (size_t)dx_stride);
 }
 // 0, or 1 when an expert id is out of range.
 API int canvas_experts(int gate_up_kind, const uint8_t* gate_up, int down_kind, const uint8_t* down,

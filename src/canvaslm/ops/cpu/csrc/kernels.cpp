@@ -4,6 +4,7 @@
 #include "simd.h"
 //
 #include "attention.h"
+#include "backward.h"
 #include "ceiling.h"
 #include "experts.h"
 #include "gemm.h"
@@ -18,7 +19,8 @@
 namespace CANVAS_ISA {
 
 extern const Kernels kernels;
-const Kernels kernels = {TEXT(CANVAS_ISA), matmul,    experts,  requantize, transpose, gather, head,   soft,
-                         append,           attention, rms_norm, join,       norm_rope, route,  ceiling};
+const Kernels kernels = {
+    TEXT(CANVAS_ISA), matmul,    matmul_back, experts, requantize, transpose, gather, head, soft,
+    append,           attention, rms_norm,    join,    norm_rope,  route,     ceiling};
 
 }  // namespace CANVAS_ISA

@@ -60,6 +60,8 @@ struct SoftCall {
 struct Kernels {
   const char* name;
   void (*matmul)(const Matrix&, const float* x, size_t x_stride, int rows, float* y, size_t y_stride);
+  void (*matmul_back)(const Matrix&, const float* dy, size_t dy_stride, int rows, float* dx,
+                      size_t dx_stride);
   void (*experts)(const Matrix& gate_up, const Matrix& down, int count, const float* x, int tokens,
                   const int64_t* index, const float* weights, int top, float* y);
   void (*requantize)(int format, const uint8_t* src, int n, int k, uint8_t* dst);

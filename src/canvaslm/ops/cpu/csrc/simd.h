@@ -6,6 +6,7 @@
 // dot_low    lane += sum of 4 (unsigned byte < 128) * (signed byte)
 // dot_byte   the same for any unsigned byte, which stands for the weight `byte - 128`; how much of that
 //            128 is left for the caller to take off is kByteOffset (128 or 0)
+// byte_of    byte c of each int32 lane, as fp32
 // dot_pairs  lane += sum of 2 int16 * int16
 #pragma once
 #include <cstddef>

@@ -127,6 +127,11 @@ INL void store_bytes(void* p, B x) {
 INL B set1_byte(uint8_t x) { return {_mm256_set1_epi8((char)x), _mm256_set1_epi8((char)x)}; }
 INL B and_bytes(B x, B y) { return {_mm256_and_si256(x.a, y.a), _mm256_and_si256(x.b, y.b)}; }
 INL B or_bytes(B x, B y) { return {_mm256_or_si256(x.a, y.a), _mm256_or_si256(x.b, y.b)}; }
+INL F byte_of(B x, int c) {
+  const __m256i low = _mm256_set1_epi32(255);
+  return {_mm256_cvtepi32_ps(_mm256_and_si256(_mm256_srli_epi32(x.a, 8 * c), low)),
+          _mm256_cvtepi32_ps(_mm256_and_si256(_mm256_srli_epi32(x.b, 8 * c), low))};
+}
 INL B shift_right(B x, int n) {
   __m128i c = _mm_cvtsi32_si128(n);
   return {_mm256_srl_epi16(x.a, c), _mm256_srl_epi16(x.b, c)};

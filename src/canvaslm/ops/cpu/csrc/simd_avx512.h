@@ -57,6 +57,10 @@ INL void store_bytes(void* p, B a) { _mm512_store_si512(p, a); }
 INL B set1_byte(uint8_t x) { return _mm512_set1_epi8((char)x); }
 INL B and_bytes(B a, B b) { return _mm512_and_si512(a, b); }
 INL B or_bytes(B a, B b) { return _mm512_or_si512(a, b); }
+INL F byte_of(B x, int c) {
+  const __m512i low = _mm512_set1_epi32(255);
+  return _mm512_cvtepi32_ps(_mm512_and_si512(_mm512_srli_epi32(x, (unsigned)(8 * c)), low));
+}
 INL B shift_right(B a, int n) { return _mm512_srl_epi16(a, _mm_cvtsi32_si128(n)); }
 INL B shift_left(B a, int n) { return _mm512_sll_epi16(a, _mm_cvtsi32_si128(n)); }
 INL B widen_u8(const uint8_t* p) { return _mm512_cvtepu8_epi16(_mm256_loadu_si256((const __m256i*)p)); }

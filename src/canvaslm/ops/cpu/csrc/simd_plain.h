@@ -92,6 +92,7 @@ INL void store_bytes(void* p, B x) { memcpy(p, x.v, 64); }
 INL B set1_byte(uint8_t x) { B r; BYTES(r.v[i] = x) return r; }
 INL B and_bytes(B x, B y) { BYTES(x.v[i] &= y.v[i]) return x; }
 INL B or_bytes(B x, B y) { BYTES(x.v[i] |= y.v[i]) return x; }
+INL F byte_of(B x, int c) { F r; LANES(r.v[i] = (float)x.v[4 * i + c]) return r; }
 // Callers mask off what a 16-bit shift would carry over, so shifting bytes gives the same.
 INL B shift_right(B x, int n) { BYTES(x.v[i] = (uint8_t)(x.v[i] >> n)) return x; }
 INL B shift_left(B x, int n) { BYTES(x.v[i] = (uint8_t)(x.v[i] << n)) return x; }
