@@ -26,7 +26,7 @@ def _capped(hidden: Tensor, piece: Tensor, cap: float) -> Tensor:
     return torch.tanh(raw / cap) * cap if cap else raw
 
 
-def softmax_statistics(
+def _statistics(
     hidden: Tensor, rows: Rows, vocabulary: int, cap: float, targets: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Of each state: log-sum-exp of its logits, the likeliest token, and the target's logit (0 without)."""
@@ -52,7 +52,7 @@ class _HeadLoss(torch.autograd.Function):
     def forward(
         ctx: Any, hidden: Tensor, targets: Tensor, rows: Rows, vocabulary: int, cap: float, ignore: int
     ) -> tuple[Tensor, Tensor]:
-        lse, best, wanted = softmax_statistics(hidden, rows, vocabulary, cap, targets)
+        lse, best, wanted = _statistics(hidden, rows, vocabulary, cap, targets)
         ctx.save_for_backward(hidden, targets, lse)
         ctx.rows, ctx.vocabulary, ctx.cap, ctx.ignore = rows, vocabulary, cap, ignore
         ctx.mark_non_differentiable(best)
@@ -91,17 +91,4 @@ def head_loss(
     return found
 
 
-@torch.no_grad()
-def expected_rows(hidden: Tensor, head: Rows, table: Rows, vocabulary: int, cap: float) -> Tensor:
-    """Expected rows [N, W] of a table under the softmax of each state's logits."""
-    lse, _, _ = softmax_statistics(hidden, head, vocabulary, cap)
-    total: Tensor | None = None
-    both = zip(*(_tiles(one, vocabulary, hidden.dtype) for one in (head, table)), strict=True)
-    for (_, piece), (_, its) in both:
-        added = (_capped(hidden, piece, cap) - lse[:, None]).exp() @ its
-        total = added if total is None else total + added
-    assert total is not None
-    return total
-
-
-__all__ = ["TILE", "Rows", "expected_rows", "head_loss", "softmax_statistics"]
+__all__ = ["TILE", "Rows", "head_loss"]

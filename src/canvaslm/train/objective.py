@@ -24,8 +24,9 @@ from torch.nn import functional as F
 from ..model.context import PlainContext
 from ..model.protocol import Model
 from ..ops.grouped import experts_sorted
-from ..ops.head_loss import Rows, expected_rows, head_loss
-from ..ops.predict import Table
+from ..ops.head_loss import Rows, head_loss
+from ..ops.predict import Table, predict
+from ..ops.predict import draw as draw_tokens
 from .data import IGNORE, Batch
 from .settings import ObjectiveSettings
 
@@ -138,11 +139,21 @@ def token_losses(model: Model, hidden: Tensor, targets: Tensor) -> tuple[Tensor,
 def soft_guess(model: Model, hidden: Tensor) -> Tensor:
     """The soft embedding [B, C, H] of the prediction from hidden [B, C, H] at T = 1."""
     if head_in_tiles(model):
-        head, table, vocabulary = _rows(model.head), _rows(model.embedding), model.config.vocab_size
-        states = hidden.flatten(0, 1).float()
-        soft = expected_rows(states, head, table, vocabulary, model.config.softcap or 0.0)
-        return (soft * model.embedding_scale.to(soft.device)).view_as(hidden).to(hidden.dtype)
+        return _predicted(model, hidden.float()).to(hidden.dtype)
     return model.soft_embedding(model.logits(hidden).softmax(-1))
+
+
+@torch.no_grad()
+def _predicted(model: Model, hidden: Tensor) -> Tensor:
+    """As a denoising step makes it, by the head's kernel if it has one."""
+    (rows, places), vocabulary = hidden.shape[:2], model.config.vocab_size
+    unused = draw_tokens(0, 0, 0, places, vocabulary, hidden.device)  # what is sampled is not read
+    made = predict(
+        hidden, model.head, model.embedding, softcap=model.config.softcap or 0.0, temperature=[1.0] * rows,
+        draws=[unused] * rows,
+    )  # fmt: skip
+    assert made.soft is not None
+    return made.soft
 
 
 def head_in_tiles(model: Model) -> bool:
