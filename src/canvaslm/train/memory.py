@@ -1,7 +1,7 @@
 """How much memory a run takes, by arithmetic: told before anything is trained.
 
 Figures a token are counts of what autograd keeps of one layer, fitted to models of many sizes; docs/log.md
-the sums with peaks that were measured.
+compares the sums with peaks that were measured.
 """
 
 from __future__ import annotations
