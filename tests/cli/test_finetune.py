@@ -48,7 +48,18 @@ def test_a_dry_run_tells_all_and_writes_nothing(
         "memory: about", "steps of 4 examples", "s a step",
     ):  # fmt: skip
         assert part in told, part
+    assert "warning" not in told
     assert not (tmp_path / "run").exists()
+
+
+def test_too_little_memory_is_told_with_what_helps(
+    chats: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("canvaslm.train.memory.available_memory", lambda device: 1000)
+    assert tune(chats, "--out", str(tmp_path / "run"), "--dry-run") == 0
+    told = capsys.readouterr().err
+    helps = "--recompute, a --micro-batch below 4, a --max-length below 27, --phases denoise"
+    assert f"warning: more than is free; what helps: {helps}" in told
 
 
 def test_trains_goes_on_and_writes_what_loads(
@@ -72,7 +83,27 @@ def test_trains_goes_on_and_writes_what_loads(
     assert tune(chats, *more, "--steps", "3") == 2
     assert "holds a run already; pass --resume" in capsys.readouterr().err
     assert tune(chats, *more, "--steps", "3", "--resume") == 0
+    told = capsys.readouterr().err
+    assert "finished after 3 steps" in told
+    assert "note: run.steps was 2, and is 3 from here on" in told
+    assert tune(chats, *more, "--steps", "3", "--resume", "--alpha", "4") == 2
+    assert "was trained with lora.alpha 32.0 (now 4.0)" in capsys.readouterr().err
+    chats.write_text(chats.read_text() + '{"question": "x", "answer": "y"}\n')
+    assert tune(chats, *more, "--steps", "4", "--resume") == 0
+    assert "note: the data are not those that the run began with" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_quantised_file_is_tuned_and_answers_with_the_adapter(
+    chats: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, out = tmp_path / "demo.gguf", tmp_path / "run"
+    assert main(["quantize", "demo", str(file), "Q8_0"]) == 0
+    assert tune(chats, "-m", str(file), "--out", str(out), "--steps", "3", "--lr", "0.01") == 0
     assert "finished after 3 steps" in capsys.readouterr().err
+    asked = ["run", "-m", str(file), "-p", "Largest first: 12 19"]
+    assert main([*asked, "--adapter", str(out / "adapter")]) == 0
+    assert capsys.readouterr().out.strip()
 
 
 def test_preferences_are_looked_at_trained_on_and_gone_on_with(
@@ -136,6 +167,12 @@ def test_each_objective_refuses_the_other_s_table_and_flags(
         (["--epochs", "1", "--steps", "2"], "name one of --epochs, --steps and --minutes"),
         (["--report", "paper"], "'paper' is not one of tensorboard"),
         (["--valid", "0%"], "no share between"),
+        (["--valid", "100%"], "no share between"),
+        (["--valid", "no.jsonl"], "no.jsonl: no such file"),
+        (["--epochs", "0"], "--epochs 0: should be above 0"),
+        (["--minutes", "-1"], "--minutes -1: should be above 0"),
+        (["--steps", "0"], "0 is not in the range"),
+        (["--rank", "0"], "0 is not in the range"),
         (["--resume"], "no checkpoint to resume from"),
     ],
 )

@@ -187,6 +187,10 @@ BROKEN: list[tuple[str, str, str]] = [
     ("a.json", '[\n{"a": 1},\n]', r"a.json: not JSON at line 3, column 1"),
     ("a.csv", "question,answer\nx\n", r"a.csv:2: has not as many cells"),
     ("a.csv", "question,answer\nx,y,z\n", r"a.csv:2: has not as many cells"),
+    ("a.csv", "name,text\nx,y\n", r"a.csv:2: the columns name, text are of no known form"),
+    ("a.jsonl", "[" * 100_000, r"a.jsonl:1: (is nested too deeply|not JSON)"),
+    ("a.jsonl", '{"question": null, "answer": "x"}\n', r"a.jsonl:1: the columns question, answer are of no"),
+    ("a.jsonl", '{"messages": "hello"}\n', r"a.jsonl:1: messages is text, and not JSON"),
     ("a.txt", "x", r"a.txt: should end in one of .jsonl"),
 ]
 
@@ -202,10 +206,27 @@ def test_a_broken_table_is_one_clear_error(
 
 def test_bytes_that_are_no_text(session: Session, tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(b'{"question": "\xff"}')
-    with pytest.raises(UsageError, match=r"a.jsonl: not UTF-8 at byte 14"):
+    with pytest.raises(UsageError, match=r"a.jsonl:1: not UTF-8 at byte 14 of the line \(0xff\)"):
         read_data(DataChoice(str(tmp_path / "a.jsonl")), renderer(session))
     with pytest.raises(NotFound, match="no such file"):
         read_data(DataChoice(str(tmp_path / "b.jsonl")), renderer(session))
+
+
+def test_marks_of_byte_order_ends_of_lines_and_long_cells(session: Session, tmp_path: Path) -> None:
+    row = json.dumps(FORMS[0])
+    long = f"{ASKED}{'z' * 200_000}"  # beyond the csv module's own limit
+    files = {
+        "a.jsonl": f"\ufeff{row}\r\n\r\n{row}\r\n", "a.json": f"\ufeff[{row}]",
+        "a.csv": f"\ufeffquestion,answer\r\n{ASKED},{ANSWER}\r\n{long},{ANSWER}\r\n",
+    }  # fmt: skip
+    for name, text in files.items():
+        (tmp_path / name).write_bytes(text.encode())
+        rows = list(read_table(tmp_path / name))
+        assert make_examples(rows[:1], renderer(session), max_length=500).report.examples == 1
+    assert len(rows[1].values["question"]) > 200_000
+    (tmp_path / "b.csv").write_bytes(b"question,answer\r\nx,y\r\nx,\xe9\r\n")
+    with pytest.raises(UsageError, match=r"b.csv:3: not UTF-8 at byte 2 of the line \(0xe9\)"):
+        list(read_table(tmp_path / "b.csv"))
 
 
 def test_csv_json_and_folders(session: Session, tmp_path: Path) -> None:

@@ -99,8 +99,10 @@ def test_the_best_is_kept_and_patience_ends_a_run(tmp_path: Path) -> None:
     assert made.run(quiet(), after=watch) == "nothing better for 2 measurements"
     assert (made.step, kept) == (3, [1])
     again = Watch(EXAMPLES, every=1, patience=2, file=tmp_path / "best.json", keep=lambda: None)
-    again.resume()
+    again.resume(3)
     assert again.best == watch.best
+    again.resume(1)  # killed after step 3, with a checkpoint of step 1: steps 2 and 3 are measured again
+    assert (again.best.step, again.best.since) == (1, 0)
 
 
 def test_gradients_of_changes_and_of_routing_weights() -> None:

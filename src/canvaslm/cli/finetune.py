@@ -76,7 +76,7 @@ def command(
     torch.set_num_threads(threads or os.cpu_count() or 1)
     session, name = _open(model, device, dtype)
     made = _data(data, session, preferences=objective.preferences)
-    settings = _settings(adapter, aim, run, watch, out, device, len(made.train), data.max_length, name)
+    settings = _settings(adapter, aim, run, watch, out, device, len(made.train), data, name)
     tuning = _tuning(session, made, settings, out, name, watch)
     _show(made, session)
     for text in [*tuning.plan(), *([tuning.pace()] if dry_run else [])]:
@@ -91,6 +91,7 @@ def _train(tuning: FineTuning, *, resume: bool) -> None:
     reason = tuning.run(resume=resume)
     print(f"adapter: {tuning.out / 'adapter'}  ({clock(tuning.trainer.seconds)})", file=sys.stderr)
     if reason.startswith("stopped"):
+        print("the same command with --resume goes on from the checkpoint", file=sys.stderr)
         raise typer.Exit(130)
 
 
@@ -107,7 +108,7 @@ def _check(data: DataFlags, out: Path, *, resume: bool, dry_run: bool, preferenc
     data.renamed()
     if dry_run:
         return
-    if not resume and (out / "checkpoints").is_dir() and any((out / "checkpoints").iterdir()):
+    if not resume and any((out / "checkpoints").glob("step-*/state.json")):
         raise UsageError(
             f"{out}: holds a run already; pass --resume to go on, or name another folder", param="out"
         )
@@ -146,7 +147,7 @@ def _data(flags: DataFlags, session: Session, *, preferences: bool) -> TuningDat
 
 def _settings(
     adapter: AdapterFlags, aim: Mapping[str, str | float], run: RunFlags, watch: WatchFlags, out: Path,
-    device: str, examples: int, max_length: int, name: str,
+    device: str, examples: int, data: DataFlags, name: str,
 ) -> Settings:  # fmt: skip
     from ..train.finetune import steps_of
     from ..train.settings import settings_from_dict
@@ -154,20 +155,24 @@ def _settings(
     given = [flag for flag in (run.epochs, run.steps, run.minutes) if flag is not None]
     if len(given) > 1:
         raise UsageError("name one of --epochs, --steps and --minutes", param="epochs")
+    for what, value in (("epochs", run.epochs), ("minutes", run.minutes)):
+        if value is not None and not value > 0:
+            raise UsageError(f"--{what} {value:g}: should be above 0", param=what)
     steps = run.steps or (0 if run.minutes else steps_of(examples, run.batch, run.epochs or _EPOCHS))
     return settings_from_dict(
         {
             "run": {
                 "folder": str(out / "checkpoints"), "seed": run.seed, "steps": steps,
-                "max_minutes": float(run.minutes or 0), "log_every": watch.log_every, "device": device,
+                "max_minutes": float(run.minutes or 0), "checkpoint_every": run.checkpoint_every,
+                "log_every": watch.log_every, "device": device,
                 "autocast": run.autocast, "recompute": run.recompute,
             },
             "model": {"base": name},
             "objective": aim,
             "data": {
-                "files": ["data"], "batch": run.batch,
+                "files": [data.data], "batch": run.batch,
                 "micro_batch": min(run.micro_batch or run.batch, run.batch), 
-                "max_length": max_length, "length_multiple": 16,
+                "max_length": data.max_length, "length_multiple": 16,
             },
             "optim": {"lr": run.lr, "warmup": min(25, max(1, steps // 10)) if steps else 10},
             "lora": {

@@ -184,6 +184,13 @@ class RunFlags:
             help="Layers keep their inputs alone: a third more time, a fraction of the activations.",
         ),
     ] = False  # fmt: skip
+    checkpoint_every: Annotated[
+        int,
+        typer.Option(
+            "--checkpoint-every", metavar="N", min=0, rich_help_panel=_RUN,
+            help="Steps between checkpoints, beside those of every five minutes; 0: these alone.",
+        ),
+    ] = 0  # fmt: skip
     seed: Annotated[
         int, typer.Option("--seed", metavar="N", rich_help_panel=_RUN, help="Fixes all that is drawn.")
     ] = 0

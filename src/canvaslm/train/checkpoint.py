@@ -111,7 +111,7 @@ def load_checkpoint(
         return RunProgress(state["step"], state["seconds"], state["settings"])
     except (KeyError, RuntimeError, FileNotFoundError, json.JSONDecodeError) as error:
         raise BadModelFile(
-            f"{path}: does not fit this model and optimiser ({error}); "
+            f"{path}: does not fit this model and optimiser ({str(error).splitlines()[0]}); "
             "resume with the settings it was written with"
         ) from error
 

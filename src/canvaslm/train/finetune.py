@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,23 +18,19 @@ from torch import nn
 
 from ..errors import UsageError
 from ..model.protocol import Model
-from ..ops.cpu.repacked import RepackedExperts, RepackedMatrix
-from ..ops.formats.quant_tensor import QuantTensor
-from ..ops.head_loss import TILE
 from ..weights.adapters.peft_write import write_peft
-from ..weights.loading.memory import available_memory, gigabytes
+from .checkpoint import checkpoints
 from .data import Pair, Shuffled, TrainingExample
 from .formats import Examples, Renderer, held_out, make_examples
 from .lora import Lora
-from .objective import head_in_tiles
+from .memory import plan_memory, weight_count
 from .report import Reporter, clock
+from .resume import check_resumed, data_digest, trim_metrics
 from .settings import Settings
 from .sft import Trainer
 from .tables import has_split, read_table
 from .trackers import trackers
 from .validate import Watch
-
-_BYTES_OF_ADAM = 16  # of a trained parameter: weight, gradient and two moments in fp32
 
 
 @dataclass(frozen=True)
@@ -121,60 +117,6 @@ def shown(examples: Sequence[TrainingExample | Pair], tokenizer: Any, count: int
     ]
 
 
-@dataclass(frozen=True)
-class TuningMemory:
-    """Bytes that a run takes, by arithmetic: see `plan_memory`."""
-
-    weights: int
-    trained: int
-    activations: int
-    available: int | None
-
-    @property
-    def total(self) -> int:
-        return self.weights + self.trained + self.activations
-
-    def text(self) -> str:
-        parts = ", ".join(
-            f"{name} {gigabytes(size)}"
-            for name, size in (
-                ("weights", self.weights),
-                ("what is trained", self.trained),
-                ("activations", self.activations),
-            )
-        )
-        free = "" if self.available is None else f"; {gigabytes(self.available)} free"
-        return f"memory: about {gigabytes(self.total)} ({parts}{free})"
-
-
-def plan_memory(trainer: Trainer, longest: int) -> TuningMemory:
-    """Weights as they lie; 16 bytes a trained parameter; activations of a micro-batch as the graph keeps
-    them: of each layer and token about 30 states and 8 inner states of the MLPs (with `run.recompute` 6
-    states, and one layer whole), and the logits of canvas and answer three times where they exist whole."""
-    config: Any = trainer.model.config
-    data, run = trainer.settings.data, trainer.settings.run
-    rows = min(data.micro_batch, data.batch) * trainer.objective.answers
-    tokens = rows * (min(longest + config.canvas_length, data.max_length) + config.canvas_length)
-    experts = getattr(config, "moe_intermediate_size", 0) * getattr(config, "top_k_experts", 0)
-    whole = 30 * config.hidden_size + 8 * (getattr(config, "intermediate_size", 0) + experts)
-    kept = config.num_layers * 6 * config.hidden_size + whole if run.recompute else config.num_layers * whole
-    logits = 3 * (TILE if head_in_tiles(trainer.model) else config.vocab_size)
-    trained = sum(p.numel() for p in trainer.trained.parameters() if p.requires_grad)
-    return TuningMemory(
-        _weight_bytes(trainer.model), _BYTES_OF_ADAM * trained, 4 * tokens * (kept + logits),
-        available_memory(run.device),
-    )  # fmt: skip
-
-
-def _weight_bytes(model: Model) -> int:
-    """Floats, and what stays quantised."""
-    floats = sum(p.nbytes for p in (*model.parameters(), *model.buffers()))
-    values = (value for module in model.modules() for value in vars(module).values())
-    parts = (part for v in values for part in (v if isinstance(v, tuple) else (v,)))
-    packed = {id(p): p.nbytes for p in parts if isinstance(p, (QuantTensor, RepackedMatrix, RepackedExperts))}
-    return floats + sum(packed.values())
-
-
 def steps_of(examples: int, batch: int, epochs: float) -> int:
     return max(1, math.ceil(examples * epochs / batch))
 
@@ -194,6 +136,8 @@ class FineTuning:
 
     @classmethod
     def of(cls, model: Model, data: TuningData, settings: Settings, out: Path, name: str) -> FineTuning:
+        digest = data_digest(data.made.keys, len(data.train))
+        settings = replace(settings, data=replace(settings.data, options={"digest": digest}))
         trainer = Trainer(model, Shuffled(data.train), settings)
         made = cls(trainer, data, out, name)
         trainer.export = made.save_last
@@ -217,14 +161,17 @@ class FineTuning:
         trainer, settings = self.trainer, self.trainer.settings
         lora, run, data = settings.lora, settings.run, settings.data
         trained = sum(p.numel() for p in trainer.trained.parameters())
-        every = sum(p.numel() for p in trainer.model.parameters()) - trained
+        every, longest = weight_count(trainer.model), self.data.made.report.longest
+        memory = plan_memory(trainer, longest)
         lines = [
             f"data: {self.data.made.report.text()}",
             f"{len(self.data.train):,} {self._unit} to train on, {len(self.data.valid):,} held out",
             f"{trained:,} parameters trained (rank {lora.rank} on {', '.join(lora.targets)}; "
             f"{'canvases alone' if lora.phases == 'denoise' else 'both phases'}) beside {every:,}",
-            plan_memory(trainer, self.data.made.report.longest).text(),
+            memory.text(),
         ]
+        if memory.is_short:
+            lines.append(f"warning: more than is free; {self._remedy()}")
         if run.steps:
             passes = run.steps * data.batch / len(self.data.train)
             lines.append(
@@ -233,6 +180,17 @@ class FineTuning:
         else:
             lines.append(f"{run.max_minutes:g} minutes, {data.batch} {self._unit} a step")
         return lines
+
+    def _remedy(self) -> str:
+        """What takes less memory, of what is not yet done."""
+        settings = self.trainer.settings
+        found = [] if settings.run.recompute else ["--recompute"]
+        if min(settings.data.micro_batch, settings.data.batch) > 1:
+            found.append(f"a --micro-batch below {settings.data.micro_batch}")
+        found.append(f"a --max-length below {self.data.made.report.longest}")
+        if settings.lora.phases == "both":
+            found.append("--phases denoise")
+        return "what helps: " + ", ".join(found)
 
     @property
     def _unit(self) -> str:
@@ -257,11 +215,11 @@ class FineTuning:
             self.data.valid, every=self.every, patience=self.patience, file=self.out / "best.json",
             keep=self.keep_best, samples=self.samples, log=log,
         )  # fmt: skip
-        if resume:
-            if not self.trainer.resume():
-                raise UsageError(f"{self.out}: no checkpoint to resume from; run without --resume", "resume")
-            watch.resume()
+        notes = self._go_on(watch) if resume else []
+        trim_metrics(self.out / "metrics.jsonl", self.trainer.step)
         with Reporter(self.out / "metrics.jsonl", log=log) as reporter:
+            for note in notes:
+                reporter.say(note)
             reason = self.trainer.run(reporter, after=watch)
             if self.data.valid and not (self.out / "adapter").is_dir():
                 self.keep_best()  # it ended before the first measurement
@@ -270,14 +228,23 @@ class FineTuning:
                 reporter.say(f"best at step {watch.best.step}: held-out loss {watch.best.loss:.4f}")
         return reason
 
+    def _go_on(self, watch: Watch) -> list[str]:
+        """From the newest whole checkpoint; what is told of it. Raises UsageError without one, and for
+        settings that it does not fit."""
+        there = checkpoints(self.trainer.folder)
+        notes = check_resumed(there[-1], self.trainer.settings) if there else []
+        if not self.trainer.resume():
+            raise UsageError(f"{self.out}: no checkpoint to resume from; run without --resume", "resume")
+        watch.resume(self.trainer.step)
+        damaged = [f"note: left out, as it is damaged: {error}" for error in self.trainer.damaged]
+        return [*damaged, *notes, f"going on from step {self.trainer.step}"]
+
 
 __all__ = [
     "DataChoice",
     "FineTuning",
     "ShownExample",
     "TuningData",
-    "TuningMemory",
-    "plan_memory",
     "read_data",
     "shown",
     "steps_of",

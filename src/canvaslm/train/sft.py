@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..errors import UsageError
+from ..errors import BadModelFile, UsageError
 from ..model.protocol import Model
 from .checkpoint import RunProgress, checkpoints, load_checkpoint, save_checkpoint
 from .data import Batch, Batcher, Source
@@ -145,13 +145,21 @@ class Trainer:
         return torch.autocast(torch.device(self.settings.run.device).type, torch.bfloat16)
 
     def resume(self, path: Path | None = None) -> bool:
-        """Continues from a checkpoint, by default the run's newest. False when there is none."""
-        found = [path] if path else checkpoints(self.folder)[-1:]
-        if not found:
-            return False
-        state = load_checkpoint(found[0], self.trained, self.optimizers, self.average)
-        self.step, self._before, self._started = state.step, state.seconds, time.monotonic()
-        return True
+        """Continues from a checkpoint, by default the run's newest that is whole: `damaged` says why others
+        were left out. False when there is none. Raises BadModelFile when none can be loaded."""
+        found = [path] if path else checkpoints(self.folder)[::-1]
+        self.damaged: list[BadModelFile] = []
+        for one in found:
+            try:
+                state = load_checkpoint(one, self.trained, self.optimizers, self.average)
+            except BadModelFile as error:
+                self.damaged.append(error)
+                continue
+            self.step, self._before, self._started = state.step, state.seconds, time.monotonic()
+            return True
+        if self.damaged:
+            raise self.damaged[0]
+        return False
 
     def checkpoint(self) -> Path:
         """Writes a checkpoint and the export."""

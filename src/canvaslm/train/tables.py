@@ -4,6 +4,7 @@ datasets of the hub."""
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ _ENDINGS = (".jsonl", ".ndjson", ".json", ".csv", ".parquet")
 # What a split may be called, as file names begin.
 _SPLITS = {"train": ("train",), "valid": ("valid", "validation", "val", "dev"), "test": ("test",)}
 _HUB = "hf:"
+_LONGEST_CELL = 1 << 30  # characters; the csv module's own limit, 128 KiB, is less than a long chat
 
 
 @dataclass(frozen=True)
@@ -80,20 +82,21 @@ def _file(path: Path) -> Iterator[TableRow]:
     try:
         reader = {".json": _json, ".csv": _csv}.get(kind, _jsonl)
         yield from reader(path)
-    except UnicodeDecodeError as error:
-        raise UsageError(f"data: {path}: not UTF-8 at byte {error.start}", param="data") from error
+    except OSError as error:
+        raise UsageError(f"data: {path}: cannot be read ({error.strerror})", param="data") from error
 
 
 def _jsonl(path: Path) -> Iterator[TableRow]:
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
+    with path.open("rb") as lines:
+        for number, raw in enumerate(lines, 1):
+            where = f"{path}:{number}"
+            line = _text(raw, where, first=number == 1)
             if line.strip():
-                where = f"{path}:{number}"
                 yield TableRow(where, _object(_parsed(line, where), where))
 
 
 def _json(path: Path) -> Iterator[TableRow]:
-    found = _parsed(path.read_text(encoding="utf-8"), str(path))
+    found = _parsed(_whole(path), str(path))
     if isinstance(found, dict):
         lists = [value for value in found.values() if isinstance(value, list)]
         if len(lists) == 1:
@@ -109,8 +112,9 @@ def _json(path: Path) -> Iterator[TableRow]:
 
 
 def _csv(path: Path) -> Iterator[TableRow]:
-    with path.open(encoding="utf-8-sig", newline="") as lines:
-        reader = csv.DictReader(lines, restkey="")
+    csv.field_size_limit(_LONGEST_CELL)
+    reader = csv.DictReader(io.StringIO(_whole(path), newline=""), restkey="")
+    try:
         for row in reader:
             where = f"{path}:{reader.line_num}"
             if "" in row or None in row.values():
@@ -118,6 +122,30 @@ def _csv(path: Path) -> Iterator[TableRow]:
                     f"data: {where}: has not as many cells as the first line has names", param="data"
                 )
             yield TableRow(where, row)
+    except csv.Error as error:
+        raise UsageError(f"data: {path}:{reader.line_num + 1}: not CSV: {error}", param="data") from error
+
+
+def _whole(path: Path) -> str:
+    """A file's text. Raises UsageError with the line that is no UTF-8."""
+    raw = path.read_bytes()
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw[: error.start].count(b"\n")
+        return _text(raw.split(b"\n")[line], f"{path}:{line + 1}", first=not line)
+
+
+def _text(raw: bytes, where: str, *, first: bool) -> str:
+    """A line's text; a mark of byte order, as editors on Windows write, is skipped."""
+    try:
+        return raw.decode("utf-8-sig" if first else "utf-8")
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            f"data: {where}: not UTF-8 at byte {error.start} of the line (0x{raw[error.start]:02x}); save "
+            "the file as UTF-8",
+            param="data",
+        ) from error
 
 
 def _parquet(path: Path) -> Iterator[TableRow]:
@@ -157,6 +185,8 @@ def _hub(name: str, split: str) -> Iterator[TableRow]:
 def _parsed(text: str, where: str) -> Any:
     try:
         return json.loads(text)
+    except RecursionError as error:
+        raise UsageError(f"data: {where}: is nested too deeply", param="data") from error
     except json.JSONDecodeError as error:
         at = f"column {error.colno}" if error.lineno == 1 else f"line {error.lineno}, column {error.colno}"
         raise UsageError(f"data: {where}: not JSON at {at}: {error.msg}", param="data") from error

@@ -79,10 +79,16 @@ class Watch:
         self.examples, self.every, self.patience, self.file = examples, every, patience, file
         self.keep, self.samples, self.log = keep, samples, log
         self.best = Best()
+        self._past: list[tuple[int, Best]] = []  # after each measurement: of which step
 
-    def resume(self) -> None:
-        if self.file.is_file():
-            self.best = Best(**json.loads(self.file.read_text(encoding="utf-8")))
+    def resume(self, step: int) -> None:
+        """As it was after this step, whatever was measured after that: those steps are made again."""
+        if not self.file.is_file():
+            return
+        past = json.loads(self.file.read_text(encoding="utf-8"))["measured"]
+        self._past = [(at, Best(**best)) for at, best in past if at <= step]
+        if self._past:
+            self.best = self._past[-1][1]
 
     def __call__(self, trainer: Trainer, reporter: Reporter) -> str | None:
         """After a step; why the run should end, if it should."""
@@ -105,7 +111,9 @@ class Watch:
             self.keep()
         since = 0 if better else self.best.since + 1
         self.best = Best(trainer.step, loss, 0) if better else replace(self.best, since=since)
-        write_text(self.file, json.dumps(asdict(self.best)) + "\n")
+        self._past.append((trainer.step, self.best))
+        found_so_far = {**asdict(self.best), "measured": [(at, asdict(best)) for at, best in self._past]}
+        write_text(self.file, json.dumps(found_so_far) + "\n")
         if self.patience and self.best.since >= self.patience:
             return f"nothing better for {self.best.since} measurements"
         return None
