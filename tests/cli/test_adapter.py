@@ -131,7 +131,7 @@ def test_what_is_wrong_is_said_in_one_line(
     base = ["-m", str(gguf)]
     assert "needs OUT" in refused(program("adapter", "merge", str(adapter), *base))
     assert "leave OUT out" in refused(program("adapter", "show", str(adapter), "x", *base))
-    assert "is not one of" in refused(program("adapter", "push", str(adapter), *base))
+    assert "is not one of" in refused(program("adapter", "pull", str(adapter), *base))
     assert "no such file or folder" in refused(program("adapter", "show", str(tmp_path / "no"), *base), 3)
     # The demo model's sizes are others.
     said = refused(program("adapter", "show", str(adapter)), 6)

@@ -1,5 +1,5 @@
-"""`canvaslm adapter show|merge|convert`: what an adapter is, a model with it merged in, and PEFT to GGUF and
-back."""
+"""`canvaslm adapter show|merge|convert|push`: what an adapter is, a model with it merged in, PEFT to GGUF and
+back, and to a hub."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import BadConfig, BadModelFile, UsageError
+from .adapter_push import Pushing, push_adapter
+from .options import grouped
 
 if TYPE_CHECKING:
     from ..model.adapters import Adapter, Deltas
@@ -24,10 +26,12 @@ class Action(StrEnum):
     SHOW = "show"
     MERGE = "merge"
     CONVERT = "convert"
+    PUSH = "push"
 
 
+@grouped
 def command(
-    action: Annotated[Action, typer.Argument(metavar="ACTION", help="show, merge or convert.")],
+    action: Annotated[Action, typer.Argument(metavar="ACTION", help="show, merge, convert or push.")],
     adapter: Annotated[
         str, typer.Argument(help="A folder that PEFT wrote, a .gguf file or a hub id.", show_default=False)
     ],
@@ -36,7 +40,7 @@ def command(
         typer.Argument(
             help=(
                 "To merge: a file ending with .gguf for a GGUF model, a folder for others. To convert: a "
-                "file ending with .gguf, or a folder for PEFT."
+                "file ending with .gguf, or a folder for PEFT. To push: org/name."
             ),
         ),
     ] = None,
@@ -46,12 +50,14 @@ def command(
     ] = "demo",
     force: Annotated[bool, typer.Option("--force", help="Replace OUT if it is there.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    pushing: Pushing = Pushing(),
 ) -> None:
-    """Show an adapter (LoRA), merge it into its model, or convert it between PEFT's form and GGUF.
+    """Show an adapter (LoRA), merge it into its model, convert it between PEFT's form and GGUF, or push it.
 
     Encoding and denoising can be adapted apart, and commonly are. Merged weights and GGUF files serve both,
     so only adapters with equal sides go there; others are served beside their model. A merged GGUF file has
-    every tensor in the format it had.
+    every tensor in the format it had. Pushed are adapter_config.json, adapter_model.safetensors and
+    README.md, which is written first if there is none.
 
     Examples:
       canvaslm adapter show my-adapter
@@ -60,6 +66,7 @@ def command(
       canvaslm adapter merge my-adapter merged.gguf -m model.gguf
       canvaslm adapter convert my-adapter my-adapter.gguf -m model.gguf
       canvaslm adapter convert my-adapter.gguf my-adapter -m model.gguf
+      canvaslm adapter push my-adapter org/name -m org/name --private
     """
     from ..weights.adapters.base import base_config
     from ..weights.adapters.find import find_adapter
@@ -69,19 +76,27 @@ def command(
         raise UsageError(
             "`canvaslm adapter show` writes nothing: leave OUT out"
             if out
-            else f"`canvaslm adapter {action}` needs OUT, the file or folder to write",
+            else f"`canvaslm adapter {action}` needs OUT, {_wanted(action)}",
             param="out",
         )
+    if action is not Action.PUSH:
+        pushing.refuse(action)
     place = find_adapter(adapter)
     checkpoint = resolve(model)
     config = base_config(checkpoint)
     read = _read(place.path, checkpoint, config)
     if out is None:
         _show(place, read, config, json)
+    elif action is Action.PUSH:
+        push_adapter(place, read, model, str(out), pushing, json)
     elif action is Action.MERGE:
         _merge(read, checkpoint, out, force, json)
     else:
         _convert(place.path, read, checkpoint, config, out, force, json)
+
+
+def _wanted(action: Action) -> str:
+    return "org/name on a hub" if action is Action.PUSH else "the file or folder to write"
 
 
 def _read(path: Path, checkpoint: Checkpoint, config: ModelConfig) -> Adapter:

@@ -73,9 +73,9 @@ class ServedAdapters:
         chosen = [(one.name, scales[one.number]) for one in self.shelf if scales.get(one.number)]
         return ServedModel(name, await self._uses(chosen))
 
-    async def load(self, name: str, path: str, *, replace: bool = False) -> None:
-        """Takes an adapter from the folder. Raises Problem."""
-        found = self._inside(path)
+    async def load(self, name: str, path: str, *, replace: bool = False, called: str = "lora_path") -> None:
+        """Takes an adapter from the folder. `called`: the client's word for the path. Raises Problem."""
+        found = self._inside(path, called)
         if is_own(name, self._session.name):
             raise Problem(400, f"{name!r} is the model's own name", param="lora_name", code="invalid_value")
         try:
@@ -167,30 +167,30 @@ class ServedAdapters:
             )  # fmt: skip
         return self.folder
 
-    def _inside(self, path: str) -> Path:
+    def _inside(self, path: str, called: str) -> Path:
         """A folder below the one that is allowed. Of what is elsewhere nothing is said, not even whether it
         is there."""
         folder = self._allowed()
         kinds = (PurePosixPath(path), PureWindowsPath(path))
         if not path.strip() or "\0" in path or any(kind.is_absolute() or kind.drive for kind in kinds):
             raise Problem(
-                400, "lora_path: name a folder below that of --adapter-dir, without a leading slash",
-                param="lora_path", code="invalid_value",
+                400, f"{called}: name a folder below that of --adapter-dir, without a leading slash",
+                param=called, code="invalid_value",
             )  # fmt: skip
         try:
             found = (folder / path).resolve()
             there = found.is_dir()
         except (OSError, RuntimeError, ValueError):  # links in a circle, names too long
-            raise self._missing(path) from None
+            raise self._missing(path, called) from None
         if folder not in found.parents or ".." in kinds[0].parts or ".." in kinds[1].parts:
-            raise Problem(403, "lora_path: leads out of the folder of --adapter-dir", param="lora_path")
+            raise Problem(403, f"{called}: leads out of the folder of --adapter-dir", param=called)
         if not there:
-            raise self._missing(path)
+            raise self._missing(path, called)
         return found
 
-    def _missing(self, path: str) -> Problem:
-        told = f"lora_path: there is no folder {path[:_SHOWN]!r} below that of --adapter-dir"
-        return Problem(404, told, param="lora_path", code="not_found")
+    def _missing(self, path: str, called: str) -> Problem:
+        told = f"{called}: there is no folder {path[:_SHOWN]!r} below that of --adapter-dir"
+        return Problem(404, told, param=called, code="not_found")
 
     def _refusal(self, error: CanvasError) -> Problem:
         """What went wrong with a file, in words that do not say where the folder is."""

@@ -29,6 +29,7 @@ from .service import Service
 
 if TYPE_CHECKING:
     from ..session import Session
+    from ..session.adapters import Adapters
 
 _ABOUT = "A block-diffusion language model behind the interfaces that its clients know."
 _CONVERSATIONS = ("messages", "input")  # clients shorten these when told that the context is exceeded
@@ -126,6 +127,14 @@ def _application(service: Service) -> FastAPI:
 def _gauges(metrics: ServerMetrics, bridge: Bridge) -> None:
     metrics.gauge("requests_processing", "Requests that run", lambda: bridge.running)
     metrics.gauge("requests_deferred", "Requests that wait", lambda: max(0, bridge.reserved - bridge.running))
+    metrics.adapters(lambda: _adapters_of(bridge))
+
+
+def _adapters_of(bridge: Bridge) -> Adapters | None:
+    try:
+        return bridge.session.adapters
+    except Problem:  # none yet
+        return None
 
 
 async def _docs(request: Request) -> Response:

@@ -234,7 +234,11 @@ class Guard:
             log.error("%s in %s\n%s", type(error).__name__, shown(scope), frames)
         if outgoing.status is not None:
             return
-        if drain and scope["method"] in ("POST", "PUT", "PATCH") and not Headers(scope).one("expect"):
+        if (
+            drain
+            and scope["method"] in ("POST", "PUT", "PATCH", "DELETE")
+            and not Headers(scope).one("expect")
+        ):
             await _discard(receive)
         headers = [(b"content-type", b"application/json")]
         headers += [(k.encode(), v.encode()) for k, v in problem.headers.items()]

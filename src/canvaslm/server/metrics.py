@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from ..types import Committed, Event, Failed, Finished, Request
+
+if TYPE_CHECKING:
+    from ..session.adapters import Adapters
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _STEPS = (1, 2, 4, 6, 8, 12, 16, 20, 24, 32, 40, 48, 64, 96, 128, 256)
@@ -53,6 +60,10 @@ class ServerMetrics:
         """Adds a value that is looked up whenever the metrics are read."""
         Gauge(f"canvaslm_{name}", text, registry=self.registry).set_function(value)
 
+    def adapters(self, found: Callable[[], Adapters | None]) -> None:
+        """Adds what is known of adapters whenever the metrics are read; None while there is no model."""
+        self.registry.register(AdapterMetrics(found))
+
     def accepted(self, request: Request) -> None:
         self._accepted.inc()
 
@@ -93,4 +104,35 @@ class ServerMetrics:
         return generate_latest(self.registry)
 
 
-__all__ = ["CONTENT_TYPE", "ServerMetrics"]
+class AdapterMetrics(Collector):
+    """The shelf of a session's adapters. Only names that are on it become labels."""
+
+    def __init__(self, found: Callable[[], Adapters | None]) -> None:
+        self._found = found
+
+    def collect(self) -> Iterator[Metric]:
+        adapters = self._found()
+        if adapters is None:
+            return
+        shelf, limit = adapters.shelf, adapters.limit
+        gauges = (
+            ("adapters_known", "Adapters that requests may name", len(shelf)),
+            ("adapters_loaded", "Adapters in memory", sum(one.loaded for one in shelf)),
+            ("adapter_bytes", "Bytes of adapters in memory", adapters.nbytes),
+            ("adapter_bytes_limit", "Bytes that they may take", math.inf if limit is None else limit),
+        )
+        for name, text, value in gauges:
+            yield GaugeMetricFamily(f"canvaslm_{name}", text, value)
+        yield CounterMetricFamily("canvaslm_adapter_loads", "Adapters read from files", adapters.loads)
+        yield CounterMetricFamily(
+            "canvaslm_adapter_evictions", "Adapters dropped for others", adapters.evictions
+        )
+        asked = CounterMetricFamily(
+            "canvaslm_adapter_requests", "Requests answered with an adapter", labels=["adapter"]
+        )
+        for one in shelf:
+            asked.add_metric([one.name], one.requests)
+        yield asked
+
+
+__all__ = ["CONTENT_TYPE", "AdapterMetrics", "ServerMetrics"]

@@ -57,8 +57,9 @@ adapters are written side by side, each as it is alone. `/v1/models` has them al
 `parent`. llama-server's way is `"lora": [{"id": 0, "scale": 0.5}]` with the numbers of `/lora-adapters`; that
 also sets the scales of requests that say nothing. There, as in `lora`, what is not named is not used, and at
 first none is. With `--adapter-dir FOLDER` adapters are loaded while the server runs (`/v1/load_lora_adapter`,
-paths below that folder alone) and unloaded; what is being written with one is finished with it. With
-`--adapter-memory` the longest unused of these are dropped, and read again when asked for.
+or Ollama's `/api/create`; paths below that folder alone) and unloaded; what is being written with one is
+finished with it. With `--adapter-memory` the longest unused of these are dropped, and read again when asked
+for. `/metrics` counts them.
 
 Streams hold committed text only, so that it can be appended. Drafts are asked for: with `"diffusing": true`
 each content delta is the whole text so far, drafts included, and replaces what came before; with

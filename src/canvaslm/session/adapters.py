@@ -45,7 +45,8 @@ class ShelvedAdapter:
     pinned: bool
     adapter: Adapter | None
     number: int = 0  # its own, in the order of loading
-    used: int = 0  # grows with every use
+    used: int = 0  # when it was asked for the last time, by a clock of uses
+    requests: int = 0  # that asked for it
 
     @property
     def loaded(self) -> bool:
@@ -71,6 +72,7 @@ class Adapters:
         self._model, self._reserved = model, reserved
         self._shelf: dict[str, ShelvedAdapter] = {}
         self._clock = self._count = 0
+        self.loads = self.evictions = 0  # files read, and adapters that were dropped for others
         self._lock = Lock()  # of the table; reading, which takes its time, has its own
         self._reading = Lock()
 
@@ -130,6 +132,9 @@ class Adapters:
         if found is None:
             with self._reading:
                 found = self._touched(name) or self._again(name)
+        with self._lock:
+            if name in self._shelf:  # not unloaded meanwhile
+                self._shelf[name].requests += 1
         return AdapterUse(found, float(scale))
 
     def uses(self, given: AdapterOption) -> tuple[AdapterUse, ...]:
@@ -197,6 +202,7 @@ class Adapters:
             if held + size <= self.limit:
                 return
             one.adapter = None
+            self.evictions += 1
             held -= one.nbytes
 
     def _held(self) -> int:
@@ -224,7 +230,10 @@ class Adapters:
                 )
 
     def _read(self, name: str, path: Path) -> Adapter:
-        return self._moved(name, read_adapter(path, self._model.config, _expert_scales(self._model)))
+        """Only one at a time: under the lock of reading."""
+        read = self._moved(name, read_adapter(path, self._model.config, _expert_scales(self._model)))
+        self.loads += 1
+        return read
 
     def _moved(self, name: str, adapter: Adapter) -> Adapter:
         check_adapter(adapter, self._model.adaptable(), name)

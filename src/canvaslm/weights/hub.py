@@ -148,7 +148,7 @@ def _snapshot(hub_id: HubId, allow: Sequence[str], ignore: Sequence[str] = ()) -
             library_name="canvaslm",
         )
     except Exception as error:
-        raise _explained(hub_id, error) from error
+        raise explained(hub_id, error) from error
     return Path(folder)
 
 
@@ -173,7 +173,7 @@ def _listed(hub_id: HubId) -> list[str]:
         )
         return [entry.path for entry in listed]
     except Exception as error:
-        raise _explained(hub_id, error) from error
+        raise explained(hub_id, error) from error
 
 
 def _choose(hub_id: HubId, files: dict[str, str]) -> list[str]:
@@ -236,7 +236,7 @@ def cached_ids() -> list[str]:
     return [name.removeprefix("models--").replace("--", "/", 1) for name in names]
 
 
-def _explained(hub_id: HubId, error: Exception) -> Exception:
+def explained(hub_id: HubId, error: Exception) -> Exception:
     """The error to raise instead: ours where we know what went wrong, the original otherwise."""
     from huggingface_hub import constants, errors
 
@@ -277,7 +277,7 @@ def _connection(hub_id: HubId, error: Exception, endpoint: str) -> CanvasError |
         return NotFound(
             f"{hub_id}: {endpoint} refused access ({status}); set HF_TOKEN to a token that may read it"
         )
-    if isinstance(error, errors.LocalEntryNotFoundError) or any(_of_network(cause) for cause in causes):
+    if isinstance(error, errors.LocalEntryNotFoundError) or any(is_of_network(cause) for cause in causes):
         answer = f" (it answered {status})" if status else ""
         return Offline(
             f"{hub_id}: cannot be downloaded from {endpoint}{answer}; "
@@ -293,7 +293,8 @@ def _causes(error: BaseException) -> list[BaseException]:
     return causes
 
 
-def _of_network(error: BaseException) -> bool:
+def is_of_network(error: BaseException) -> bool:
+    """Whether it says that a hub was not reached, or failed."""
     library = type(error).__module__.partition(".")[0]
     return isinstance(error, ConnectionError | TimeoutError) or library in (
         "httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3",
@@ -307,7 +308,9 @@ __all__ = [
     "cached_ids",
     "download",
     "download_adapter",
+    "explained",
     "gguf_stem",
+    "is_of_network",
     "looks_like_hub_id",
     "parse_hub_id",
 ]

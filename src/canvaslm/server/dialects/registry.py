@@ -31,6 +31,7 @@ from .inception import routes as inception
 from .llama_server import adapters as llama_adapters
 from .llama_server import infill as llama_infill
 from .llama_server import routes as llama
+from .ollama import create as ollama_create
 from .ollama import models as ollama_models
 from .ollama import routes as ollama
 from .openai import chat as openai_chat
@@ -69,7 +70,13 @@ LLAMA = Dialect("llama-server", (llama.router, llama_infill.router, llama_adapte
 VLLM = Dialect("vllm", (vllm.router,))
 INCEPTION = Dialect("inception", (inception.router,))
 ANTHROPIC = Dialect("anthropic", (anthropic.router,), ("/v1/messages",), anthropic.envelope)
-OLLAMA = Dialect("ollama", (ollama.router, ollama_models.router), ("/api",), ollama.envelope, True)
+OLLAMA = Dialect(
+    "ollama",
+    (ollama.router, ollama_models.router, ollama_create.router),
+    ("/api",),
+    ollama.envelope,
+    undeclared=True,
+)
 SYSTEM_ONE = Dialect(
     "system one", (systemone.router,), ("/v1/systemone",), systemone.envelope, invalid=systemone.INVALID
 )

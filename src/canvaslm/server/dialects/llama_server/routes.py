@@ -45,7 +45,12 @@ async def health(service: Ready) -> Health:
     "/metrics", responses={200: {"content": {"text/plain": {}}, "description": "The metrics."}, **READ_ERRORS}
 )
 async def metrics(service: Anytime) -> Response:
-    """Prometheus metrics."""
+    """Prometheus metrics.
+
+    Of adapters: `canvaslm_adapters_known` and `canvaslm_adapters_loaded`, `canvaslm_adapter_bytes` held and
+    `canvaslm_adapter_bytes_limit`, `canvaslm_adapter_loads_total` from files,
+    `canvaslm_adapter_evictions_total` for memory, and `canvaslm_adapter_requests_total` for each name.
+    """
     return Response(service.metrics.text(), headers={"content-type": CONTENT_TYPE})
 
 
