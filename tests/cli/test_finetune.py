@@ -171,8 +171,8 @@ def test_each_objective_refuses_the_other_s_table_and_flags(
         (["--valid", "no.jsonl"], "no.jsonl: no such file"),
         (["--epochs", "0"], "--epochs 0: should be above 0"),
         (["--minutes", "-1"], "--minutes -1: should be above 0"),
-        (["--steps", "0"], "0 is not in the range"),
-        (["--rank", "0"], "0 is not in the range"),
+        (["--steps", "0"], "greater than or equal to 1"),
+        (["--rank", "0"], "greater than or equal to 1"),
         (["--resume"], "no checkpoint to resume from"),
     ],
 )

@@ -14,7 +14,7 @@ from canvaslm.ops import backend, cpu, plain
 from canvaslm.ops.formats.quant_tensor import QuantTensor, quantise
 from canvaslm.ops.quantised import QuantExperts, QuantVocabulary
 from canvaslm.train.data import Shuffled, TrainingExample
-from canvaslm.train.finetune import plan_memory
+from canvaslm.train.memory import plan_memory
 from canvaslm.train.settings import settings_from_dict
 from canvaslm.train.sft import Trainer
 from canvaslm.weights.gguf.load import load_quantised

@@ -72,15 +72,7 @@ def command(
     from ..weights.adapters.find import find_adapter
     from ..weights.resolve import resolve
 
-    if (out is None) != (action is Action.SHOW):
-        raise UsageError(
-            "`canvaslm adapter show` writes nothing: leave OUT out"
-            if out
-            else f"`canvaslm adapter {action}` needs OUT, {_wanted(action)}",
-            param="out",
-        )
-    if action is not Action.PUSH:
-        pushing.refuse(action)
+    _check(action, out, pushing)
     place = find_adapter(adapter)
     checkpoint = resolve(model)
     config = base_config(checkpoint)
@@ -93,6 +85,19 @@ def command(
         _merge(read, checkpoint, out, force, json)
     else:
         _convert(place.path, read, checkpoint, config, out, force, json)
+
+
+def _check(action: Action, out: Path | None, pushing: Pushing) -> None:
+    """Raises UsageError for what does not go together, before anything is read."""
+    if (out is None) != (action is Action.SHOW):
+        raise UsageError(
+            "`canvaslm adapter show` writes nothing: leave OUT out"
+            if out
+            else f"`canvaslm adapter {action}` needs OUT, {_wanted(action)}",
+            param="out",
+        )
+    if action is not Action.PUSH:
+        pushing.refuse(action)
 
 
 def _wanted(action: Action) -> str:

@@ -35,9 +35,9 @@ class ClippedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.clipped:
-            return self.linear(x)  # type: ignore[no-any-return]
+            return self.linear(x)
         low, high, least, most = (getattr(self, name) for name in _BOUNDS)
-        return self.linear(x.clamp(low, high)).clamp(least, most)  # type: ignore[no-any-return]
+        return self.linear(x.clamp(low, high)).clamp(least, most)
 
 
 class VisionAttention(nn.Module):
@@ -61,7 +61,7 @@ class VisionAttention(nn.Module):
         )
         q, k = (turned(norm(part), rope) for norm, part in ((self.q_norm, q), (self.k_norm, k)))
         seen = F.scaled_dot_product_attention(q, k, rms_norm(v, None, self.eps), scale=1.0)
-        return self.o_proj(seen[0].transpose(0, 1).reshape(len(x), -1))  # type: ignore[no-any-return]
+        return self.o_proj(seen[0].transpose(0, 1).reshape(len(x), -1))
 
 
 def axial_table(positions: Tensor, config: VisionConfig, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -93,7 +93,7 @@ class VisionMLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         inner = F.gelu(self.gate_proj(x), approximate="tanh") * self.up_proj(x)
-        return self.down_proj(inner)  # type: ignore[no-any-return]
+        return self.down_proj(inner)
 
 
 class VisionLayer(nn.Module):
@@ -126,7 +126,7 @@ class PatchEmbedder(nn.Module):
         """patches [n, 3 p^2] fp32 in 0 .. 1, positions (x, y) [n, 2] -> [n, H]."""
         table = self.position_embedding_table
         pixels = (2 * (patches - 0.5)).to(table.dtype)  # centred in fp32: bf16 would lose a bit of it
-        return self.input_proj(pixels) + (table[0][positions[:, 0]] + table[1][positions[:, 1]])  # type: ignore[no-any-return]
+        return self.input_proj(pixels) + (table[0][positions[:, 0]] + table[1][positions[:, 1]])
 
 
 class VisionTower(nn.Module):
@@ -180,7 +180,7 @@ class VisionTower(nn.Module):
 
     def embed(self, soft: Tensor) -> Tensor:
         """Soft tokens [m, H] -> [m, text hidden]."""
-        return self.embedding_projection(rms_norm(soft, None, self.config.rms_norm_eps))  # type: ignore[no-any-return]
+        return self.embedding_projection(rms_norm(soft, None, self.config.rms_norm_eps))
 
 
 def grid_positions(rows: int, columns: int) -> Tensor:
