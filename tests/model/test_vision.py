@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file
 
 from canvaslm.errors import BadConfig, UsageError
-from canvaslm.model.diffusion_gemma.vision import VisionTower, grid_positions
-from canvaslm.model.diffusion_gemma.vision_config import VisionConfig
+from canvaslm.model.vision.config import VisionConfig
+from canvaslm.model.vision.tower import VisionTower, grid_positions
 
 TINY = Path(os.environ.get("CANVASLM_FIXTURES", "")) / "vision" / "tiny"
 needs_files = pytest.mark.skipif(

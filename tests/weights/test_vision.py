@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from canvaslm.errors import BadModelFile
-from canvaslm.model.diffusion_gemma.vision import VisionTower
-from canvaslm.model.diffusion_gemma.vision_config import VisionConfig
-from canvaslm.model.diffusion_gemma.vision_names import EMBEDDER, TOWER, from_hf, from_mmproj
+from canvaslm.model.vision.config import VisionConfig
+from canvaslm.model.vision.names import EMBEDDER, TOWER, from_hf, from_mmproj
+from canvaslm.model.vision.tower import VisionTower
 from canvaslm.weights.safetensors_.file import load_file, save_file
 from canvaslm.weights.safetensors_.header import read_header
 from canvaslm.weights.vision import load_mmproj_tower, load_safetensors_tower

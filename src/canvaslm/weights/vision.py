@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from ..errors import BadConfig, BadModelFile
-from ..model.diffusion_gemma.vision import VisionTower
-from ..model.diffusion_gemma.vision_config import VisionConfig
-from ..model.diffusion_gemma.vision_names import from_hf, from_mmproj
+from ..model.vision.config import VisionConfig
+from ..model.vision.names import from_hf, from_mmproj
+from ..model.vision.tower import VisionTower
 from ..ops.formats.quant_tensor import dequantise
 from .gguf.file import GGUFFile
 from .safetensors_.file import TensorFile

@@ -10,11 +10,12 @@ import re
 
 from ..config import ModelConfig
 from ..names import Part, Place
+from ..vision.names import EMBEDDER, TOWER
 from .config import DiffusionGemmaConfig
 
 DECODER = "model.decoder."
 ENCODER = "model.encoder.language_model."
-VISION = ("model.encoder.vision_tower.", "model.encoder.embed_vision.")
+VISION = (TOWER, EMBEDDER)
 HEAD = "lm_head.weight"
 EMBEDDING = "embed_tokens.weight"
 

@@ -1,4 +1,4 @@
-"""DiffusionGemma's vision tower: patches of one picture -> the soft tokens that stand for it in a prompt.
+"""Gemma 4's vision tower: patches of one picture -> the soft tokens that stand for it in a prompt.
 
 Source: transformers' `modeling_gemma4.py` (Gemma4VisionModel and its embedder), whose parameter names these
 are, less `encoder.`. One picture a call, unpadded: attention then needs no mask, and its memory is that of
@@ -17,7 +17,7 @@ from ...errors import UsageError
 from ...ops.linear import Linear
 from ...ops.norm import RMSNorm, rms_norm
 from ...ops.rotary import rotate
-from .vision_config import VisionConfig
+from .config import VisionConfig
 
 _BOUNDS = ("input_min", "input_max", "output_min", "output_max")
 

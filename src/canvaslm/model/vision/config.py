@@ -1,4 +1,4 @@
-"""The sizes of DiffusionGemma's vision tower: `vision_config` of a `config.json`, read strictly.
+"""The sizes of Gemma 4's vision tower: `vision_config` of a `config.json`, read strictly.
 
 Source: transformers' `configuration_gemma4.py` (Gemma4VisionConfig), whose defaults these are.
 """

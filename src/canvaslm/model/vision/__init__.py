@@ -1,0 +1,1 @@
+"""Gemma 4's vision tower, which several families share: sizes, modules, names of weights."""
